@@ -14,7 +14,7 @@ import zlib
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -480,29 +480,32 @@ class SqlitePart(Part):
         db.execute("PRAGMA trusted_schema = OFF")
         return db
 
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The file, open; what fails with it, or with the values in it, raises CodecError."""
+        try:
+            with closing(self._open()) as db:
+                yield db
+        except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+            raise CodecError(f"{self.path}", got=str(error), expected="a whole bag") from error
+
     def span(self) -> tuple[int, int] | None:
         """See :class:`Part`."""
         if self._span is None:
-            try:
-                with closing(self._open()) as db:
-                    # one by one, so that each is found by the index of times
-                    first, last = (
-                        db.execute(f"SELECT {end}(timestamp) FROM messages").fetchone()[0]  # noqa: S608 - no input
-                        for end in ("min", "max")
-                    )
-            except sqlite3.Error as error:
-                raise CodecError(f"{self.path}", got=str(error), expected="a whole bag") from error
+            with self._reading() as db:
+                # one by one, so that each is found by the index of times
+                first, last = (
+                    db.execute(f"SELECT {end}(timestamp) FROM messages").fetchone()[0]  # noqa: S608 - no input
+                    for end in ("min", "max")
+                )
             self._span = None if first is None else (first, last)
         return self._span
 
     def times(self, topics: Collection[str]) -> dict[str, Array]:
         """See :class:`Part`."""
-        try:
-            with closing(self._open()) as db:  # what is large stands last in a row, and is not read
-                rows = db.execute("SELECT topic_id, timestamp FROM messages")
-                table = np.fromiter(rows, [("topic", np.int64), ("time", np.int64)])
-        except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
-            raise CodecError(f"{self.path}", got=str(error), expected="a whole bag") from error
+        with self._reading() as db:  # what is large stands last in a row, and is not read
+            rows = db.execute("SELECT topic_id, timestamp FROM messages")
+            table = np.fromiter(rows, [("topic", np.int64), ("time", np.int64)])
         found: dict[str, list[Array]] = {}
         for number, name in self._ids.items():
             if name in topics and (times := table["time"][table["topic"] == number]).size:
@@ -513,17 +516,14 @@ class SqlitePart(Part):
         """See :class:`Part`."""
         wanted = [number for number, name in self._ids.items() if name in topics]
         marks = ",".join("?" * len(wanted))
-        try:
-            with closing(self._open()) as db:
-                rows = db.execute(
-                    f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) "  # noqa: S608 - marks only
-                    "AND timestamp >= ? AND timestamp < ? ORDER BY timestamp, id",
-                    (*wanted, max(start_ns, 0), min(end_ns, 2**63 - 1)),
-                )
-                for number, time_ns, data in rows:
-                    yield Recorded(self._ids[number], time_ns, bytes(data))
-        except sqlite3.Error as error:
-            raise CodecError(f"{self.path}", got=str(error), expected="a whole bag") from error
+        with self._reading() as db:
+            rows = db.execute(
+                f"SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({marks}) "  # noqa: S608 - marks only
+                "AND timestamp >= ? AND timestamp < ? ORDER BY timestamp, id",
+                (*wanted, max(start_ns, 0), min(end_ns, 2**63 - 1)),
+            )
+            for number, time_ns, data in rows:
+                yield Recorded(self._ids[number], time_ns, bytes(data))
 
 
 def part_of(file: Path, unpacked: UnpackedPieces) -> Part:
