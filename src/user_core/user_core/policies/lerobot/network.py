@@ -74,18 +74,14 @@ class LeRobotNetwork(nn.Module):
     def arrays(self) -> dict[str, Array]:
         """What an actor needs: all weights, or those that differ from the base, the hash of which says which it is;
         and statistics. bfloat16 travels as the uint16 that it consists of."""
-        state = self.policy.state_dict()
-        found = {f"policy.{name}": _to_numpy(state[name]) for name in self._kept}
-        found |= {name: _to_numpy(tensor) for name, tensor in self.statistics.named().items()}
+        found = {name: _to_numpy(tensor) for name, tensor in self._of_versions().items()}
         if self.base_hash:
             found[_BASE] = np.frombuffer(bytes.fromhex(self.base_hash), np.uint8).copy()
         return found
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of :meth:`arrays`, without a copy of the weights."""
-        state = self.policy.state_dict()
-        found = {f"policy.{name}": tuple(state[name].shape) for name in self._kept}
-        found |= {name: tuple(tensor.shape) for name, tensor in self.statistics.named().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in self._of_versions().items()}
         if self.base_hash:
             found[_BASE] = (len(bytes.fromhex(self.base_hash)),)
         return found
@@ -100,11 +96,13 @@ class LeRobotNetwork(nn.Module):
                 hint="Robot and learner must begin with the same checkpoint",
             )  # fmt: skip
         with torch.no_grad():
-            state = self.policy.state_dict()
-            for name in self._kept:
-                _copy(state[name], arrays[f"policy.{name}"])
-            for name, tensor in self.statistics.named().items():
+            for name, tensor in self._of_versions().items():
                 _copy(tensor, arrays[name])
+
+    def _of_versions(self) -> dict[str, Tensor]:
+        """What :meth:`arrays` gives but for the hash; not copies."""
+        state = self.policy.state_dict()
+        return {f"policy.{name}": state[name] for name in self._kept} | self.statistics.named()
 
     def _names_of_versions(self) -> list[str]:
         names = list(self.policy.state_dict())
