@@ -20,7 +20,7 @@ import numpy as np
 
 from user_core.errors import StoreError
 from user_core.interfaces import FrozenFeatures
-from user_core.runtime.files import write_atomically
+from user_core.runtime.files import pwrite_all, write_atomically
 from user_core.specs import Array, ArraySpec
 from user_core.types import OBSERVATION, TrajectorySchema
 from user_learner.replay.layout import ColumnFile, RowLayout, column_file
@@ -129,7 +129,7 @@ class KeptFeatures:
                 seen = RowLayout.view(images, pixels)[images.name]
                 records = np.zeros(count, features.dtype)
                 records[features.name] = _made(maker, seen, self._device)
-                os.pwrite(handle, records.tobytes(), done * features.stride)
+                pwrite_all(handle, memoryview(records.tobytes()), done * features.stride)
                 done += count
                 yield count
             os.fsync(handle)
