@@ -491,7 +491,7 @@ def test_a_robot_without_room_is_told_and_others_are_not_late():
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "transformer"])
-@pytest.mark.parametrize("prefix_rows", [0, 3])
+@pytest.mark.parametrize("prefix_rows", [0, 1, 3])  # with 1 one plan is told, and the other guides
 def test_plans_that_go_on_are_kept_in_a_batch(backbone, prefix_rows):
     params = {"rows": 6, "backbone": backbone, "prefix_rows": prefix_rows, "embedding": 16, "heads": 2,
               "layers": 1, "hidden": [16]}  # fmt: skip

@@ -246,16 +246,16 @@ class GenerativePolicy(ChunkPolicy):
         """Chunks for several robots by one pass, or by two where plans go on in two ways, see
         :class:`~user_core.interfaces.BatchingPolicy`."""
         given = [None if one.plan is None else self._given(one.plan, one.frozen) for one in queries]
-        told, guided, free = (
-            [i for i, one in enumerate(given) if how(one)]
-            for how in (_is_told, lambda g: g and not g.told, lambda g: g is None)
-        )
+        some_are_told = any(one is not None and one.told for one in given)
+        # By whether they are told; those without a plan go with any others.
+        alike: dict[bool, list[int]] = {}
+        for i, one in enumerate(given):
+            alike.setdefault(some_are_told if one is None else one.told, []).append(i)
         made: list[Array] = [_NOTHING] * len(queries)
-        for rows in (told + free, guided) if told else (guided + free,):
-            if rows:
-                chunks = self._generate_batch([queries[i] for i in rows], [given[i] for i in rows])
-                for i, chunk in zip(rows, chunks):
-                    made[i] = self._carried_on(chunk, queries[i].plan, queries[i].frozen)
+        for rows in alike.values():
+            chunks = self._generate_batch([queries[i] for i in rows], [given[i] for i in rows])
+            for i, chunk in zip(rows, chunks):
+                made[i] = self._carried_on(chunk, queries[i].plan, queries[i].frozen)
         return made
 
     def _generate_batch(
@@ -390,10 +390,6 @@ def _joined(given: Sequence[Given | None]) -> Given | None:
 
     code, weight, frozen = (together_of(name) for name in ("code", "weight", "frozen"))
     return Given(code, weight, frozen, some.told, some.strength)
-
-
-def _is_told(given: Given | None) -> bool:
-    return given is not None and given.told
 
 
 def _fill(network: Any, arrays: Arrays) -> None:
