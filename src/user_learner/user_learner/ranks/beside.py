@@ -24,6 +24,7 @@ from typing import Any
 
 from user_core.errors import ConfigError, SuiteError
 from user_core.runtime import last_words
+from user_core.runtime.scheduling import let_threads_of_torch_sleep
 from user_learner.ranks import hosts
 from user_learner.ranks.first import end_followers, require_gpus, start_follower
 from user_learner.ranks.meeting import Place, software
@@ -164,6 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, default=1, help="processes where there are no GPUs")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    let_threads_of_torch_sleep()
     try:
         if given.gpus:
             require_gpus(given.gpus)
