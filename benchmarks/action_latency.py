@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 import yaml
 
+from user_core.command_line import Parser
 from user_core.config import Config, setting
 from user_core.specs import Array
 from user_core.types import Observation
@@ -251,7 +252,7 @@ def hal_params(args: argparse.Namespace, folder: Path, cycles: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--warm-up", type=float, default=1.0)

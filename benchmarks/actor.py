@@ -15,7 +15,6 @@ callback. The difference of the medians, less inference, is what the actor adds.
 
 from __future__ import annotations
 
-import argparse
 import array
 import contextlib
 import os
@@ -35,6 +34,7 @@ import numpy as np
 from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
 from user_actor.outbox import Outbox, OutboxConfig
 from user_core import fakes, plugins
+from user_core.command_line import Parser
 from user_core.config import from_mapping
 from user_core.interfaces import Reward, RewardOutcome
 from user_core.reasons import NO_REASON, Reason
@@ -360,7 +360,7 @@ def through_ros(kind: str, steps: int, rounds: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--steps", type=int, default=400)

@@ -26,6 +26,7 @@ from user_comm.converters import PolicyAnnouncement
 from user_comm.net.sessions import open_session
 from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.policy_blobs.server import PolicyServer
+from user_core.command_line import Parser
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import PolicyVersion
@@ -194,7 +195,7 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rank", type=int, default=4)

@@ -10,7 +10,6 @@ Times are processor time spent on one call, over all threads; on a GPU, wall tim
 
 from __future__ import annotations
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from user_core.command_line import Parser
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_network import TanhGaussian
 from user_core.specs import ArraySpec, RobotSpec
@@ -217,7 +217,7 @@ def inference(rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="threads of one torch operation")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--device", default="cpu", help="torch device of the updates")

@@ -31,6 +31,7 @@ from user_actor.loop.ports import MemorySink
 from user_bringup.nodes.monitor import Monitor
 from user_bringup.running import find_deployment
 from user_core import plugins
+from user_core.command_line import Parser
 from user_core.config import from_mapping, to_mapping
 from user_core.types import EpisodeSource, Observation
 from user_fleet.deployment import Deployment, load_deployment
@@ -177,7 +178,7 @@ def synchronous(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--deployment", default="sim_single", choices=["sim_single", "sim_images"],
         help="numbers, or images",

@@ -24,6 +24,7 @@ from typing import Any
 import zenoh
 
 from user_comm.net.sessions import ZenohConfig, open_session
+from user_core.command_line import Parser
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 
 PIECE = 64 * 1024
@@ -178,7 +179,7 @@ def run(cloud: Host, edge: Host, address: str, apart: bool, seconds: float) -> d
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--far", help=argparse.SUPPRESS)

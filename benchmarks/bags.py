@@ -8,7 +8,6 @@ The bag has joint states and poses at 100 Hz, commands at 50 Hz and a camera of 
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from mcap.writer import Writer
 from rosbags.highlevel import AnyReader
 
 from user_bringup.bags.reading import Bag
+from user_core.command_line import Parser
 from user_learner.data.importing import import_data
 from user_learner.data.mcap.messages import Messages
 from user_learner.replay.writer import StoreWriter
@@ -46,7 +46,7 @@ CONTRACT: dict[str, Any] = {
 
 
 def main() -> None:
-    whole = argparse.ArgumentParser(description=__doc__)
+    whole = Parser(description=__doc__)
     whole.add_argument("--seconds", type=int, default=60)
     whole.add_argument("--times", type=int, default=3)
     options = whole.parse_args()

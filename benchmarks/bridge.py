@@ -36,6 +36,7 @@ from std_msgs.msg import UInt8MultiArray
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.subscriptions import TopicReader
 from user_comm.topics import Quality, profile
+from user_core.command_line import Parser
 
 WINDOW = 8
 COUNT = 500
@@ -230,7 +231,7 @@ def free_endpoint() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bytes", type=int, default=100_000)
     parser.add_argument("--far", default="", help=argparse.SUPPRESS)

@@ -10,7 +10,6 @@ would cost instead. Times are of the processor, for other processes disturb them
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from user_msgs.msg import Observation as ObservationMessage
 from user_comm.cdr import CdrLimits, read_cdr
 from user_comm.converters import observation_from_message, observation_to_message
 from user_comm.subscriptions import decode_bytes
+from user_core.command_line import Parser
 from user_core.types import AppliedAction, Observation
 
 TARGET_MB_S = 500.0
@@ -99,7 +99,7 @@ def measure(name: str, value: Observation, duration_s: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.0, help="for each line")
     options = parser.parse_args()
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

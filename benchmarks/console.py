@@ -27,6 +27,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from user_core.command_line import Parser
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "testing"))
 
 from user_testing.domains import claim_domain
@@ -270,9 +272,7 @@ def _figures(browser: Any, kind: str, seconds: float) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "what", nargs="?", choices=["keys", "list", "store", "cost"], default="keys"
     )

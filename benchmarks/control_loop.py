@@ -20,6 +20,7 @@ import time
 
 import numpy as np
 
+from user_core.command_line import Parser
 from user_core.runtime.histogram import LatencyHistogram
 from user_core.types import ActionChunk, Observation
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
@@ -124,7 +125,7 @@ def drift_ms(stamps_ns: list[int], period_ns: int) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--task", default="reach")

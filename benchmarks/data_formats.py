@@ -12,7 +12,6 @@ LeRobot's settings, and ours also with its default. Import: frames per second th
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from user_core.command_line import Parser
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import (
     ChunkId,
@@ -195,7 +195,7 @@ def import_beside(
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--lerobot", default="", help="Python of an environment with LeRobot")
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--steps", type=int, default=100)

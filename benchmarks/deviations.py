@@ -20,7 +20,6 @@ evaluation goes to ``--out``; ``--table`` reads it.
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
 import json
 import multiprocessing
@@ -34,6 +33,8 @@ from typing import Any
 
 import numpy as np
 from learning_curves import AlgorithmFile, Experiment, read_config
+
+from user_core.command_line import Parser
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def _mean(values: Any) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=list(TASKS)[:-1], choices=list(TASKS))
     parser.add_argument("--variants", nargs="+", help="only these")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])

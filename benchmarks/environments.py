@@ -33,6 +33,7 @@ from typing import Any
 
 from user_bringup.monitor.history import read_history
 from user_bringup.monitor.shares import success_of
+from user_core.command_line import Parser
 from user_testing.domains import claim_domain
 from user_testing.ports import free_endpoint
 from user_testing.systems import started, words_of_run
@@ -409,8 +410,8 @@ def _folder_of(case: Case) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", case.name).strip("_")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def _parser() -> Parser:
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument(
         "--packages", type=Path, help="folder of the packages, one below it a group"
     )

@@ -5,13 +5,14 @@ tools/run python benchmarks/episode_list.py --episodes 20000
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from user_core.command_line import Parser
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "testing"))
 
@@ -33,7 +34,7 @@ def best(work: Callable[[], Any]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=20_000)
     count = parser.parse_args().episodes
     with tempfile.TemporaryDirectory() as folder:

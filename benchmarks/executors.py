@@ -30,6 +30,7 @@ from user_comm.converters import observation_to_message
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 from user_comm.topics import interface_class, profile
+from user_core.command_line import Parser
 from user_core.types import Observation
 
 PROFILE = profile(topics.OBSERVATION.quality)
@@ -149,7 +150,7 @@ def report(found: dict[str, dict[int, list[float]]], sizes: list[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="of each executor, alternating")
     parser.add_argument("--count", type=int, default=500, help="round trips in a round and size")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 100_000])

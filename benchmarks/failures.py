@@ -12,7 +12,6 @@ says when).
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from user_core.command_line import Parser
 from user_testing.domains import claim_domain
 from user_testing.ports import free_endpoint
 from user_testing.systems import words_of_run
@@ -225,7 +225,7 @@ def _line(line: str, folder: str) -> str:
 
 def main() -> int:
     """Run them, and print or write what was seen."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", type=int, nargs="*", default=[], help="numbers, from 1")
     parser.add_argument("--limit", type=float, default=150.0, help="seconds for each to end")
     parser.add_argument(

@@ -10,7 +10,6 @@ there were enough steps.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
@@ -18,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from user_core.command_line import Parser
 from user_testing.systems import started, words_of_run
 
 _LINES = {
@@ -28,7 +28,7 @@ _LINES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--deployment", default="gymnasium")
     parser.add_argument("--timeout", type=float, default=180.0, help="seconds for one run")

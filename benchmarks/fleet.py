@@ -10,12 +10,12 @@ costs more by the experiment's preferences is the last column.
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import time
 from collections.abc import Callable
 
+from user_core.command_line import Parser
 from user_core.reasons import Reason
 from user_fleet.resources.model import Resource
 from user_fleet.scheduling.experiment import Experiment
@@ -89,7 +89,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     roles = {"robots": ARMS, "learner": LEARNER, "store": {"kind": "cpu", "cores": 4}}

@@ -10,7 +10,6 @@ and of the agents while nothing happens.
 
 from __future__ import annotations
 
-import argparse
 import signal
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from user_core.command_line import Parser
 from user_fleet.scheduling.store import FleetStore
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,7 +79,7 @@ def show(what: str, times: list[float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--idle", type=float, default=30.0)
     arguments = parser.parse_args()

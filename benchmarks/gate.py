@@ -9,12 +9,12 @@ rules each, the worst case. All limits are on.
 
 from __future__ import annotations
 
-import argparse
 import time
 from typing import Any
 
 import numpy as np
 
+from user_core.command_line import Parser
 from user_core.config import from_mapping
 from user_core.specs import ActionGroup, ActionKind, Array, ArraySpec, RobotSpec
 from user_hal.safety import SafetyConfig, SafetyGate
@@ -116,7 +116,7 @@ def report(name: str, gate: SafetyGate, gate_ns: Array, clip_ns: Array) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--commands", type=int, default=20_000)
     count = parser.parse_args().commands
     print(f"{count} commands each; budget {BUDGET_US:g} us a command (median)")

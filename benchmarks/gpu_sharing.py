@@ -42,6 +42,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from user_core.command_line import Parser
 from user_core.runtime.gpu_turns import GpuTurns
 from user_learner.training.gpu_pace import GpuPace
 
@@ -512,7 +513,7 @@ def draw(file: Path, picture: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--size", choices=list(SIZES), default="1.2G")
     parser.add_argument(
         "--tiny", action="store_true", help="a small network, on the CPU, for a moment"

@@ -33,6 +33,7 @@ from user_actor.loop import ActorLoopConfig, EpisodeLoop, FixedPolicy
 from user_actor.loop.config import ExplorationConfig
 from user_actor.loop.ports import MemorySink
 from user_core import plugins
+from user_core.command_line import Parser
 from user_core.config import from_mapping, load_yaml
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
@@ -265,7 +266,7 @@ def plot(file: Path, png: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--environment", default="gymnasium_robotics:FetchReach-v4")
     parser.add_argument("--algorithm", default="sac_goals.yaml", help="file of config/algorithms")
     parser.add_argument("--steps", type=int, default=20_000)

@@ -28,6 +28,7 @@ from replay import BATCH, MemoryWatch, drop_cache, sum_bytes
 from replay import run_child as run_child_of
 from store_for_weeks import rss_mb
 
+from user_core.command_line import Parser
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ChunkId, EpisodeKey, Outcome, TrajectorySchema
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
@@ -52,7 +53,7 @@ run_child = partial(run_child_of, program=__file__)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=["size", "sample", "open"])
     parser.add_argument("--steps", type=int, default=500_000)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each turn of sample")

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import statistics
@@ -35,6 +34,7 @@ from user_comm.converters import (
 )
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_core.codecs.images import encode_observation
+from user_core.command_line import Parser
 from user_core.interfaces import Query
 from user_core.plugins import build
 from user_core.specs import ArraySpec, RobotSpec
@@ -281,7 +281,7 @@ def admission(rate_hz: float, seconds: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each trial")
     parser.add_argument("--rates", default="10,20,50", help="Hz")
     parser.add_argument("--only", default="passes,robots,admission")

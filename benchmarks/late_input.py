@@ -10,7 +10,6 @@ as it is), in the synchronous loop of ``learning_curves.py`` with ``sac_small``;
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
 import json
 import multiprocessing
@@ -22,6 +21,8 @@ import gymnasium
 import learning_curves
 import numpy as np
 from gymnasium import spaces
+
+from user_core.command_line import Parser
 
 _ASLEEP_STEPS, _EPISODE = 2500, 10
 _VALUES, _RIGHT = (0.1, 0.5, 3.0), (-0.8, 0.1, 0.8)
@@ -81,7 +82,7 @@ def one_run(normalization: str, size: float, seed: int, steps: int) -> dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=float, nargs="+", default=[1.0], help="of the sensor")
     parser.add_argument("--steps", type=int, default=5000)

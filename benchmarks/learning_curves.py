@@ -29,6 +29,7 @@ from user_actor.loop import ActorLoopConfig, EpisodeLoop, FixedPolicy, PolicyHol
 from user_actor.loop.config import ExplorationConfig
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
+from user_core.command_line import Parser
 from user_core.config import Config, from_mapping, load_yaml, setting
 from user_core.errors import StoreError, SuiteError
 from user_core.fakes import PolicyMailbox
@@ -403,8 +404,8 @@ def read_config(arguments: argparse.Namespace) -> AlgorithmFile:
     return from_mapping(AlgorithmFile, data)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def make_parser() -> Parser:
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("config", help="file, or name of one in config/algorithms")
     parser.add_argument("--robot", default="gymnasium", help="robot plugin")
     parser.add_argument("--param", nargs="*", default=[], help="its parameters, key=value")

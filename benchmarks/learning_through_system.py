@@ -31,6 +31,7 @@ from learning_curves import evaluate
 
 from user_core import plugins
 from user_core.codecs.weights import encode_version, read_version
+from user_core.command_line import Parser
 from user_core.config import load_yaml
 from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
@@ -198,7 +199,7 @@ def plot(lines: list[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", default="", help="a Gymnasium environment; empty: run nothing")
     parser.add_argument("--algorithm", default="sac_small", help="a file of config/algorithms")
     parser.add_argument("--steps", type=int, default=10_000)

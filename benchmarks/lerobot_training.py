@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from user_core.command_line import Parser
 from user_core.plugins import build
 from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.policies.lerobot.policy import LeRobotPolicy
@@ -38,9 +39,7 @@ _MADE = 4  # batches
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--batch", type=int, default=8)

@@ -11,12 +11,12 @@ same code takes about twice the time.
 
 from __future__ import annotations
 
-import argparse
 import time
 from typing import Any
 
 import numpy as np
 
+from user_core.command_line import Parser
 from user_core.interfaces import Robot
 from user_core.plugins import build
 from user_core.runtime.observation_box import ObservationBox
@@ -79,7 +79,7 @@ def measure(plugin: str, params: dict[str, Any], steps: int) -> tuple[float, flo
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4000)
     steps = parser.parse_args().steps
     print(

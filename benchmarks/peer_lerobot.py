@@ -14,7 +14,6 @@ over and changes nothing else.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -30,6 +29,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from user_core.command_line import Parser
 
 ENVIRONMENT = '''
 """Pendulum for both systems, every step counted."""
@@ -265,7 +266,7 @@ def ours(checkout: Path, folder: Path, seconds: float) -> Turn:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--lerobot", required=True, help="Python of an environment with LeRobot")
     parser.add_argument("--seconds", type=float, default=45.0, help="length of a turn")
     parser.add_argument("--turns", type=int, default=4, help="turns of each")

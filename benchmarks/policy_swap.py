@@ -41,6 +41,7 @@ from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.policy_blobs.server import PolicyServer
 from user_core import plugins
+from user_core.command_line import Parser
 from user_core.policies import policy_config_hash
 from user_core.runtime.scheduling import make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
@@ -239,7 +240,7 @@ def stolen_s() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=float, default=50.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hidden", type=int, default=256)

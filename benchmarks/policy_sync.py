@@ -24,6 +24,7 @@ from learning_curves import Experiment, read_config
 
 from user_core.codecs.policy_blob import decode_blob, encode_delta, encode_keyframe, to_bfloat16
 from user_core.codecs.weights import content_hash
+from user_core.command_line import Parser
 from user_core.specs import Array
 from user_core.types import PolicyVersion
 
@@ -129,7 +130,7 @@ def big_model(count: int) -> tuple[dict[str, Array], dict[str, Array]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--versions", type=int, default=150)
     parser.add_argument("--big", type=int, default=100_000_000, help="parameters; 0: leave out")
     parser.add_argument("--trace", type=Path, help="file to keep the trace in, or to take it from")

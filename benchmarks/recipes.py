@@ -10,7 +10,6 @@ not made again, so the program may be killed at any time. ``--scale 0.1`` makes 
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -29,6 +28,7 @@ from learning_curves import EVALUATION_SEED, Ring, demonstrate
 from user_actor.loop import ActorLoopConfig, EpisodeLoop
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
+from user_core.command_line import Parser
 from user_core.config import from_mapping
 from user_core.interfaces import Policy
 from user_core.specs import ArraySpec, RobotSpec
@@ -463,12 +463,13 @@ def picture(lines: list[Job], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("recipes.jsonl"))
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1e9, help="no job begins after this")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", default=list(KINDS), help="kinds of jobs")
+    parser.add_argument("--names", nargs="*", help="recipes, of kinds whose jobs have names")
     parser.add_argument("--scale", type=float, default=1.0, help="of updates and evaluations")
     parser.add_argument(
         "--table", action="store_true", help="print what there is, and make nothing"
@@ -482,7 +483,9 @@ def main() -> None:
         work = [
             (job, arguments.scale, str(arguments.out), end_s)
             for job in jobs(arguments.seeds)
-            if job["kind"] in arguments.only and job not in done
+            if job["kind"] in arguments.only
+            and job not in done
+            and (arguments.names is None or job.get("name") in arguments.names)
         ]
         in_processes(_run, work, arguments.processes)
     lines = read(arguments.out)

@@ -22,6 +22,7 @@ from learning_curves import Ring, demonstrate
 from recipes import Windows, evaluated, in_processes, read
 
 from user_core import plugins
+from user_core.command_line import Parser
 from user_hal.local import LocalHal
 
 Job = dict[str, Any]
@@ -193,7 +194,7 @@ def picture(lines: list[Job], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("images.jsonl"))
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1e9, help="no job begins after this")

@@ -36,6 +36,8 @@ from typing import Any
 import numpy as np
 from reference_sides import FILES, PACKAGES, Job, run, sides_of
 
+from user_core.command_line import Parser
+
 OURS = ("system", "synchronous")
 _TARGET = 0.95
 #: Share of the evaluations, the last ones, whose mean is the final return.
@@ -312,7 +314,7 @@ def plot(lines: Sequence[Line], file: Path, until: int = 0) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", nargs="*", default=[], help="environments; empty: run nothing")
     parser.add_argument("--algorithm", nargs="*", default=["sac"], choices=list(FILES))
     parser.add_argument("--sides", nargs="*", default=[], help="by default all of an algorithm")

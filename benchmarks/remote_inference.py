@@ -16,7 +16,6 @@ them mutual TLS through a proxy with 20 Mbit/s and 80 ms of round trip, or what 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import socket
@@ -33,6 +32,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 
+from user_core.command_line import Parser
 from user_core.types import Outcome
 from user_learner.replay.reader import StoreReader
 from user_testing.link_emulator import LinkQuality
@@ -268,7 +268,7 @@ def cuts(quality: LinkQuality, count: int = 5) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=40.0, help="of each trial")
     parser.add_argument("--rate", type=float, default=20.0, help="Mbit/s")
     parser.add_argument("--delay", type=float, default=40.0, help="one way, ms")

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from user_core.command_line import Parser
 from user_core.plugins import build
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
@@ -63,7 +64,7 @@ STILL = SamplerConfig(prefetch=0, refresh_period_s=0, memory_bytes=2**40)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "parts", nargs="*", default=["sample", "handover", "append", "large", "open"]
     )

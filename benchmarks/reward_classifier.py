@@ -9,13 +9,13 @@ each. Trains on the first, judges the others, which it never saw::
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
 
 import numpy as np
 
+from user_core.command_line import Parser
 from user_core.config import from_mapping
 from user_core.rewards.classifier import ClassifierConfig, ClassifierReward, write_model
 from user_core.specs import Array
@@ -93,7 +93,7 @@ def one_episode(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--train", type=int, default=40)
     parser.add_argument("--test", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=1, help="of training")

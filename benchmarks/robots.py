@@ -40,6 +40,7 @@ from user_actor.loop.config import EvaluationConfig, ExplorationConfig
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
 from user_core.codecs.weights import encode_version, read_version
+from user_core.command_line import Parser
 from user_core.config import from_mapping, load_yaml
 from user_core.interfaces import Policy
 from user_core.runtime.files import write_atomically
@@ -574,7 +575,7 @@ def plot(files: Sequence[str], png: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["fleet", "arms", "both", "summary", "plot"])
     parser.add_argument("--robots", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -13,7 +13,6 @@ fewer than a third of the steps carried a command to the robot: such a campaign 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from user_core.command_line import Parser
 from user_testing.invariant.campaign import WORLD_STEPS, Found, Tally, run, run_world, virtual_time
 
 #: Worlds of one piece of work, so that several processes share a campaign evenly.
@@ -115,7 +115,7 @@ def report(console: Console, total: Tally, took_s: float) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="processes")

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
+from user_core.command_line import Parser
 from user_core.policies.generative.flow import FlowConfig, FlowPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
@@ -94,7 +95,7 @@ def work(rank: int, given: argparse.Namespace, folder: str) -> None:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--embedding", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)

@@ -10,7 +10,6 @@ of this process, which other processes disturb less.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from multiprocessing import Pool
 import mujoco
 import numpy as np
 
+from user_core.command_line import Parser
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.sim.arms import ARMS
 from user_hal.sim.experts import ScriptedExpert
@@ -228,7 +228,7 @@ def experts(count: int) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=30, help="of each measurement; 0 skips it")
     parser.add_argument("--images", action="store_true", help="measure with images too")
     parser.add_argument("--real-time", type=float, metavar="SECONDS", default=0.0)

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from user_core.codecs.trajectory import RecordedEpisode
+from user_core.command_line import Parser
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome, TrajectorySchema
 from user_learner.replay import RetentionConfig, StoreConfig, StoreReader, StoreWriter
@@ -111,8 +112,8 @@ def main() -> None:
     shutil.rmtree(folder)
 
 
-def parser() -> argparse.ArgumentParser:
-    whole = argparse.ArgumentParser(description=__doc__)
+def parser() -> Parser:
+    whole = Parser(description=__doc__)
     whole.add_argument("--steps", type=int, default=10_000_000)
     whole.add_argument("--length", type=int, default=500, help="steps of an episode")
     whole.add_argument("--batches", type=int, default=300)

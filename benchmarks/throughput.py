@@ -11,7 +11,6 @@ machine does slows both alike; each then has half of it.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -30,6 +29,7 @@ import numpy as np
 import yaml
 from peer_lerobot import ENVIRONMENT
 
+from user_core.command_line import Parser
 from user_testing.systems import started, words_of_run
 
 PROCESSES = ("hal", "actor", "replay", "learner", "lifecycle_manager")
@@ -205,7 +205,7 @@ def turn(checkout: Path, number: int, seconds: float, together: Barrier) -> Turn
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, help="another checkout, built, to compare with")
     parser.add_argument("--seconds", type=float, default=20.0, help="length of a turn")
     parser.add_argument("--turns", type=int, default=3, help="turns")

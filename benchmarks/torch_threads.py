@@ -15,6 +15,8 @@ import statistics
 import subprocess
 import sys
 
+from user_core.command_line import Parser
+
 SIDES = {
     "busy": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"},
     "default": {"OMP_NUM_THREADS": "2"},
@@ -51,7 +53,7 @@ def updates_per_s(side: str, options: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beside", type=int, nargs="*", default=[0, 2, 4], help="busy processes")

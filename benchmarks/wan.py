@@ -21,6 +21,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+from user_core.command_line import Parser
 from user_learner.replay.reader import StoreReader
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 
@@ -245,7 +246,7 @@ def neighbours(arguments: argparse.Namespace, stack: ExitStack, folder: Path) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("drain", "cuts", "neighbours"))
     parser.add_argument("--rate", type=float, default=20.0, help="Mbit/s")
     parser.add_argument("--delay", type=float, default=40.0, help="ms, one way")

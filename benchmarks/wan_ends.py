@@ -29,6 +29,7 @@ from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.policy_blobs.server import PolicyServer
 from user_core.codecs import Limits, decode_chunk, encode_chunk
+from user_core.command_line import Parser
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     EpisodeResult,
@@ -323,7 +324,7 @@ def robot(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     roles = {"bridge": bridge, "store": store, "learner": learner, "robot": robot}
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     parser.add_argument("role", choices=roles)
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--listen", action="store_true")

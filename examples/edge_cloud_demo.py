@@ -26,6 +26,7 @@ import yaml
 
 from user_actor.outbox.storage import OutboxDatabase
 from user_comm.net.network import Members, Network
+from user_core.command_line import Parser
 from user_learner.replay import StoreReader, StoreWriter
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.link_proxy import LinkProxy
@@ -210,9 +211,9 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    made = argparse.ArgumentParser(description=__doc__)
+    made = Parser(description=__doc__)
     made.add_argument("--task", default="peg_insertion", choices=["reach", "peg_insertion"])
     made.add_argument("--rate", type=float, default=20.0, help="of the link, Mbit/s")
     made.add_argument("--rtt", type=float, default=80.0, help="of the link, milliseconds")

@@ -10,13 +10,12 @@ In the running system each part below is a process of its own: the robot with it
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 
 from user_actor.loop import EpisodeLoop, PolicyHolder
 from user_actor.loop.ports import MemorySink
 from user_core import fakes, plugins, types
+from user_core.command_line import Parser
 from user_hal.local import LocalHal
 
 
@@ -31,7 +30,7 @@ def evaluate(robot, policies, reward, episodes=20):
 
 def main() -> float:
     """Learn; return the mean return of the last evaluation."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", help="a Gymnasium environment instead of the fake robot")
     parser.add_argument("--algorithm", default="sac", help="algorithm plugin: sac, rlpd, rwr")
     parser.add_argument("--steps", type=int, default=1200, help="steps to collect")

@@ -22,6 +22,7 @@ from unittest import mock
 import yaml
 from config_tables import config_table, first_sentence, markdown_of, plain_text
 
+from user_core.command_line import Parser
 from user_fleet.deployment import Argument, load_deployment, start_order
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def _joined(heading: str, comment: str) -> str:
 
 
 class _Parser(Exception):
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
+    def __init__(self, parser: Parser) -> None:
         super().__init__()
         self.parser = parser
 
@@ -218,7 +219,7 @@ def _commands() -> str:
     return "\n".join(text)
 
 
-def command_parsers() -> dict[str, argparse.ArgumentParser]:
+def command_parsers() -> dict[str, Parser]:
     """Every command of `user`, as ``demos`` or ``check robot``, with its parser."""
     parsers = {}
     for point in entry_points(group="user.commands"):
@@ -230,10 +231,10 @@ def command_parsers() -> dict[str, argparse.ArgumentParser]:
     return dict(sorted(parsers.items()))
 
 
-def parser_of(main: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
+def parser_of(main: Callable[[Sequence[str]], int]) -> Parser:
     """The parser that a command's main function makes: caught when it is used."""
 
-    def catch(parser: argparse.ArgumentParser, *_: Any, **__: Any) -> Any:
+    def catch(parser: Parser, *_: Any, **__: Any) -> Any:
         raise _Parser(parser)
 
     names = (
@@ -242,7 +243,7 @@ def parser_of(main: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
         "parse_intermixed_args",
         "parse_known_intermixed_args",
     )
-    with mock.patch.multiple(argparse.ArgumentParser, **dict.fromkeys(names, catch)):
+    with mock.patch.multiple(Parser, **dict.fromkeys(names, catch)):
         try:
             main([])
         except _Parser as caught:
@@ -250,7 +251,7 @@ def parser_of(main: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
     raise RuntimeError(f"{main.__module__} does not parse its words by argparse")
 
 
-def _help(parser: argparse.ArgumentParser, prog: str, depth: int) -> list[str]:
+def _help(parser: Parser, prog: str, depth: int) -> list[str]:
     text = [*_prose(parser.description), "", "```text", parser.format_usage().strip(), "```", ""]
     rows, commands = [], {}
     for action in parser._actions:

@@ -40,6 +40,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from user_core.command_line import Parser
+
 _TUN = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _IFF_TUN_WITHOUT_HEADER = 0x0001 | 0x1000
@@ -348,7 +350,7 @@ def _remove_orphans() -> None:
 
 def main() -> int:
     """Two hosts and a link between them, until Ctrl-C."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = Parser(description=main.__doc__)
     parser.add_argument("--rate", type=float, default=20.0, help="Mbit/s")
     parser.add_argument("--delay", type=float, default=40.0, help="one way, milliseconds")
     parser.add_argument("--loss", type=float, default=0.0, help="0 to 1")

@@ -11,13 +11,13 @@ By hand, a link of 20 Mbit/s and 80 ms between a robot's bridge and the router o
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import threading
 import time
 from typing import Any
 
+from user_core.command_line import Parser
 from user_testing.link_emulator import LinkQuality, Traffic
 
 _CHUNK = 16 * 1024
@@ -133,7 +133,7 @@ class LinkProxy:
 
 def main() -> None:
     """A link until Ctrl-C."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = Parser(description=main.__doc__)
     parser.add_argument("listen_port", type=int)
     parser.add_argument("target_port", type=int)
     parser.add_argument("--rate", type=float, default=20.0, help="Mbit/s")

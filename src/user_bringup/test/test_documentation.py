@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from user_core.command_line import Parser
+
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
     page.relative_to(ROOT).as_posix()
@@ -106,15 +108,33 @@ def test_the_overview_names_every_command() -> None:
 
 
 @cache
-def parsers() -> dict[str, argparse.ArgumentParser]:
+def parsers() -> dict[str, Parser]:
     return dict(reference().command_parsers())
 
 
-def commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def commands_of(parser: Parser) -> dict[str, Parser]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     return {}
+
+
+def test_no_command_takes_an_abbreviated_option(capsys: pytest.CaptureFixture[str]) -> None:
+    waiting = [*parsers().values()]
+    while waiting:
+        parser = waiting.pop()
+        waiting += commands_of(parser).values()
+        assert isinstance(parser, Parser)
+        options = {option for option in parser._option_string_actions if option.startswith("--")}
+        for option in options:
+            if (short := option[:-1]) in options or short == "--":
+                continue
+            with pytest.raises(SystemExit) as ended:
+                parser.parse_args([short, "x"])
+            assert ended.value.code == 2
+            said = capsys.readouterr().err
+            assert said.startswith(f"{parser.prog}: no option '{short}'. Did you mean '"), said
+            assert option in said
 
 
 @pytest.mark.parametrize("page", PRESENT)

@@ -12,7 +12,6 @@ dashboard across a bad network), and a slow reader of that kind never holds a ro
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from functools import cache
 from string import Formatter
 from typing import Any
 
+from user_core.command_line import Parser
 from user_core.errors import ConfigError, TransportError
 
 
@@ -434,7 +434,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def main(words: Sequence[str]) -> int:
     """The command ``user topics``."""
-    parser = argparse.ArgumentParser(prog="user topics", description=main.__doc__)
+    parser = Parser(prog="user topics", description=main.__doc__)
     parser.add_argument("--markdown", action="store_true", help="with the reasons, as Markdown")
     print(markdown() if parser.parse_args(words).markdown else terminal())
     return 0

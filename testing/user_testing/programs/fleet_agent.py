@@ -10,7 +10,6 @@ of another host than it names: a forger.
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import threading
@@ -21,6 +20,7 @@ from typing import Any
 import psutil
 
 from user_comm.net.sessions import ZenohConfig, open_session
+from user_core.command_line import Parser
 from user_core.runtime.clock import Clock
 from user_fleet.presence import agent as agents
 from user_fleet.presence.agent import Agent, Bookings, Runner
@@ -74,7 +74,7 @@ def report_of(host: str, life: str) -> HostReport:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     parser.add_argument("endpoint")
     parser.add_argument("hosts", nargs="+")
     parser.add_argument("--credentials", default="")

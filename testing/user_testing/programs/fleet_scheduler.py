@@ -7,7 +7,6 @@ Prints a line when it begins to work or to stand by, and what was refused, when 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import signal
 import sys
@@ -15,12 +14,13 @@ import threading
 from pathlib import Path
 
 from user_comm.net.sessions import ZenohConfig, open_session
+from user_core.command_line import Parser
 from user_fleet.presence.running import WorkingScheduler
 from user_fleet.scheduling.scheduler import SchedulerConfig
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     parser.add_argument("file", type=Path)
     parser.add_argument("endpoint")
     parser.add_argument("--credentials", default="")

@@ -34,6 +34,7 @@ from user_comm.cdr import CdrLimits
 from user_comm.converters import CONVERTERS
 from user_comm.subscriptions import decode_bytes
 from user_comm.topics import interface_class
+from user_core.command_line import Parser
 from user_core.errors import SuiteError
 from user_core.types import (
     ActionChunk,
@@ -242,7 +243,7 @@ def fuzz(first: int, count: int, middleware: bool = False, crash_at: int = -1) -
 
 def main() -> int:
     """Command line; exit code 1 if anything crashed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     parser.add_argument("--middleware", action="store_true", help="without our reader")

@@ -10,7 +10,6 @@ gives old ones again. At the end one child delivers in peace, and everything is 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -30,6 +29,7 @@ import numpy as np
 
 from user_actor.outbox import Outbox, OutboxConfig
 from user_core.codecs import decode_chunk, encode_chunk
+from user_core.command_line import Parser
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     EpisodeResult,
@@ -296,7 +296,7 @@ def campaign(folder: Path, kills: int, seed: int) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = Parser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path)

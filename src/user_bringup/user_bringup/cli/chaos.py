@@ -18,6 +18,7 @@ from user_bringup.chaos.promises import lost_blows, promises
 from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check
 from user_bringup.running import find_deployment, read_deployment, ros_domains
+from user_core.command_line import Parser
 from user_core.errors import ConfigError, SuiteError
 from user_fleet.deployment import Deployment, Faults, ProcessSpec, parse_overrides
 
@@ -255,7 +256,7 @@ def _report(
     return "\n\n".join(parts) + "\n"
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: Parser) -> None:
     """Arguments of `user chaos` and `user soak`."""
     parser.add_argument("deployment", help="name of an installed deployment, or a .yaml file")
     parser.add_argument(
@@ -270,8 +271,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _chaos_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user chaos", description=chaos.__doc__)
+def _chaos_parser() -> Parser:
+    parser = Parser(prog="user chaos", description=chaos.__doc__)
     add_common(parser)
     parser.add_argument(
         "--fleet", action="store_true",
@@ -352,8 +353,8 @@ def soak(argv: Sequence[str]) -> int:
     return 0 if all(check.good for check in checks) else 1
 
 
-def _soak_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user soak", description=soak.__doc__)
+def _soak_parser() -> Parser:
+    parser = Parser(prog="user soak", description=soak.__doc__)
     add_common(parser)
     parser.add_argument("--minutes", type=float, default=60.0, help="how long the run lasts")
     parser.add_argument(

@@ -11,6 +11,7 @@ from pathlib import Path
 from user_bringup.console.access import Role, Tokens
 from user_bringup.console.config import ConsoleConfig, TlsConfig, default_tokens
 from user_comm.net.network import Network
+from user_core.command_line import Parser
 from user_core.errors import ConfigError
 
 
@@ -20,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     Without a folder it listens to what runs in this ROS domain. With one, the folder of a run or of a
     replay store, it shows its episodes and curves, too; ``--finished``: those alone.
     """
-    parser = argparse.ArgumentParser(prog="user console", description=main.__doc__)
+    parser = Parser(prog="user console", description=main.__doc__)
     parser.add_argument(
         "folder", type=Path, nargs="?", help="folder of a run (runs/NAME) or of a store"
     )

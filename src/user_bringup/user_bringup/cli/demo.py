@@ -12,6 +12,7 @@ from rich.console import Console
 
 from user_bringup.cli import demos, evaluate, up
 from user_bringup.report import write_report
+from user_core.command_line import Parser
 
 _EXPERT_NOISE = 0.3
 """A person's demonstrations are not perfect either, and a policy learns more from them."""
@@ -61,8 +62,8 @@ def _robot_file(folder: Path, arguments: argparse.Namespace) -> Path:
     return file
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user demo", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user demo", description=__doc__)
     parser.add_argument("--robot", default="panda", choices=["panda", "ur5e"])
     parser.add_argument(
         "--task", default="peg_insertion", choices=["reach", "pick_place", "peg_insertion"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from user_core.command_line import Parser
 from user_core.config import from_mapping
 from user_core.plugins import PluginChoice
 from user_core.types import EpisodeResult, Outcome
@@ -82,8 +82,8 @@ def _refuse(rest: dict[str, object]) -> None:
         )
 
 
-def _parser() -> argparse.ArgumentParser:
-    record = argparse.ArgumentParser(
+def _parser() -> Parser:
+    record = Parser(
         prog="user demos",
         description=f"{__doc__} The robot is driven behind its safety gate; Ctrl-\\ is the "
         "emergency stop.",
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     return record
 
 
-def add_robot_options(parser: argparse.ArgumentParser) -> None:
+def add_robot_options(parser: Parser) -> None:
     """What every command has that drives a robot from its own process."""
     parser.add_argument(
         "--resource", default="robot0", help="name of the robot as a resource (default: robot0)"

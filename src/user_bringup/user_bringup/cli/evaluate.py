@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from user_bringup.cli.demos import add_robot_options
+from user_core.command_line import Parser
 from user_core.errors import SuiteError
 
 
@@ -73,8 +73,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="user evaluate",
         description=f"{__doc__} The robot is driven behind its safety gate; Ctrl-\\ is the "
         "emergency stop.",

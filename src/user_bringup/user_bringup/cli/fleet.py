@@ -14,6 +14,7 @@ from rich.table import Table
 
 from user_bringup.cli.fleet_state import add_commands, find_experiment, open_store
 from user_bringup.monitor.fleet import view_of
+from user_core.command_line import Parser
 from user_core.config import (
     from_mapping,
     load_yaml,
@@ -32,7 +33,7 @@ _REASONS_SHOWN = 20
 
 def main(argv: Sequence[str], console: Console | None = None) -> int:
     """Robots, GPUs and cameras of many hosts: what there is, and who would get what."""
-    parser = argparse.ArgumentParser(prog="user fleet", description=main.__doc__)
+    parser = Parser(prog="user fleet", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_discover(commands)
     _add_plan(commands)
@@ -42,7 +43,7 @@ def main(argv: Sequence[str], console: Console | None = None) -> int:
     return run(arguments, console or Console())
 
 
-def _add_discover(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_discover(commands: argparse._SubParsersAction[Parser]) -> None:
     text = (
         "Show what this host has: cores, memory, GPUs, cameras, teleoperation devices, and robots, found by "
         "their drivers, described by files, or running in the ROS graph. Nothing needs to be "
@@ -91,7 +92,7 @@ def _discover(arguments: argparse.Namespace, console: Console) -> int:
     return 1 if report.problems else 0
 
 
-def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_plan(commands: argparse._SubParsersAction[Parser]) -> None:
     text = (
         "Match the roles of an experiment with what hosts have, and explain: what would be chosen, and "
         "for everything else why not. Nothing is taken or started."

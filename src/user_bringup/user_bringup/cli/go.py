@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+
+from user_core.command_line import Parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -13,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
     Exit code 0 when all of them move now, 1 when one refuses or is not there, 2 when it is not
     clear which robot is meant.
     """
-    parser = argparse.ArgumentParser(prog="user go", description=__doc__)
+    parser = Parser(prog="user go", description=__doc__)
     parser.add_argument(
         "robots", nargs="*", metavar="ROBOT", help="namespace or actor, as robot0 or /robot0/actor"
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from user_actor.outbox.inspect import OutboxReport, find_outboxes, inspect
+from user_core.command_line import Parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,8 +45,8 @@ def _show(report: OutboxReport) -> None:
         print(f"  kept aside   {aside.chunks} chunks ({aside.code}): {aside.reason}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user outbox", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user outbox", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
     info = commands.add_parser("info", help="say what an outbox holds; it may be in use")
     out = commands.add_parser(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from user_core.command_line import Parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user policy", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user policy", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     save = commands.add_parser(
         "save",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from user_bringup.schemas import write_schemas
+from user_core.command_line import Parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
     language server completes and checks a file whose first line is
     `# yaml-language-server: $schema=FOLDER/robot.schema.json`.
     """
-    parser = argparse.ArgumentParser(prog="user schemas", description=main.__doc__)
+    parser = Parser(prog="user schemas", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
         "--ours", action="store_true", help="without other people's plugins, as USER ships them"

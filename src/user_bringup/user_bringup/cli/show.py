@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import time
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from user_bringup.monitor import render
+from user_core.command_line import Parser
 from user_fleet.processes import find_standbys
 
 
@@ -22,7 +22,7 @@ def status(argv: Sequence[str]) -> int:
 
     Once, or until Ctrl-C with ``--watch``. Exit code 1 when nothing is heard.
     """
-    parser = argparse.ArgumentParser(prog="user status", description=status.__doc__)
+    parser = Parser(prog="user status", description=status.__doc__)
     parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
     parser.add_argument("--wait", type=float, default=3.0, help="seconds to listen before showing")
     arguments = parser.parse_args(argv)
@@ -48,7 +48,7 @@ def status(argv: Sequence[str]) -> int:
 
 def report(argv: Sequence[str]) -> int:
     """Draw the report of a run: plots and figures, as a page of Markdown."""
-    parser = argparse.ArgumentParser(prog="user report", description=report.__doc__)
+    parser = Parser(prog="user report", description=report.__doc__)
     parser.add_argument("run", type=Path, help="folder of the run, runs/<id>")
     arguments = parser.parse_args(argv)
     from user_bringup.report import write_report  # matplotlib takes a second to import
@@ -65,7 +65,7 @@ _PACKAGES = (
 
 def version_of_all(argv: Sequence[str]) -> int:
     """Say which version of USER this is, and what it runs on."""
-    parser = argparse.ArgumentParser(prog="user version", description=version_of_all.__doc__)
+    parser = Parser(prog="user version", description=version_of_all.__doc__)
     parser.parse_args(argv)
     print(f"{'Python':<16}{platform.python_version()}")
     print(f"{'ROS 2':<16}{os.environ.get('ROS_DISTRO', 'not sourced')}")

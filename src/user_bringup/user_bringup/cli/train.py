@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from user_core.command_line import Parser
+
 if TYPE_CHECKING:
     from user_bringup.evaluation import Evaluation
     from user_bringup.offline import Evaluator
@@ -185,8 +187,8 @@ def _robot(
         yield Evaluator(robot, reward, arguments.evaluate, arguments.every, more), robot.hal.spec
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user train", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user train", description=__doc__)
     parser.add_argument(
         "words", nargs="+", metavar="DATA or process.key:=value",
         help="stores, runs, or data sets of other formats, which are imported first; learner.KEY that win over "

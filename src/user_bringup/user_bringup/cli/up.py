@@ -30,6 +30,7 @@ from user_bringup.running import (
     ros_domains,
 )
 from user_bringup.running.fit import check_fit
+from user_core.command_line import Parser
 from user_core.config import load_yaml, shared_names
 from user_core.errors import SuiteError
 from user_core.reasons import STORE_REFUSED, WAITS_FOR_GO
@@ -98,7 +99,7 @@ def check(argv: Sequence[str]) -> int:
 
     Exit code 0 when all is well, 1 when something is not; says everything that is wrong.
     """
-    parser = argparse.ArgumentParser(prog="user check deployment", description=check.__doc__)
+    parser = Parser(prog="user check deployment", description=check.__doc__)
     parser.add_argument("deployment", help="name of an installed deployment, or a .yaml file")
     parser.add_argument("arguments", nargs="*", metavar="name:=value", help="as for `user up`")
     parser.add_argument(
@@ -408,8 +409,8 @@ def _share(text: str) -> float:
     return share
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user up", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user up", description=__doc__)
     parser.add_argument(
         "deployment", nargs="?", default="",
         help="name of an installed deployment, or a .yaml file; without it, those that are installed are listed",

@@ -11,6 +11,7 @@ from user_comm.net import top
 from user_comm.net.network import Members, Network, expiry
 from user_comm.net.router import RouterConfig, json5
 from user_comm.net.sessions import AUTHORITY
+from user_core.command_line import Parser
 from user_core.errors import ConfigError
 
 _DEFAULT = "net"
@@ -104,11 +105,11 @@ def _render(network: Network) -> None:
     (network.folder / _ZENOHD).write_text(text, encoding="utf-8")
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _parser() -> Parser:
+    common = Parser(add_help=False)
     common.add_argument("--net", default=_DEFAULT, help="folder of the network (%(default)s)")
     common.add_argument("--days", type=_days, default=825, help="validity of the certificate")
-    parser = argparse.ArgumentParser(prog="user net", description=__doc__)
+    parser = Parser(prog="user net", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     init = commands.add_parser("init", parents=[common], help="authority, router and a learner")

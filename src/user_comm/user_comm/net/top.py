@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections import deque
@@ -10,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from user_comm.start import start_rclpy
+from user_core.command_line import Parser
 
 _OVER_S = 5.0
 _KINDS = ("flow", "link", "route")
@@ -126,7 +126,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def main(words: Sequence[str]) -> int:
     """Show the table until Ctrl-C, or once; exit code 1 when nothing is heard."""
-    parser = argparse.ArgumentParser(prog="user net top", description=__doc__)
+    parser = Parser(prog="user net top", description=__doc__)
     parser.add_argument("--once", action="store_true", help="show it once")
     parser.add_argument("--wait", type=float, default=6.0, help="seconds to listen with --once")
     arguments = parser.parse_args(words)

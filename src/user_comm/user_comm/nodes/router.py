@@ -19,6 +19,7 @@ from user_comm.net.network import FILE
 from user_comm.net.router import RefusalLog, RouterConfig, json5
 from user_comm.net.sessions import not_opened, prepare_runtime, to_zenoh
 from user_comm.stop_signals import StopSignals
+from user_core.command_line import Parser
 from user_core.config import from_mapping, load_yaml
 from user_core.errors import SuiteError
 
@@ -117,8 +118,8 @@ def _config(arguments: argparse.Namespace) -> RouterConfig:
     return config.replace(**{name: value for name, value in given.items() if value})
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="router", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="router", description=__doc__)
     parser.add_argument("--config", default="", help="YAML with the settings of RouterConfig")
     parser.add_argument("--network", default="", help="folder made by `user net init`")
     parser.add_argument("--credentials", default="", help="folder, if not the network's router's")

@@ -10,7 +10,6 @@ with the same job, and no job is without somebody who knows of it.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from user_core import plugins
+from user_core.command_line import Parser
 from user_core.errors import ConfigError, EngineSilent, SuiteError
 from user_core.jobs import Engine, Job, JobState
 from user_core.runtime.files import write_atomically
@@ -180,7 +180,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry the job of a file; the exit code is 0 when it is done or was cancelled."""
-    parser = argparse.ArgumentParser(prog="carry", description=main.__doc__)
+    parser = Parser(prog="carry", description=main.__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--cancel", action="store_true", help="cancel it")
     arguments = parser.parse_args(argv)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_core.command_line import Parser
 from user_core.config import from_mapping, to_mapping
 from user_core.conformance import Report, check_robot
 from user_core.errors import ConfigError, SpecError, SuiteError
@@ -63,8 +64,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         return WRONG_USE
 
 
-def _parser() -> argparse.ArgumentParser:
-    robot = argparse.ArgumentParser(
+def _parser() -> Parser:
+    robot = Parser(
         prog="user check robot",
         description="Connect to a robot, read it for some seconds, and say what is wrong: readings "
         "that fail, topics that are late or do not fit, controllers that are inactive. Then THE "

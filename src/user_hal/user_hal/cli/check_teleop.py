@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from user_core.command_line import Parser
 from user_core.config import parse_parameters
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Teleop, TeleopCommand
@@ -45,8 +46,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         return WRONG_USE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="user check teleop",
         description="Open a person's device and show what each of its axes and buttons does. No "
         "robot moves. Ctrl-C ends it.",

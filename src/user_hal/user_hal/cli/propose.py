@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from user_core.command_line import Parser
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, SuiteError
 from user_hal.proposing.draft import draft_of
@@ -25,7 +26,7 @@ Proposed by `user robots propose` from the running ROS graph. Read it, answer wh
 then:  user check robot {file} --no-motion"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """The arguments of the command."""
     parser.add_argument("--urdf", type=Path, metavar="FILE", help="robot description; without it that of the topic robot_description")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write the contract (default: the terminal)")  # fmt: skip

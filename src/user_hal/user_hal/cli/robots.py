@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_core.command_line import Parser
 from user_core.errors import SuiteError
 from user_core.interfaces import Discovered
 from user_core.plugins import available, load
@@ -46,8 +47,8 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="user robots",
         description="List the installed drivers and the devices they find.",
         epilog=ROS_ARGS_HELP,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from user_core.command_line import Parser
 from user_core.errors import SuiteError
 from user_core.specs import Array
 from user_hal.sim.arms import ARMS, arm_named
@@ -19,9 +20,9 @@ from user_hal.sim.tasks import TASKS
 ENDINGS = (".png", ".gif", ".mp4")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The arguments of the command."""
-    command = argparse.ArgumentParser(prog="user sim", description="Look at a simulated scene.")
+    command = Parser(prog="user sim", description="Look at a simulated scene.")
     command.add_argument("scene", choices=list(TASKS), help="the task")
     command.add_argument("--robot", choices=list(ARMS), default="panda", help="the arm")
     command.add_argument("--seed", type=int, default=0, help="of the first start")

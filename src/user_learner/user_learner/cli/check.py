@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from user_core import plugins
+from user_core.command_line import Parser
 from user_core.config import parse_parameters
 from user_core.conformance import Report, check_algorithm, check_policy
 from user_core.conformance.report import Skip, expect
@@ -54,8 +55,8 @@ def algorithm(argv: Sequence[str], console: Console | None = None) -> int:
     return _run(_check_algorithm, parser.parse_intermixed_args(argv), console or Console())
 
 
-def _parser(kind: str, what: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(kind: str, what: str) -> Parser:
+    parser = Parser(
         prog=f"user check {kind}",
         description=f"Try every promise of a {kind}'s interface on made-up data. {what} "
         "Parameters are given as name:=value; those of the other plugins with policy., "

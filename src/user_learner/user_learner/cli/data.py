@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_core.command_line import Parser
 from user_core.errors import SuiteError
 from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
@@ -44,9 +45,9 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     return run(partial(options.run, options), console)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    whole = argparse.ArgumentParser(prog="user data", description=__doc__)
+    whole = Parser(prog="user data", description=__doc__)
     commands = whole.add_subparsers(metavar="COMMAND", required=True)
 
     look = commands.add_parser(

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_core.command_line import Parser
 from user_core.errors import SpecError
 from user_core.types import PLAN, EpisodeSource
 from user_learner.cli.running import progress, run
@@ -42,23 +43,23 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     return run(edited, console)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user episodes", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user episodes", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    store = argparse.ArgumentParser(add_help=False)
+    store = Parser(add_help=False)
     store.add_argument("store", help="directory of the store; it may be in use")
     store.add_argument(
         "--edits", default="", metavar="FILE",
         help="where the edits are, for a store that cannot be written",
     )  # fmt: skip
     store.add_argument("--json", action="store_true", help="for programs")
-    filters = argparse.ArgumentParser(add_help=False)
+    filters = Parser(add_help=False)
     _add_filters(filters)
-    author = argparse.ArgumentParser(add_help=False)
+    author = Parser(add_help=False)
     author.add_argument("--reason", default="", help="why, for others")
     author.add_argument("--author", default="", help="who; your account by default")
 
-    def command(name: str, help_: str, run: Any, edits: bool = True) -> argparse.ArgumentParser:
+    def command(name: str, help_: str, run: Any, edits: bool = True) -> Parser:
         parents = [store, author, filters] if edits else [store, filters]
         made = commands.add_parser(name, help=help_, parents=parents)
         if edits:
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_filters(parser: argparse.ArgumentParser) -> None:
+def _add_filters(parser: Parser) -> None:
     group = parser.add_argument_group("filters")
     group.add_argument("--failed", action="store_true", help="failures and time-outs")
     group.add_argument("--succeeded", action="store_true")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from user_core.codecs.weights import read_version
+from user_core.command_line import Parser
 from user_core.errors import StoreError, SuiteError
 from user_learner.replay.index import store_at
 from user_learner.replay.inputs import InputReport, report_inputs
@@ -89,8 +89,8 @@ def _finite(report: dict[str, object]) -> dict[str, object]:
     return {k: None if v in (float("inf"), float("-inf")) else v for k, v in report.items()}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user run", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user run", description=__doc__)
     commands = parser.add_subparsers(dest="what", required=True)
     inputs = commands.add_parser(
         "inputs",

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_core.command_line import Parser
 from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
 from user_learner.cli.running import counting, list_lines, run
@@ -38,8 +39,8 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     return run(partial(options.run, options), console)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user replay", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user replay", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     info = commands.add_parser("info", help="what a store holds")
@@ -102,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_accept(command: argparse.ArgumentParser) -> None:
+def _add_accept(command: Parser) -> None:
     command.add_argument(
         "--accept", default="", metavar="NAMES",
         help="take data that mean something else as if they did not: names of differences, "

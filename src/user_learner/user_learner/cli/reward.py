@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from user_core.command_line import Parser
 from user_core.config import Config, from_mapping
 from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice
@@ -57,10 +58,10 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     return run(partial(options.run, options), console)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="user reward", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="user reward", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    store = argparse.ArgumentParser(add_help=False)
+    store = Parser(add_help=False)
     store.add_argument("store", help="directory of the store; it may be in use")
     store.add_argument(
         "--edits", default="", metavar="FILE",

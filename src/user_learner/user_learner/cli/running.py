@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from user_core.command_line import Parser
 from user_core.config import load_yaml
 from user_core.errors import SuiteError
 from user_learner.data.source import formats
@@ -38,7 +39,7 @@ def run(work: Callable[[Console], int], console: Console | None = None) -> int:
         return 2
 
 
-def add_format(command: argparse.ArgumentParser) -> None:
+def add_format(command: Parser) -> None:
     """Add the arguments that say how a data set of another format is read."""
     command.add_argument(
         "--format", default="", help=f"its format ({', '.join(formats())}); found out otherwise"

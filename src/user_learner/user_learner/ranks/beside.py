@@ -6,7 +6,6 @@ It waits for that one, and begins again with it.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
@@ -22,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from user_core.command_line import Parser
 from user_core.errors import ConfigError, SuiteError
 from user_core.runtime import last_words
 from user_core.runtime.scheduling import let_threads_of_torch_sleep
@@ -158,7 +158,7 @@ def _why(code: int, file: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``learner_ranks``."""
-    parser = argparse.ArgumentParser("learner_ranks", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser("learner_ranks", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--meeting", required=True, help="HOST:PORT of the learner, its `meeting`")
     parser.add_argument("--name", default="", help="of this host among the learner's `hosts`")
     parser.add_argument("--gpus", type=int, default=0, help="one process for each")
