@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -227,20 +228,21 @@ class RosbagSource:
     def _around(self, recording: Recording, episode: Cut) -> Iterator[Message]:
         start_ns = episode.start_ns - recording.warm_up_ns
         kept = recording.kept_topics
-        if kept:
-            yield from self._messages(kept, 0, start_ns)
+        flows = [self._messages(kept, 0, start_ns)] if kept else []
         for topic, times in self._about.items():
             before = int(np.searchsorted(times, start_ns))
             if before:
                 newest = int(times[before - 1])
-                yield from self._messages([topic], newest, newest + 1)
-        yield from self._messages(recording.topics, start_ns, episode.end_ns + 1)
+                flows.append(self._messages([topic], newest, newest + 1))
+        flows.append(self._messages(recording.topics, start_ns, episode.end_ns + 1))
+        return chain.from_iterable(flows)
 
     def _messages(
         self, topics: Collection[str], start_ns: int = 0, end_ns: int = 2**63 - 1
     ) -> Iterator[Message]:
+        decode = self._bag.decode
         for one in self._bag.messages(topics, start_ns, end_ns):
-            yield Message(one.topic, one.time_ns, partial(self._bag.decode, one))
+            yield Message(one.topic, one.time_ns, partial(decode, one))
 
     def _recorded(
         self, recording: Recording, episode: Cut, steps: Steps, identity: str

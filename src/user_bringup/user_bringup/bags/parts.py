@@ -8,12 +8,14 @@ the others.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import struct
 import zlib
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,10 @@ _CHUNK_HEAD = struct.Struct("<QQQI")  # start, end, uncompressed size, CRC; then
 _PIECE_BYTES = 2**20
 #: Pieces that stay unpacked, bytes: an episode begins with what came just before it.
 _KEPT_BYTES = 2**25
+#: Messages up to so many bytes are taken out of their piece as a copy.
+_SMALL_BYTES = 4096
+#: Pieces that are read ahead, unless they are larger than so many bytes in the file.
+_AHEAD, _AHEAD_BYTES = 4, 2**23
 #: Of a piece that says how large it becomes.
 _LARGEST_PIECE = 2**31
 
@@ -52,7 +58,7 @@ class Recorded(NamedTuple):
 
     topic: str
     time_ns: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Part:
@@ -321,42 +327,59 @@ class McapPart(Part):
             and (piece.times is None or wanted.keys() & piece.times.keys())
         ]  # fmt: skip
         waiting: list[Recorded] = []
-        with open(self.path, "rb") as stream:
-            for piece in pieces:
-                # those before this piece have nobody behind them who would come first
-                count = bisect_left(waiting, piece.first_ns, key=_time)
-                yield from waiting[:count]
-                del waiting[:count]
-                content = self._content(piece, stream)
-                try:
-                    waiting += _messages_of(content, wanted, start_ns, end_ns)
-                except (ValueError, struct.error) as error:
-                    raise self._damaged(error) from error
-                waiting.sort(key=_time)
+        for piece, content in self._contents(pieces):
+            # those before this piece have nobody behind them who would come first
+            count = bisect_left(waiting, piece.first_ns, key=_time)
+            yield from waiting[:count]
+            del waiting[:count]
+            try:
+                waiting += _messages_of(content, wanted, start_ns, end_ns)
+            except (ValueError, struct.error) as error:
+                raise self._damaged(error) from error
+            waiting.sort(key=_time)
         yield from waiting
+
+    def _contents(self, pieces: Sequence[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
+        """Pieces as they were before they were compressed; another thread reads and unpacks the next few meanwhile."""
+        with open(self.path, "rb") as stream, ThreadPoolExecutor(1, "bag") as reading:
+            ahead: dict[int, Future[bytes]] = {}
+            for number, piece in enumerate(pieces):
+                for later in pieces[number + 1 : number + 1 + _AHEAD]:
+                    if (
+                        later.start not in ahead and later.length <= _AHEAD_BYTES
+                        and self._unpacked.get(self.path, later.start) is None
+                    ):  # fmt: skip
+                        ahead[later.start] = reading.submit(self._read, later, stream)
+                if piece.start in ahead:
+                    content = ahead.pop(piece.start).result()
+                    self._unpacked.keep(self.path, piece.start, content)
+                    yield piece, content
+                else:
+                    yield piece, self._content(piece, stream)
 
     def _content(self, piece: _Piece, stream: Any) -> bytes:
         """A piece as it was before it was compressed; the newest few are kept."""
         content = self._unpacked.get(self.path, piece.start)
         if content is not None:
             return content
-        try:
-            if piece.is_chunk:
-                content = self._unpack(piece, stream)
-            else:
-                stream.seek(piece.start)
-                content = bytes(stream.read(piece.length))
-        except (ValueError, struct.error) as error:
-            raise self._damaged(error) from error
+        content = self._read(piece, stream)
         self._unpacked.keep(self.path, piece.start, content)
         return content
+
+    def _read(self, piece: _Piece, stream: Any) -> bytes:
+        """Read and unpack a piece; several threads may read one file. Raises CodecError where it is damaged."""
+        try:
+            if piece.is_chunk:
+                return self._unpack(piece, stream)
+            return os.pread(stream.fileno(), piece.length, piece.start)
+        except (ValueError, struct.error) as error:
+            raise self._damaged(error) from error
 
     def _unpack(self, piece: _Piece, stream: Any) -> bytes:
         """Read a chunk. Raises ValueError or struct.error where it is damaged."""
         if piece.start + piece.length > self._size:
             raise ValueError("a chunk behind the end of the file")
-        stream.seek(piece.start)
-        record = memoryview(stream.read(piece.length))
+        record = memoryview(os.pread(stream.fileno(), piece.length, piece.start))
         if not record or record[0] != _CHUNK:
             raise ValueError("no chunk where the index says one")
         rest = _RECORD.size
@@ -403,14 +426,23 @@ def _records_of(content: bytes) -> Iterator[tuple[int, int, int]]:
 def _messages_of(
     content: bytes, wanted: dict[int, str], start_ns: int, end_ns: int
 ) -> list[Recorded]:
-    found = []
-    view, head = memoryview(content), _MESSAGE_HEAD.size
-    for opcode, start, end in _records_of(content):
+    found: list[Recorded] = []
+    view, size = memoryview(content), len(content)
+    record, head, position = _RECORD.unpack_from, _MESSAGE_HEAD.unpack_from, 0
+    while position < size:
+        opcode, length = record(content, position)
+        start = position + _RECORD.size
+        position = start + length
+        if position > size:
+            raise ValueError("a record that is cut off")
         if opcode != _MESSAGE:
             continue
-        channel, _, time_ns, _ = _MESSAGE_HEAD.unpack_from(content, start)
+        channel, _, time_ns, _ = head(content, start)
         if channel in wanted and start_ns <= time_ns < end_ns:
-            found.append(Recorded(wanted[channel], time_ns, view[start + head : end]))  # type: ignore[arg-type]
+            start += _MESSAGE_HEAD.size
+            # what is small is read faster as bytes, what is large is not copied
+            data = content[start:position] if length < _SMALL_BYTES else view[start:position]
+            found.append(Recorded(wanted[channel], time_ns, data))
     return found
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 import zstandard
 
+from user_bringup.bags.decoding import Decoders, NotSupported
 from user_bringup.bags.parts import (
     MCAP_MAGIC,
     SQLITE_MAGIC,
@@ -80,6 +81,7 @@ class Bag:
             if part.damage:
                 self.notes.append(f"{part.path.name}: {part.damage}")
         self._store = self._typestore(distribution, folders)
+        self._readers = Decoders(self._store)
         self._classes: dict[str, type[Any]] = {}
         self._decoders: dict[str, Callable[[bytes], Any]] = {}  # by topic
         self._unpack: Any = None
@@ -156,11 +158,12 @@ class Bag:
 
     def decode(self, message: Recorded) -> Any:
         """A message with attributes. Raises CodecError where it is damaged, or its type unknown."""
-        decode = self._decoders.get(message.topic)
+        topic, _, data = message
+        decode = self._decoders.get(topic)
         if decode is None:
-            decode = self._decoders[message.topic] = self._decoder(self.types[message.topic])
+            decode = self._decoders[topic] = self._decoder(self.types[topic])
         try:
-            return decode(message.data)
+            return decode(data)
         except Exception as error:  # of generated code: whatever damaged bytes lead to
             raise CodecError(
                 f"message on {message.topic!r}", got=said(error),
@@ -177,7 +180,10 @@ class Bag:
                 return SimpleNamespace(info=store.deserialize_cdr(data[:_EVENT_BYTES], _EVENT_INFO))
         else:
             self.message_class(name)
-            decode = partial(_deserialized, store.deserialize_cdr, name)
+            try:
+                decode = self._readers.of(name)
+            except NotSupported:
+                decode = partial(_deserialized, store.deserialize_cdr, name)
         if unpack is None:
             return decode
         return lambda data: decode(unpack.decompress(data, max_output_size=_LARGEST_MESSAGE))

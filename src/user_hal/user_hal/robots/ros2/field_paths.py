@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from user_core.errors import ConfigError
@@ -68,8 +69,11 @@ class FieldPath:
     def __init__(self, text: str) -> None:
         self.text = text
         self._steps: list[str | int | Select] = []  # ALL for every element
+        self._direct: Callable[[Any], Any] | None = None  # where there are only names
         several = ways if len(ways := _parts(text, ",")) > 1 else []
         self._several = [FieldPath(way.strip()) for way in several]
+        # whether it goes to an element that some messages may lack
+        self.selects = any(way.selects for way in self._several)
         if several:
             return
         for part in _parts(text, "."):
@@ -82,16 +86,15 @@ class FieldPath:
                 )
             self._steps.append(match[1])
             self._steps += [_step(index) for index in _INDEX.findall(match[2])]
-
-    @property
-    def selects(self) -> bool:
-        """Whether it goes to an element that some messages may lack."""
-        own = any(isinstance(step, Select) for step in self._steps)
-        return own or any(way.selects for way in self._several)
+        self.selects = any(isinstance(step, Select) for step in self._steps)
+        names = [step for step in self._steps if isinstance(step, str)]
+        self._direct = attrgetter(".".join(names)) if len(names) == len(self._steps) else None
 
     def get(self, message: Any) -> Any:
         """What stands there; a list if there is a ``[*]``. Raises AttributeError or IndexError
         where there is nothing."""
+        if self._direct is not None:
+            return self._direct(message)
         if self._several:
             return [way.get(message) for way in self._several]
         return _follow(message, self._steps, 0)

@@ -253,7 +253,10 @@ _FEW = 32
 def _all_finite(values: Array) -> bool:
     """Whether all numbers are finite in float32; NaN is not."""
     if values.size <= _FEW:
-        return all(-_LARGEST <= value <= _LARGEST for value in values.tolist())
+        numbers = values.tolist()
+        if sum(map(abs, numbers)) <= _LARGEST:  # then each of them is; NaN makes NaN of the sum
+            return True
+        return all(-_LARGEST <= value <= _LARGEST for value in numbers)
     return bool((np.abs(values) <= _LARGEST).all())
 
 
@@ -368,11 +371,11 @@ class Extractor:
             present: What :meth:`present` says of it, asked last.
         """
         try:
-            values = np.atleast_1d(self._layout.read(self._field.get(message)))
+            values = self._layout.read(self._field.get(message))
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise DeviceFault(f"field {self._field.text!r}", got=f"{error}") from error
         if values.ndim != 1:
-            values = values.ravel()
+            values = values.reshape(-1)
         if self._names:
             self._check_names(values)
             if not self._as_they_are or values.size != len(self._rows):

@@ -177,7 +177,8 @@ class TopicPart:
         if len(present) < len(self.names) and not self._extract.left_empty:
             self._remember_names(message)
         writer = getattr(self.subscription, "writer", b"")
-        self.writers.note(writer, present, self.subscription)
+        if writer:
+            self.writers.note(writer, present, self.subscription)
         if not present:
             return
         stream = self.streams.get(present) or self._new_stream(present)
@@ -384,9 +385,11 @@ class TopicPart:
         frame = plain(header.frame_id) if header is not None else self._frame
         if self._part.layout == "twist" and hasattr(message, "child_frame_id"):
             frame = plain(message.child_frame_id)  # nav_msgs/Odometry: its twist is the body's
-        if frame not in self._ways:
-            self._ways[frame] = self._find_way(frame)
-        return self._ways[frame]
+        try:
+            return self._ways[frame]
+        except KeyError:
+            way = self._ways[frame] = self._find_way(frame)
+            return way
 
     def _find_way(self, frame: str) -> Transform | MovingWay | None:
         expected, observed = self._frame, self._observed_frame

@@ -303,6 +303,7 @@ class _Player:
         for group in groups:
             for topic in group.types:
                 self._commanded.setdefault(topic, []).append(group)
+        self._reward = recording.config.reward
         self._rewards: list[tuple[int, float]] = []
         self._observer.subscribe(self._io)
         self._has_cameras = False
@@ -349,13 +350,13 @@ class _Player:
         return self._steps(rows, actions, began)
 
     def _take(self, message: Message) -> None:
-        made = message.decode()
-        reward = self._recording.config.reward
-        if reward is not None and message.topic == reward.topic:
-            self._rewards.append((message.time_ns, float(_value(reward, made))))
-        for group in self._commanded.get(message.topic, ()):
-            group.take(message.topic, message.time_ns, made)
-        self._io.put(message.topic, message.time_ns, made)
+        topic, time_ns, decode = message
+        made, reward = decode(), self._reward
+        if reward is not None and topic == reward.topic:
+            self._rewards.append((time_ns, float(_value(reward, made))))
+        for group in self._commanded.get(topic, ()):
+            group.take(topic, time_ns, made)
+        self._io.put(topic, time_ns, made)
 
     def _observe(self) -> tuple[dict[str, Array], int]:
         arrays, moment_ns = self._observer.read()

@@ -41,10 +41,12 @@ class RecordedTopics:
 
     def put(self, topic: str, time_ns: int, message: Any) -> None:
         """A message comes; time passes."""
-        self._now_ns = max(self._now_ns, time_ns)
+        if time_ns > self._now_ns:
+            self._now_ns = time_ns
         self._newest[topic] = message
-        for subscription in tuple(self._subscriptions.get(topic, ())):
-            subscription.callback(message)
+        if topic in self._subscriptions:
+            for subscription in tuple(self._subscriptions[topic]):
+                subscription.callback(message)
 
     def pass_to(self, time_ns: int) -> None:
         """Time passes."""
