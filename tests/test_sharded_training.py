@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import yaml
 
 from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError
@@ -31,6 +32,7 @@ from user_testing.worlds.together import (
     train,
 )
 
+ROOT = Path(__file__).parents[1]
 FLOW = {
     "policy": {
         "plugin": "flow",
@@ -105,6 +107,24 @@ def test_checkpoints_go_on_bit_by_bit_and_with_another_number_of_ranks(tmp_path,
         shutil.copytree(half.directory, tmp_path / name)
     same(straight, policy_of(config(tmp_path / "again", store, 2, shard="blocks")))
     assert_alike(straight, policy_of(config(tmp_path / "alone", store, 1, shard="blocks")))
+
+
+def test_corrections_are_learned_by_two_ranks_with_half_of_a_network_each(tmp_path, store):
+    """hg_dagger as it is configured, with a transformer: demonstrations and corrections from strata of their own."""
+    recipe = yaml.safe_load((ROOT / "config/algorithms/hg_dagger.yaml").read_text())
+    policy = {**FLOW["policy"]["params"], **recipe["policy"]["params"]}
+    recipe["policy"]["params"] = policy
+
+    def learned(name: str, ranks: int, **params: Any) -> dict[str, Any]:
+        algorithm = {
+            "plugin": "user_testing.programs.whole_noise:WholeBC",
+            "params": {**recipe["algorithm"]["params"], **params},
+        }
+        more = {"policy": recipe["policy"], "sampler": recipe["sampler"], "algorithm": algorithm}
+        return policy_of(learner_config(tmp_path / name, store, ranks=ranks, **more))
+
+    assert recipe["algorithm"]["plugin"] == "bc"
+    assert_alike(learned("one", 1), learned("two", 2, shard="blocks"))
 
 
 def test_a_damaged_shard_refuses_its_checkpoint_and_the_one_before_is_used(tmp_path, store):
@@ -191,6 +211,8 @@ def test_what_cannot_be_sharded_is_refused(tmp_path, store):
     assert "TanhGaussianNetwork" in refused(
         policy={"plugin": "tanh_gaussian"}, sampler={"n_step": 1}
     )
+    why = refused(algorithm={"plugin": "rlpd", "params": {"shard": "blocks"}})
+    assert "several losses" in why and "hg_dagger" in why
     value = {"plugin": "advantage_conditioned", "params": {"shard": "blocks"}}
     assert "AdvantageConditioned" in refused(
         algorithm=value, policy={"plugin": "advantage_flow", "params": {"rows": 4}}
@@ -201,3 +223,29 @@ def test_what_cannot_be_sharded_is_refused(tmp_path, store):
         open_learner(settings, SPEC, PolicyMailbox()),
     ):
         pass
+
+
+_NOTHING_IS_UNPICKLED = """
+import torch.distributed.distributed_c10d as c10d
+
+def never(*arguments):
+    raise RuntimeError("a collective of objects")
+
+c10d._object_to_tensor = c10d._tensor_to_object = never
+"""
+
+
+def test_nothing_that_processes_tell_each_other_is_a_pickle(tmp_path, store):
+    """In all processes torch's way to send objects raises: while they meet, train, publish, keep and go on."""
+    (tmp_path / "sitecustomize.py").write_text(_NOTHING_IS_UNPICKLED)
+    python_path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    for updates in (4, 8):
+        settings = config(tmp_path / "run", store, 2, updates=updates, shard="blocks")
+        files = argument_files(tmp_path, settings)
+        subprocess.run(
+            [sys.executable, "-m", "user_testing.programs.ranks", *files],
+            check=True, timeout=120, env={**os.environ, "PYTHONPATH": python_path},
+        )  # fmt: skip
+    found = checkpoints_of(settings).newest()
+    assert found is not None
+    assert found.info.update == 8

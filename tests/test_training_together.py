@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from user_core.codecs.states import flatten, unflatten
 from user_core.codecs.weights import read_arrays
 from user_core.errors import ConfigError, RankFailed, RankLost, SuiteError
 from user_core.fakes import PolicyMailbox
@@ -24,7 +25,7 @@ from user_core.plugins import PluginChoice
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.ranks import Ranks
 from user_learner.ranks import meeting as ranks_meeting
-from user_learner.training.checkpoint import CHECKPOINTS, flatten, unflatten
+from user_learner.training.checkpoint import CHECKPOINTS
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
 from user_testing.worlds.deployment import DeploymentRun

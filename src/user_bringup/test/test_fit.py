@@ -84,6 +84,19 @@ def test_several_processes_need_their_gpus_and_batches_that_they_can_share(
     assert re.search(says, text), text
 
 
+def test_what_cannot_be_spread_over_processes_is_refused_with_why() -> None:
+    def why(algorithm: str) -> str:
+        asked = request("Pendulum-v1")
+        spread = {"plugin": algorithm, "params": {"shard": "blocks"}}
+        asked["processes"][2]["parameters"] |= {"algorithm": spread}
+        [(name, text)] = find_out(asked).faults
+        assert name == "learner"
+        return text
+
+    assert "several losses" in why("sac") and "hg_dagger" in why("rlpd")
+    assert "TanhGaussianNetwork" in why("bc")
+
+
 class Counting(gymnasium.Env[Any, Any]):
     """Takes a number of many: no choice that a categorical policy could make."""
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from user_core import plugins
+from user_core.codecs.states import flatten
 from user_core.conformance import check_algorithm
 from user_core.errors import PluginError
 from user_core.fakes import PolicyMailbox
@@ -12,7 +13,6 @@ from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.off_policy.rlpd import RLPD, RLPDConfig
 from user_learner.learner import open_learner
-from user_learner.training.checkpoint import flatten
 from user_testing.programs import training_run
 from user_testing.worlds.batches import random_batch
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from user_core import plugins
+from user_core.codecs.states import flatten
 from user_core.types import Batch
-from user_learner.training.checkpoint import flatten
 from user_testing.programs import training_run
 from user_testing.programs.training_run import CASES, SPEC
 from user_testing.worlds.batches import random_batch

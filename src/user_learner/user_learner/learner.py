@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,6 +18,7 @@ from user_core.policies import policy_config_hash
 from user_core.reasons import MEANING_ACCEPTED, MEANING_UNKNOWN, Reason
 from user_core.specs import RobotSpec
 from user_core.types import EpisodeSource
+from user_learner.algorithms.common.shardable import SHARD, require_shardable
 from user_learner.metrics.writer import SinkWriter
 from user_learner.replay.meaning import require_meaning, write_meaning
 from user_learner.replay.reader import StoreReader
@@ -32,6 +34,7 @@ from user_learner.training.loop import TrainingLoop, identity_of, process_group
 from user_learner.training.progress import Progress
 from user_learner.training.publishing import PolicyFile
 from user_learner.training.starting import (
+    Started,
     is_untrained,
     started_from,
     take_checkpoint,
@@ -106,6 +109,10 @@ class LearnerConfig(Config):
         factory=dict,
         doc="Where the numbers of the training go as well, by a name of one's own: plugins `wandb`, `trackio`, ...",
     )
+
+    def validate(self) -> None:
+        if wanted := self.algorithm.params.get(SHARD):
+            require_shardable(load("algorithms", self.algorithm.plugin), str(wanted))
 
 
 def config_hash_of(config: LearnerConfig, spec: RobotSpec) -> str:
@@ -189,8 +196,14 @@ def _share(minibatches: int) -> Share:
     return Share() if group is None else Share(group.rank(), group.world(), minibatches)
 
 
+def _started(directory: Path) -> Started | None:
+    """What the run began with, in all processes."""
+    found = _of_first(lambda: [asdict(s) for s in [started_from(directory)] if s is not None])
+    return Started(**found[0]) if found else None
+
+
 def _of_first(look: Callable[[], T]) -> T:
-    """What the first process finds in its folder; those of the others are empty."""
+    """What the first process finds in its folder, plain values; those of the others are empty."""
     group = process_group()
     if group is None:
         return look()
@@ -268,7 +281,7 @@ def open_learner(
             identity = _identity(config, spec)
             kept = policy.kept_from_actors
             take_checkpoint(config.start_from, config.directory, identity, begun_with, kept)
-        started = _of_first(lambda: started_from(config.directory))
+        started = _started(config.directory)
         training = without_debt(config.training, started)
         history = list(config.history)
         if config.demonstrations:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from user_core import plugins
+from user_core.codecs.states import flatten
 from user_core.codecs.weights import content_hash, encode_version
 from user_core.config import from_mapping
 from user_core.fakes import PolicyMailbox
@@ -21,7 +22,6 @@ from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import EpisodeSource, PolicyVersion, TrajectorySchema
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.replay import StoreWriter
-from user_learner.training.checkpoint import flatten
 from user_testing.worlds.replay import QUICK, Actor, Plan
 
 SPEC = RobotSpec(

@@ -14,6 +14,7 @@ from user_core.config import from_mapping, to_mapping
 from user_core.fakes import PolicyMailbox
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
+    ActedBy,
     ChunkId,
     EpisodeKey,
     EpisodeSource,
@@ -35,7 +36,7 @@ SPEC = RobotSpec(
 
 
 def little_store(parent: Path) -> Path:
-    """Ten episodes of twenty steps, half of them demonstrations."""
+    """Ten episodes of twenty steps, half of them demonstrations; in the others a person drives from the tenth step on."""
     schema, folder = TrajectorySchema.of(SPEC), parent / "replay"
     writer = StoreWriter(folder, schema, QUICK)
     for number in range(10):
@@ -47,7 +48,9 @@ def little_store(parent: Path) -> Path:
                 "image": rng.integers(0, 255, (20, 20, 3), np.uint8),
             }
             action = rng.uniform(-1, 1, 2).astype(np.float32)
-            steps.append(Step(seen, action, action, 0.1 * row))
+            corrects = row >= 10 and number % 2 == 0
+            by = ActedBy.HUMAN if corrects else ActedBy.POLICY
+            steps.append(Step(seen, action, action, 0.1 * row, acted_by=by))
         steps.append(FinalObservation(steps[-1].observation))
         source = EpisodeSource.DEMONSTRATION if number % 2 else EpisodeSource.ONLINE
         chunk = TrajectoryChunk(

@@ -233,6 +233,7 @@ def _robot(parameters: Mapping[str, Any]) -> tuple[Robot, RobotSpec]:
 
 
 def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
+    from user_learner.algorithms.common.shardable import require_no_scale
     from user_learner.learner import require_resumable
     from user_learner.node_configs import LearnerNodeConfig
     from user_learner.ranks import require_places, unsharded
@@ -244,6 +245,8 @@ def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     policy = config.policy.build("policies", spec, path="policy")
     choice = unsharded(config.algorithm)  # here are no processes to spread it over
     algorithm = choice.build("algorithms", spec, policy, path="algorithm")
+    if choice is not config.algorithm:
+        require_no_scale(policy.network())
     require_places(config, algorithm.updates_per_call)
     require_resumable(config, spec)
     return algorithm

@@ -32,7 +32,8 @@ _CODES = {
     "uint32": "U32", "int32": "I32", "uint64": "U64", "int64": "I64",
     "float16": "F16", "float32": "F32", "float64": "F64",
 }  # fmt: skip
-_METADATA = "__metadata__"
+#: Under this name metadata stand in the header.
+METADATA = "__metadata__"
 _ALIGNMENT = 8
 
 
@@ -48,7 +49,7 @@ def pack(arrays: Arrays, metadata: Mapping[str, str]) -> list[memoryview | bytes
     for name in packing_order(arrays):
         array = arrays[name]
         code = _CODES.get(array.dtype.name)
-        if code is None or name == _METADATA or not name:
+        if code is None or name == METADATA or not name:
             raise CodecError(
                 f"array {name!r}", got=array.dtype, expected=f"a name and one of {list(_CODES)}"
             )
@@ -60,7 +61,7 @@ def pack(arrays: Arrays, metadata: Mapping[str, str]) -> list[memoryview | bytes
         }
         offset += flat.nbytes
         pieces.append(flat.data)
-    header[_METADATA] = dict(metadata)
+    header[METADATA] = dict(metadata)
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return [struct.pack("<Q", len(text)) + text, *pieces]

@@ -26,6 +26,7 @@ from user_core.errors import (
 from user_core.plugins import PluginChoice, load
 from user_core.runtime import came_up, last_words
 from user_core.specs import RobotSpec
+from user_learner.algorithms.common.shardable import SHARD
 from user_learner.ranks.hosts import Listening, OtherHosts, address_of, use_interface_to
 from user_learner.ranks.meeting import (
     CUDA,
@@ -37,12 +38,11 @@ from user_learner.ranks.meeting import (
     open_store,
 )
 from user_learner.sampling.share import Share
+from user_learner.training.loop import threads_each
 
 if TYPE_CHECKING:
     from user_learner.learner import LearnerConfig
 
-#: Parameter of an algorithm that spreads its network over the processes.
-_SHARD = "shard"
 #: Time for the others to end by themselves when training is over.
 _END_S = 10.0
 #: Time within which it is seen that another has ended, when its connection broke.
@@ -108,7 +108,7 @@ class Ranks:
         count = self._count = place.world if place is not None else here + len(elsewhere)
         if count > 1 or self.config.gpus:
             self.config = for_place(self.config, place or Place(0, 0, count, here))
-        if count == 1 and not self.config.algorithm.params.get(_SHARD):
+        if count == 1 and not self.config.algorithm.params.get(SHARD):
             return self
         self._folder = tempfile.TemporaryDirectory(prefix="user_ranks_")
         try:
@@ -289,17 +289,16 @@ def for_place(config: LearnerConfig, place: Place) -> LearnerConfig:
         device = f"cuda:{place.local}"
         algorithm = algorithm.replace(params={**algorithm.params, "device": device})
     training = config.training
-    if not training.threads and place.here > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        training = training.replace(threads=max(1, (cores or 1) // place.here))
+    if place.here > 1:
+        training = training.replace(threads=threads_each(training.threads, place.here))
     return config.replace(algorithm=algorithm, training=training)
 
 
 def unsharded(algorithm: PluginChoice) -> PluginChoice:
     """An algorithm that keeps all of its network in one process, to be looked at where no others are."""
-    if not algorithm.params.get(_SHARD):
+    if not algorithm.params.get(SHARD):
         return algorithm
-    return algorithm.replace(params={**algorithm.params, _SHARD: ""})
+    return algorithm.replace(params={**algorithm.params, SHARD: ""})
 
 
 def what_is_learned(config: LearnerConfig) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from user_core.codecs.states import flatten
 from user_core.config import Config, config_fields, to_mapping
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Algorithm, PolicySink, TransitionSource
@@ -45,7 +46,6 @@ from user_learner.training.checkpoint import (
     Checkpoint,
     CheckpointInfo,
     CheckpointStore,
-    flatten,
 )
 from user_learner.training.config import TrainingConfig
 from user_learner.training.memory import is_short_of_memory, too_large
@@ -195,7 +195,8 @@ class TrainingLoop:
         group = process_group()
         if group is None:
             return found
-        checkpoint: Checkpoint | None = group.broadcast(found)
+        said = group.broadcast(None if found is None else [asdict(found.info), found.state])
+        checkpoint = None if said is None else Checkpoint(CheckpointInfo(**said[0]), said[1])
         if checkpoint is not None and not _is_first():
             (load or self._load)(checkpoint.state)
         if checkpoint is not None and self._shards is not None:
@@ -234,10 +235,8 @@ class TrainingLoop:
                 if decision == WAIT:
                     with self._wake:
                         self._wake.wait_for(lambda: self._stopped, _IDLE_S)
-                if self._all_do(self._keep_asked and not self._keeper.busy):
-                    self._keep_asked = False
-                    self._publish()
-                    self._take_checkpoint()
+                if self._shards is None and self._is_keeping_asked():
+                    self._keep_as_asked()
                 self._show()
             completed = True
         finally:
@@ -250,7 +249,7 @@ class TrainingLoop:
             ``GO`` when it was made, ``WAIT`` when not, ``STOP`` when there is nothing left to do, ``BACK``
             when :meth:`return_to_good` was asked for.
         """
-        decision = _agreed(self._decide())
+        decision = self._agree()
         if decision != GO:
             return decision
         assert self._drawn is not None
@@ -279,9 +278,30 @@ class TrainingLoop:
             )  # fmt: skip
         self._means.add(metrics)
         self._rate.add(self.algorithm.updates_per_call)
-        if _is_first() or self._shards is not None:
-            self._hand_out()
+        if self._shards is None and _is_first():
+            self._hand_out(self._is_publishing_due(), self._is_checkpoint_due())
         return GO
+
+    def _agree(self) -> int:
+        """What all processes do next.
+
+        Where a network is spread over them, the first one can neither publish nor keep a checkpoint by itself: what it
+        wishes is agreed on by the same exchange, and done before the update.
+        """
+        decision, group = self._decide(), process_group()
+        if group is None:
+            return decision
+        if self._shards is None:
+            return int(group.agreed(decision))
+        wishes = [self._is_publishing_due(), self._is_checkpoint_due(), self._is_keeping_asked()]
+        wished = [int(wish) if _is_first() else 1 for wish in wishes]
+        decision, publishing, keeping, asked = group.agreed_each([decision, *wished])
+        if decision in (GO, WAIT):
+            if asked:
+                self._keep_as_asked()
+            else:
+                self._hand_out(bool(publishing), bool(keeping))
+        return decision
 
     def _too_large(self, error: Exception, batch: Batch) -> ConfigError:
         group, count = process_group(), self.algorithm.updates_per_call
@@ -472,19 +492,32 @@ class TrainingLoop:
             self._state = LearnerState.WAITING
         return self._drawn is not None
 
-    def _hand_out(self) -> None:
-        """Publish and keep, when their time has come."""
-        config, now_s = self.config, time.monotonic()
+    def _is_publishing_due(self) -> bool:
         update, since_s = self._published
-        due = self._update - update >= config.publish_every_updates
-        if self._all_do(due and now_s - since_s >= config.publish_period_s):
-            self._publish()
+        due = self._update - update >= self.config.publish_every_updates
+        return due and time.monotonic() - since_s >= self.config.publish_period_s
+
+    def _is_checkpoint_due(self) -> bool:
         update, since_s = self._kept
-        due = self._update - update >= config.checkpoint_every_updates
+        now_s = time.monotonic()
+        due = self._update - update >= self.config.checkpoint_every_updates
         # Young processes keep more often: one that is killed again and again must get on, too.
-        period_s = min(config.checkpoint_period_s, max(1.0, (now_s - self._begun_s) / 2))
-        if self._all_do(due and now_s - since_s >= period_s and not self._keeper.busy):
+        period_s = min(self.config.checkpoint_period_s, max(1.0, (now_s - self._begun_s) / 2))
+        return due and now_s - since_s >= period_s and not self._keeper.busy
+
+    def _is_keeping_asked(self) -> bool:
+        return self._keep_asked and not self._keeper.busy and _is_first()
+
+    def _hand_out(self, publishing: bool, keeping: bool) -> None:
+        """Publish and keep, what of it is due."""
+        if publishing:
+            self._publish()
+        if keeping:
             self._take_checkpoint()
+
+    def _keep_as_asked(self) -> None:
+        self._keep_asked = False
+        self._hand_out(True, True)
 
     def _publish_first(self) -> None:
         """What robots act on until training has got further: never less than they had."""
@@ -622,12 +655,6 @@ def _suspicious(batch: Batch) -> str:
     return ""
 
 
-def _agreed(decision: int) -> int:
-    """The most hesitant decision of all processes that train together; one's own when alone."""
-    group = process_group()
-    return decision if group is None else int(group.agreed(decision))
-
-
 def _is_first() -> bool:
     """Whether this process is the one that publishes and keeps checkpoints."""
     group = process_group()
@@ -689,19 +716,35 @@ def _fixed(config: Config) -> dict[str, Any]:
     return {formerly[k] or k: v for k, v in plain.items() if k in fixed and k != "seed"}
 
 
+def threads_each(configured: int, processes: int = 1) -> int:
+    """Threads of one operation of torch; 0: as many as torch takes.
+
+    Where nobody says it, processes that train together on a host share its cores, and one that trains alone on a host
+    with two cores or one takes one: beside robots and actors that was faster.
+
+    Args:
+        configured: What somebody says; 0: nothing.
+        processes: How many of this host train together.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if configured:
+        return configured
+    if processes > 1:
+        return max(1, (cores or 1) // processes)
+    return 1 if (cores or 1) <= 2 else 0
+
+
 def configure_torch(threads: int) -> None:
     """Set up torch for the calling thread.
 
     Args:
-        threads: Threads of one operation; 0 leaves it to torch, but for a host with two cores or one: beside
-            robots and actors, one thread was faster there.
+        threads: Threads of one operation, see :func:`threads_each`.
     """
     try:
         import torch
     except ImportError:  # an algorithm without torch
         return
-    if not threads and (os.cpu_count() or 1) <= 2:
-        threads = 1
+    threads = threads_each(threads)
     if threads:
         torch.set_num_threads(threads)
     # Moments of Adam that die away end as denormal numbers, which cost 100 cycles each. numpy

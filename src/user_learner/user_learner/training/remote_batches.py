@@ -7,9 +7,7 @@ itself, so that nothing about what is learned depends on where the store is.
 
 from __future__ import annotations
 
-import io
 import logging
-import pickle
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from user_core.codecs.states import decode_state, encode_state
 from user_core.errors import StoreError, in_words
 from user_core.runtime.closing import Closing
 from user_core.types import Batch, EpisodeSource
@@ -37,14 +36,6 @@ _LOOK_S = 0.05
 _STOP, _NEXT = 0, 1
 #: What comes before the bytes: whether they are a batch, or say why there is none.
 _BATCH, _NOTHING = 1, 0
-#: What arrays are made of in a pickle, by module, of numpy 1 and 2.
-_SAFE = {
-    "numpy": {"dtype", "ndarray"},
-    "numpy._core.multiarray": {"_reconstruct", "scalar"},
-    "numpy._core.numeric": {"_frombuffer"},
-    "numpy.core.multiarray": {"_reconstruct", "scalar"},
-    "numpy.core.numeric": {"_frombuffer"},
-}
 #: A learner may wait for robots for days; who has died is noticed at once.
 _PATIENCE = timedelta(days=30)
 
@@ -223,22 +214,17 @@ def _packed(batch: Batch) -> bytes:
     def arrays(values: Mapping[str, Any]) -> dict[str, Any]:
         return {name: np.array(value) for name, value in values.items()}
 
-    plain = Batch(
-        arrays(batch.observation), np.array(batch.action), np.array(batch.reward),
-        np.array(batch.discount), arrays(batch.next_observation), arrays(batch.extras),
-    )  # fmt: skip
-    return pickle.dumps(plain, protocol=5)
+    return encode_state(
+        {
+            "observation": arrays(batch.observation),
+            "action": np.array(batch.action),
+            "reward": np.array(batch.reward),
+            "discount": np.array(batch.discount),
+            "next_observation": arrays(batch.next_observation),
+            "extras": arrays(batch.extras),
+        }
+    )
 
 
 def _unpacked(content: Tensor) -> Batch:
-    batch: Batch = _Batches(io.BytesIO(content.numpy().tobytes())).load()
-    return batch
-
-
-class _Batches(pickle.Unpickler):
-    """Reads arrays in a batch, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in _SAFE.get(module, ()) or (module, name) == (Batch.__module__, Batch.__name__):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} in a batch")
+    return Batch(**decode_state(content.numpy().tobytes()))

@@ -1,9 +1,11 @@
 """Sharded checkpoints: each process writes its parts of what is spread over all of them.
 
-``torch.distributed.checkpoint`` writes safetensors files, one of each process, into a folder beside the
-checkpoint that names them with their SHA-256. The folder is written first, so that a checkpoint is complete or
-absent whatever is killed when. Nothing is ever unpickled. A process of another number of processes finds
-what it needs in the files of all.
+Each process writes a safetensors file, as ``torch.distributed.checkpoint`` writes and reads them, into a folder beside
+the checkpoint that names them with their SHA-256. The folder is written first, so that a checkpoint is complete or
+absent whatever is killed when. A process of another number of processes finds what it needs in the files of all.
+
+Nothing is ever unpickled: torch's own way to write with several processes sends plans as pickles, so each writes
+by itself here, and reads by torch's way of one process.
 
 Processes on hosts that do not see the folder of the first write and read in a folder of their own; the files travel
 between it and the first in pieces.
@@ -11,11 +13,13 @@ between it and the first in pieces.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,22 +27,32 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint import (
-    CheckpointException,
-    HuggingFaceStorageReader,
-    HuggingFaceStorageWriter,
-)
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from user_core.errors import StoreError, in_words
 from user_core.runtime.files import sync_directory
-from user_learner.algorithms.common.distributed import broadcast, every, rank, world
+from user_learner.algorithms.common.averaging import AVERAGE
+from user_learner.algorithms.common.distributed import (
+    broadcast,
+    every,
+    rank,
+    said_by_all,
+    world,
+)
 from user_learner.algorithms.common.sharded import part_of, with_part
 from user_learner.training.checkpoint import SHARDS_ENDING, hash_of_file
 
 _PIECE = 8 << 20
+#: As torch names files and metadata of parts of tensors.
+_FILE, _PLACES, _OFFSETS = (
+    "shard-{:05d}-model-00001-of-00001.safetensors",
+    "DCP_SHARDING_INFO",
+    "saved_offsets",
+)
 _PATIENCE = timedelta(minutes=10)
 
 
@@ -101,11 +115,15 @@ class ShardStore:
             wrong = error
         place: Path | None = None
         try:
-            folder = f"{name}.{self._agree(what, wrong, number)}{SHARDS_ENDING}"
+            said = self._agree(what, wrong, {"number": number, "alike": _alike(shards)})
+            folder = f"{name}.{said[0]['number']}{SHARDS_ENDING}"
             place = self._directory / f".{folder}.tmp"
-            writer = HuggingFaceStorageWriter(str(own or place), save_distributed=True)
-            with _told_as_errors(what):
-                dcp.save(dict(shards), storage_writer=writer, process_group=self._group)
+            before = {name for one in said[: rank()] for name in one["alike"]}
+            try:
+                _write_own(own or place, {n: t for n, t in shards.items() if n not in before})
+            except Exception as error:
+                wrong = error
+            self._agree(what, wrong)
             result = self._complete(own, place, folder)
             self._agree(what, result if isinstance(result, Exception) else None)
             return {} if isinstance(result, Exception) else result
@@ -117,27 +135,25 @@ class ShardStore:
             if own is not None:
                 shutil.rmtree(own, ignore_errors=True)
 
-    def _agree(self, what: str, wrong: Exception | None, number: int = 0) -> int:
-        """Go on together, or not at all; the number that the first process gives.
+    def _agree(self, what: str, wrong: Exception | None, mine: Any = None) -> list[Any]:
+        """Go on together, or not at all; what all processes say.
 
         Args:
             what: For the error.
             wrong: What went wrong in this process, if something did.
-            number: Of this process.
+            mine: What this process says.
 
         Raises:
-            StoreError: Something went wrong in another one.
-            Exception: ``wrong``.
+            StoreError: Something went wrong in another one, or in this one what is not said by an error of ours.
+            StoreError, OSError: ``wrong``.
         """
-        said: list[Any] = [None] * world()
-        mine = number, "" if wrong is None else in_words(wrong)
-        dist.all_gather_object(said, mine, group=self._group)
-        if wrong is not None:
+        said = said_by_all(["" if wrong is None else in_words(wrong), mine], self._group)
+        if isinstance(wrong, StoreError | OSError):
             raise wrong
-        reasons = [f"rank {k}: {text}" for k, (_, text) in enumerate(said) if text]
+        reasons = [f"rank {k}: {text}" for k, (text, _) in enumerate(said) if text]
         if reasons:
-            raise StoreError(what, got="; ".join(reasons), expected="no errors")
-        return int(said[0][0])
+            raise StoreError(what, got="; ".join(reasons), expected="no errors") from wrong
+        return [words for _, words in said]
 
     def _complete(self, own: Path | None, place: Path, folder: str) -> dict[str, Any] | Exception:
         """Bring together what was written, and give it its name; in the first, what to say of it. What went wrong
@@ -168,7 +184,8 @@ class ShardStore:
         """
         place = self._directory / str(said["folder"])
         own: Path | None = None
-        wrong: OSError | None = None
+        wrong: Exception | None = None
+        found: dict[str, Tensor] = {}
         what = f"shards in {place.name}"
         try:
             if rank() in self._apart:
@@ -185,14 +202,11 @@ class ShardStore:
                     wrong = self._receive(place, 0)
             if self._apart:
                 self._agree(what, wrong)
-            reader = HuggingFaceStorageReader(str(place))
-            there = reader.read_metadata().state_dict_metadata
-            lacking = [n for n, t in shards.items() if isinstance(t, DTensor) and n not in there]
-            if lacking:
-                raise StoreError(what, got=f"no {lacking[0]}", expected="all")
-            found = {name: tensor for name, tensor in shards.items() if name in there}
-            with _told_as_errors(what):
-                dcp.load(found, storage_reader=reader, process_group=self._group)
+            try:
+                found = _read_own(place, shards)
+            except Exception as error:
+                wrong = error
+            self._agree(what, wrong)
         finally:
             if own is not None:
                 shutil.rmtree(own, ignore_errors=True)
@@ -262,11 +276,46 @@ class ShardStore:
         return wrong
 
 
-@contextmanager
-def _told_as_errors(what: str) -> Iterator[None]:
-    """What went wrong in any process, as an Exception; that of torch is none."""
+def _alike(shards: Mapping[str, Tensor]) -> list[str]:
+    """What is not cut: where several processes have it, the first of them writes it."""
+    return [name for name, tensor in shards.items() if not isinstance(tensor, DTensor)]
+
+
+def _write_own(folder: Path, shards: Mapping[str, Tensor]) -> None:
+    """Write this process's parts durably into a file, with their places in the whole tensors."""
+    content, places = dict[str, Tensor](), dict[str, Any]()
+    for name, tensor in shards.items():
+        part, offsets = part_of(tensor), [0] * tensor.dim()
+        if isinstance(tensor, DTensor):
+            if not part.numel():  # more processes than rows
+                continue
+            (chunk,) = tensor.__create_chunk_list__()
+            offsets = list(chunk.offsets)
+        content[name], places[name] = part.contiguous(), {_OFFSETS: offsets}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _FILE.format(rank() + 1)
+    save_file(content, path, {_PLACES: json.dumps(places)})
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _read_own(folder: Path, shards: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Fill this process's parts from the files of all; those that were there."""
+    reader = HuggingFaceStorageReader(str(folder))
+    there = reader.read_metadata().state_dict_metadata
+    lacking = [
+        name
+        for name, tensor in shards.items()
+        if isinstance(tensor, DTensor) and name not in there and not name.startswith(AVERAGE)
+    ]  # averages came later
+    if lacking:
+        raise StoreError(f"shards in {folder.name}", got=f"no {lacking[0]}", expected="all")
+    found = {name: tensor for name, tensor in shards.items() if name in there}
     try:
-        yield
-    except CheckpointException as error:
-        reasons = {f"rank {n}: {in_words(e[0])}" for n, e in error.failures.items()}
-        raise StoreError(what, got="; ".join(sorted(reasons)), expected="no errors") from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # on purpose
+            dcp.load(found, storage_reader=reader, no_dist=True)
+    except CheckpointException as error:  # not an Exception
+        reasons = "; ".join(in_words(failure[0]) for failure in error.failures.values())
+        raise StoreError(f"shards in {folder.name}", got=reasons, expected="no errors") from error
+    return found

@@ -8,13 +8,15 @@ does. :mod:`user_learner.ranks` makes the process group; alone, all of this does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import Tensor
+
+from user_core.codecs.states import decode_state, encode_state
 
 
 def rank() -> int:
@@ -76,11 +78,16 @@ def averaged(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def agreed(decision: int) -> int:
     """The smallest decision of all processes, so that all do the same; one's own when alone."""
+    return agreed_each([decision])[0]
+
+
+def agreed_each(decisions: Sequence[int]) -> list[int]:
+    """The smallest of all processes in each place, by one exchange; one's own when alone."""
     if not together():
-        return decision
-    tensor = torch.tensor([decision], device=_device())
+        return list(decisions)
+    tensor = torch.tensor(decisions, dtype=torch.int64, device=_device())
     torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MIN)
-    return int(tensor.item())
+    return [int(decision) for decision in tensor.tolist()]
 
 
 def every(number: int) -> list[int]:
@@ -93,12 +100,37 @@ def every(number: int) -> list[int]:
 
 
 def broadcast(message: Any) -> Any:
-    """What the first process says, to all: plain values and arrays. One's own when alone."""
+    """What the first process says, to all: plain values and arrays. One's own when alone.
+
+    It goes as bytes (:mod:`user_core.codecs.states`), and nothing is unpickled: tuples become lists.
+    """
     if not together():
         return message
-    messages = [message]
-    torch.distributed.broadcast_object_list(messages, src=0, device=_device())
-    return messages[0]
+    content = encode_state(message) if rank() == 0 else b""
+    size = torch.tensor([len(content)], device=_device())
+    torch.distributed.broadcast(size, src=0)
+    buffer = _bytes_as_tensor(content, int(size)).to(_device())
+    torch.distributed.broadcast(buffer, src=0)
+    return message if rank() == 0 else decode_state(buffer.cpu().numpy().tobytes())
+
+
+def said_by_all(message: Any, group: Any) -> list[Any]:
+    """What each process of a gloo group says, in their order: plain values and arrays, as :func:`broadcast`."""
+    content = encode_state(message)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size())]
+    torch.distributed.all_gather(sizes, torch.tensor([len(content)]), group=group)
+    longest = max(int(size) for size in sizes)
+    parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
+    torch.distributed.all_gather(parts, _bytes_as_tensor(content, longest), group=group)
+    return [
+        decode_state(part[: int(size)].numpy().tobytes())
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def _bytes_as_tensor(content: bytes, size: int) -> Tensor:
+    """Bytes, and zeros up to a size that all processes have."""
+    return torch.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=torch.uint8)
 
 
 def together() -> bool:

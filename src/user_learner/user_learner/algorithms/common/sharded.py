@@ -20,6 +20,7 @@ from user_core.errors import ConfigError
 from user_core.specs import Array
 from user_learner.algorithms.common.distributed import average_, rank, share_, together, world
 from user_learner.algorithms.common.recomputing import blocks_of
+from user_learner.algorithms.common.shardable import require_no_scale
 from user_learner.algorithms.common.torch_tools import adam_, cut_
 
 #: A layer with so many parameters, or so large a share of all, is gathered by itself.
@@ -62,11 +63,7 @@ class ShardedParameters:
                 "shard", got="a training without a process group",
                 expected="learner_node, `user train` or torchrun, which make one",
             )  # fmt: skip
-        if hasattr(network, "keep_outputs"):
-            raise ConfigError(
-                "shard", got=f"{type(network).__name__}, whose first layer follows the scale of its inputs",
-                expected="a large policy: flow, diffusion, act, lerobot", hint="It is small: train it without",
-            )  # fmt: skip
+        require_no_scale(network)
         self._network, self._whole = network, whole
         self._learning_rate, self._max_grad_norm = learning_rate, max_grad_norm
         for _, parameter in network.named_parameters():

@@ -73,7 +73,9 @@ class AdvantageConditioned(BC):
     config: AdvantageConditionedConfig
     needs = ConditionedNetwork
     looks_ahead = True
-    shards_network = False
+    why_not_sharded = (
+        "its critics look at what the policy's network makes of observations, outside its loss"
+    )
 
     def __init__(self, config: AdvantageConditionedConfig, spec: RobotSpec, policy: Policy) -> None:
         super().__init__(config, spec, policy)

@@ -26,6 +26,7 @@ from user_learner.algorithms.common.batches import (
 )
 from user_learner.algorithms.common.distributed import gathered, rank, share_, share_of
 from user_learner.algorithms.common.recomputing import RecomputedBlocks
+from user_learner.algorithms.common.shardable import require_shardable
 from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
     FlatParameters,
@@ -108,14 +109,13 @@ class BC(Algorithm):
     needs: ClassVar[type | None] = None
     #: Whether it looks at what came after a step, too.
     looks_ahead: ClassVar[bool] = False
-    #: Whether its network may be spread over processes: it is used in its loss only.
-    shards_network: ClassVar[bool] = True
+    why_not_sharded: ClassVar[str] = ""  # its network is used in its loss only
 
     def __init__(self, config: BCConfig, spec: RobotSpec, policy: Policy) -> None:
         self.config, name = config, type(self).__name__
         self.device = device = torch.device(config.device)
-        if config.shard and not self.shards_network:
-            raise ConfigError(f"shard of {name}", got=config.shard, expected="none: bc can")
+        if config.shard:
+            require_shardable(type(self), config.shard)
         first = torch.device("cpu") if config.shard else device
         network = network_of(policy, self.needs or PolicyNetwork, name, first)
         self._own_loss = hasattr(network, "loss")

@@ -78,7 +78,7 @@ class QChunking(BC):
     config: QChunkingConfig
     needs = CandidateNetwork
     looks_ahead = True
-    shards_network = False
+    why_not_sharded = "its critics judge what the policy's network proposes, outside its loss"
 
     def __init__(self, config: QChunkingConfig, spec: RobotSpec, policy: Policy) -> None:
         super().__init__(config, spec, policy)
