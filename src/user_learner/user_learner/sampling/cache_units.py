@@ -145,23 +145,23 @@ class UnitRows:
 
 
 class DrawDeficits:
-    """What each unit of a table is due, in draws per step."""
+    """What each unit of a table is due, in draws per step: as much to each, ``due``, less what it was ``given``, (U,)."""
 
     def __init__(self) -> None:
         self.table = UnitTable()
-        self._due = 0.0
-        self._given: Array = np.empty(0)
+        self.due = 0.0
+        self.given: Array = np.empty(0)
 
     @property
     def deficit(self) -> Array:
         """Draws per step that each unit is due, (U,); negative where it had more."""
-        return self._due - self._given
+        return self.due - self.given
 
     def drawn(self, units: Array, cached: Array, draws: int) -> None:
         """So many draws were made, spread evenly over the ``cached`` steps of these units."""
-        self._due += draws / self.table.steps.sum()
+        self.due += draws / self.table.steps.sum()
         each = draws / cached.sum()
-        self._given[units] += each * cached / self.table.steps[units]
+        self.given[units] += each * cached / self.table.steps[units]
 
     def ready(self, table: UnitTable) -> Array:
         """Number that each unit of a later table has in the one that is used, (U,); -1: it is new."""
@@ -175,32 +175,53 @@ class DrawDeficits:
         deficit[known] = self.deficit[old[known]] * np.minimum(
             1.0, self.table.steps[old[known]] / table.steps[known]
         )
-        self.table, self._given = table, self._due - deficit
+        self.table, self.given = table, self.due - deficit
 
     def load(self, deficit: Array) -> None:
         """Take over deficits of all units, (U,)."""
-        self._given = self._due - deficit
+        self.given = self.due - deficit
 
 
-@dataclass
-class _CachedUnit:
-    """A unit in memory.
+@dataclass(frozen=True)
+class Needs:
+    """What is due to the units of a table, so that one can be picked without the pool's lock. Draws meanwhile change
+    ``given``, which shifts the chances by next to nothing.
 
     Attributes:
-        line: Its line in the tables.
-        rows: Rows of the cache that it takes.
-        steps: Steps of it that can be drawn.
-        loaded_at: Draws per step of the whole set when it was loaded.
-        mark: Of its steps, see :class:`UnitTable`.
-        top: The last of its rows.
+        table: The units.
+        due: Draws per step that were due to each.
+        given: What each got of them, (U,).
+        cached: Numbers of those in memory.
     """
 
-    line: int
-    rows: Array
-    steps: int
-    loaded_at: float
-    mark: int
-    top: int
+    table: UnitTable
+    due: float
+    given: Array
+    cached: Array
+
+    def pick(self, rng: np.random.Generator, without: set[int]) -> int | None:
+        """A unit that is not in memory, picked with a chance in proportion to its deficit."""
+        chance = self.due - self.given
+        np.maximum(chance, 0.0, out=chance)
+        chance += 1e-9
+        chance[self.cached] = 0.0
+        if without:
+            chance[np.isin(self.table.key, list(without))] = 0.0
+        ends = np.cumsum(
+            chance, out=chance
+        )  # which, unlike a choice by numpy, lets other threads go on
+        if not len(ends) or ends[-1] == 0.0:
+            return None
+        at = int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))
+        return int(self.table.key[min(at, len(ends) - 1)])
+
+
+#: What is known of a unit in memory: its key, its number in the table, its steps that can be drawn, the draws per step
+#: of the whole set when it was loaded, its mark (see :class:`UnitTable`), the rows that it takes and the last of them.
+_UNIT = np.dtype(
+    [("there", "?"), ("key", "i8"), ("index", "i8"), ("steps", "i8"), ("loaded_at", "f8"), ("mark", "i8"),
+     ("size", "i8"), ("top", "i8")]
+)  # fmt: skip
 
 
 class _GrowingTable:
@@ -226,14 +247,17 @@ class CachedUnits:
         quota: Rows of the cache that it may take.
         used: Rows of the cache that it takes.
         deficits: What is due to its units.
+        picked: Unit that is to be loaded next, and rows that it takes; None where it has not been picked yet.
     """
 
     def __init__(self, horizon: int, past: int = 0) -> None:
         self.quota = 0
         self.used = 0
         self.deficits = DrawDeficits()
+        self.picked: tuple[int, int] | None = None
         self._ahead, self._back = np.arange(horizon + 1), np.arange(past, 0, -1)
-        self._units: dict[int, _CachedUnit] = {}
+        self._line_of: dict[int, int] = {}  # of the tables, by key
+        self._units = np.zeros(0, _UNIT)  # by line
         self._spare: list[int] = []
         self._turn = 0.0
         self._rows, self._address = _GrowingTable(np.int32), _GrowingTable(np.int64)
@@ -243,15 +267,15 @@ class CachedUnits:
         self._index_units()
 
     def __len__(self) -> int:
-        return len(self._units)
+        return len(self._line_of)
 
     def __contains__(self, key: int) -> bool:
-        return key in self._units
+        return key in self._line_of
 
     @property
     def complete(self) -> bool:
         """Whether every step of the stratum is in memory."""
-        return len(self._units) == len(self.deficits.table)
+        return len(self) == len(self.deficits.table)
 
     def draw(self, count: int, rng: np.random.Generator) -> Drawn:
         """Draw uniformly, with replacement, from the steps in memory."""
@@ -280,27 +304,42 @@ class CachedUnits:
             return False
         return bool(np.mean(self._turn - self._loaded_at) >= draws)
 
+    def spent(self, draws: float) -> bool:
+        """Whether a unit in memory was drawn so often, per step, and others wait for a place."""
+        return self._turn - self._first_loaded >= draws and not self.complete
+
     def renew(self, table: UnitTable, old: Array) -> list[Array]:
         """Go over to a later population, see :meth:`DrawDeficits.renew`; return rows of units that are no longer in it."""
-        keys = np.array(list(self._units), np.int64)
-        rows = [self._take_out(key) for key in keys[table.index(keys) < 0].tolist()]
+        self.picked = None
+        index = table.index(self._units["key"])
+        gone = self._units["key"][(index < 0) & self._units["there"]]
+        rows = [self._take_out(key) for key in gone.tolist()]
+        self._units["index"] = index
         self.deficits.renew(table, old)
         self._index_units()
         return rows
 
-    def publish(self, key: int, unit: UnitRows, rows: Array, demonstration: bool) -> Array | None:
-        """Begin to draw from a unit that was loaded; return the rows of an older copy of it."""
-        old = self._take_out(key) if key in self._units else None
-        line = self._spare.pop() if self._spare else len(self._units)
+    def publish(
+        self, key: int, unit: UnitRows, rows: Array, demonstration: bool, drawn: float = 0.0
+    ) -> Array | None:
+        """Begin to draw from a unit that was loaded; return the rows of an older copy of it. ``drawn``: it is to leave
+        as if it had been drawn so often, per step."""
+        old = self._take_out(key) if key in self else None
+        line = self._spare.pop() if self._spare else len(self)
         self._rows.write(line, rows)
         self._address.write(line, unit.addresses)
         self._position.write(line, unit.position)
         self._after.write(line, unit.after)
         self._before.write(line, unit.before)
         self._demonstration.write(line, np.array([demonstration]))
-        self._units[key] = _CachedUnit(
-            line, rows, len(unit.position), self._turn, unit.mark, int(rows.max())
-        )
+        if line >= len(self._units):
+            grown = np.zeros(max(16, 2 * line), _UNIT)
+            grown[: len(self._units)] = self._units
+            self._units = grown
+        index = int(self.deficits.table.index(np.array([key]))[0])
+        steps, top = len(unit.position), int(rows.max())
+        self._units[line] = True, key, index, steps, self._turn - drawn, unit.mark, len(rows), top
+        self._line_of[key] = line
         self.used += len(rows)
         self._index_units()
         return old
@@ -309,20 +348,18 @@ class CachedUnits:
         """Draw from a unit in memory as ``unit`` says, without reading it again, where all rows that
         this needs are there: edits only take steps away. Return the rows that are not needed any
         more; None where some are missing, and nothing was changed."""
-        held, demonstration = self._units[key], self._demonstration.array[self._units[key].line, 0]
-        there = self._address.array[held.line, : len(held.rows)]
+        line = self._line_of[key]
+        rows, demonstration = self._rows_of(line), self._demonstration.array[line, 0]
+        there = self._address.array[line, : len(rows)]
         order = np.argsort(there, kind="stable")
         at = np.minimum(np.searchsorted(there[order], unit.addresses), len(there) - 1)
         which = order[at]
         fits = np.array_equal(there[which], unit.addresses)
         if not fits or len(np.unique(which)) < len(which):  # a row in two places has one owner
             return None
-        left = np.delete(held.rows, which)
-        loaded_at = held.loaded_at
-        self.publish(key, unit, held.rows[which], bool(demonstration))
-        self._units[key].loaded_at = loaded_at
-        self._index_units()
-        return left
+        drawn = self._turn - float(self._units["loaded_at"][line])
+        self.publish(key, unit, rows[which], bool(demonstration), drawn)
+        return np.delete(rows, which)
 
     def drop(self, keys: Iterable[int]) -> list[Array]:
         """Draw no more from these units; return the rows that each took."""
@@ -332,10 +369,16 @@ class CachedUnits:
         return rows
 
     def _take_out(self, key: int) -> Array:
-        unit = self._units.pop(key)
-        self._spare.append(unit.line)
-        self.used -= len(unit.rows)
-        return unit.rows
+        line = self._line_of.pop(key)
+        rows = self._rows_of(line)
+        self._units["there"][line] = False
+        self._spare.append(line)
+        self.used -= len(rows)
+        return rows
+
+    def _rows_of(self, line: int) -> Array:
+        rows: Array = self._rows.array[line, : self._units["size"][line]].copy()
+        return rows
 
     def changed(self) -> int | None:
         """A unit in memory that has other steps in the stores by now, if there is one."""
@@ -344,18 +387,13 @@ class CachedUnits:
 
     def beyond(self, row: int) -> int | None:
         """A unit in memory that has rows from this one on, if there is one."""
-        return next((key for key, unit in self._units.items() if unit.top >= row), None)
+        over = np.flatnonzero((self._units["top"] >= row) & self._units["there"])
+        return int(self._units["key"][over[0]]) if len(over) else None
 
-    def most_needed(self, rng: np.random.Generator, without: set[int]) -> int | None:
-        """A unit that is not in memory, picked with a chance in proportion to its deficit."""
-        chance = np.maximum(self.deficits.deficit, 0.0) + 1e-9
-        chance[self._index] = 0.0
-        if without:
-            chance[np.isin(self.deficits.table.key, list(without))] = 0.0
-        total = chance.sum()
-        if total == 0.0:
-            return None
-        return int(self.deficits.table.key[rng.choice(len(chance), p=chance / total)])
+    def needs(self) -> Needs:
+        """What one to be loaded is picked by."""
+        deficits = self.deficits
+        return Needs(deficits.table, deficits.due, deficits.given, self._index)
 
     def leaving(self, rows: int, draws_per_load: float) -> list[int] | None:
         """Units to drop so that ``rows`` fit into the quota; None while too few were drawn
@@ -366,16 +404,15 @@ class CachedUnits:
         spent = np.flatnonzero(self._turn - self._loaded_at >= draws_per_load)
         spent = spent[np.argsort(self.deficits.deficit[self._index[spent]])]
         enough = int(np.searchsorted(np.cumsum(self._sizes[spent]), excess)) + 1
-        if enough > len(spent) or enough >= len(self._units):
+        if enough > len(spent) or enough >= len(self):
             return None
         return [int(key) for key in self.deficits.table.key[self._index[spent[:enough]]]]
 
     def _index_units(self) -> None:
-        units = list(self._units.values())
-        self._line = np.array([unit.line for unit in units], np.int64)
-        self._steps = np.array([unit.steps for unit in units], np.int64)
-        self._marks = np.array([unit.mark for unit in units], np.int64)
-        self._sizes = np.array([len(unit.rows) for unit in units], np.int64)
-        self._loaded_at = np.array([unit.loaded_at for unit in units])
+        self._line = np.flatnonzero(self._units["there"])
+        units = self._units[self._line]
+        self._index, self._steps, self._marks, self._sizes, self._loaded_at = (
+            units[name] for name in ("index", "steps", "mark", "size", "loaded_at")
+        )
+        self._first_loaded = float(self._loaded_at.min(initial=np.inf))
         self._ends = np.cumsum(self._steps)
-        self._index = self.deficits.table.index(np.array(list(self._units), np.int64))

@@ -225,7 +225,8 @@ class SampleCache:
         """See :class:`Pool`."""
         with self._lock:
             drawn = self._sets[stratum].draw(count, rng)
-            self._wake.notify()
+            if self._sets[stratum].spent(self._config.draws_per_load):
+                self._wake.notify()
             return drawn
 
     def has(self, stratum: int) -> bool:
@@ -361,6 +362,7 @@ class SampleCache:
 
     def _exchange(self) -> bool:
         """Load one unit, drop those that make room for it; False when there is none to load."""
+        self._pick()
         with self._lock:
             if self._narrow():
                 return True
@@ -387,7 +389,9 @@ class SampleCache:
             if units.deficits.table.index(np.array([key]))[0] < 0:  # it went meanwhile
                 self._memory.give(rows)
                 return True
-            old = units.publish(key, unit, rows, demonstration)
+            # What is loaded together at first would else leave together, all within a moment.
+            drawn = 0.0 if self._thread else self._rng.random() * self._config.draws_per_load
+            old = units.publish(key, unit, rows, demonstration, drawn)
             self._leave([] if old is None else [old])
             self._leave(units.drop(other for other in leaving if other in units))
             self._exchanged.notify_all()
@@ -416,6 +420,22 @@ class SampleCache:
                 self._leave(units.drop([key]))
                 return
 
+    def _pick(self) -> None:
+        """Pick what each stratum loads next. There may be a hundred thousand to pick from: draws go on meanwhile."""
+        with self._lock:
+            needs = [
+                (units, units.needs())
+                for units in self._sets
+                if not units.complete
+                and (units.picked is None or units.picked[0] in self._unreadable)
+            ]
+            unreadable = set(self._unreadable)
+        for units, need in needs:
+            key = need.pick(self._rng, unreadable)
+            with self._lock:
+                if key is not None and need.table is units.deficits.table:
+                    units.picked = key, 0
+
     def _choose(self) -> tuple[CachedUnits, int, UnitRows, list[int]] | None:
         """What to load next, and what leaves for it; the strata take turns."""
         self._reclaim()
@@ -427,8 +447,8 @@ class SampleCache:
             key, reuse = units.changed(), 0.0
             if key is None and not units.complete:
                 reuse = self._config.draws_per_load
-                if units.leaving(1, reuse) is not None:
-                    key = units.most_needed(self._rng, self._unreadable)
+                if units.picked is not None and units.leaving(units.picked[1], reuse) is not None:
+                    key = units.picked[0]
             if key is None or key in self._unreadable:
                 continue
             table = units.deficits.table
@@ -436,7 +456,10 @@ class SampleCache:
             unit = UnitRows.of(table, index, self._snapshot.runs, self._horizon, self._past)
             leaving = units.leaving(len(unit.addresses), reuse)
             if leaving is not None and len(unit.addresses) <= self._memory.free:
+                units.picked = None
                 return units, key, unit, [other for other in leaving if other != key]
+            if units.picked is not None and key == units.picked[0]:  # there is no room for it yet
+                units.picked = key, len(unit.addresses)
         return None
 
     def _path_of(self, segments: SegmentTable, key: int) -> Path:
