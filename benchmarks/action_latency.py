@@ -32,6 +32,7 @@ from user_core.config import Config, setting
 from user_core.specs import Array
 from user_core.types import Observation
 from user_hal.robots.mock import MockConfig, MockRobot
+from user_testing import systems
 
 MOST_RATIO = 1.5
 NAMESPACE = "/latency"
@@ -191,7 +192,7 @@ def started(out: str) -> Path:
 
 
 def start(words: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, *words], env=dict(os.environ))
+    return systems.start([sys.executable, *words], env=dict(os.environ))
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -44,6 +44,7 @@ from user_core.runtime.pacing import Pacer
 from user_core.runtime.scheduling import make_process_prompt, urgent_thread
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ActionChunk, AppliedAction, Observation, TaskFeedback, TrajectoryAck
+from user_testing import systems
 
 LIMITS_MS = {"state": 2.0, "images": 4.0}
 NAMESPACE = "/bench"
@@ -311,7 +312,7 @@ def echo() -> None:
 
 
 def partner(program: str, *arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)
+    return systems.start([sys.executable, "-c", program, *arguments], stderr=subprocess.DEVNULL)
 
 
 def through_ros(kind: str, steps: int, rounds: int) -> bool:

@@ -31,6 +31,7 @@ from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPol
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import PolicyVersion
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
+from user_testing.systems import take_sigterm_as_ctrl_c
 
 SPEC = RobotSpec(
     "arm", {"q": ArraySpec((14,), low=-3.0, high=3.0)}, ArraySpec((7,), low=-1.0, high=1.0)
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--role", default="", help=argparse.SUPPRESS)
     parser.add_argument("--endpoint", default="", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    take_sigterm_as_ctrl_c()
     {"": measure, "learner": learner, "robot": robot}[given.role](given)
 
 

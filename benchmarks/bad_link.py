@@ -26,6 +26,7 @@ import zenoh
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_core.command_line import Parser
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
+from user_testing.systems import take_sigterm_as_ctrl_c
 
 PIECE = 64 * 1024
 IN_FLIGHT_UP, IN_FLIGHT_DOWN = 4, 2
@@ -186,6 +187,7 @@ def main() -> int:
     parser.add_argument("--near", help=argparse.SUPPRESS)
     parser.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    take_sigterm_as_ctrl_c()
     if arguments.far:
         far_end(arguments.far)
         return 0

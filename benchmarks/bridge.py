@@ -37,6 +37,7 @@ from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.subscriptions import TopicReader
 from user_comm.topics import Quality, profile
 from user_core.command_line import Parser
+from user_testing import systems
 
 WINDOW = 8
 COUNT = 500
@@ -211,8 +212,8 @@ def processes(endpoint: str, size: int) -> Iterator[None]:
         far = [sys.executable, __file__, "--far", endpoint, "--bytes", str(size)]
         bridge = [sys.executable, "-m", "user_comm.nodes.bridge"]
         started = [
-            subprocess.Popen(far),
-            subprocess.Popen(
+            systems.start(far),
+            systems.start(
                 [*bridge, "--ros-args", "--params-file", str(file)], stderr=subprocess.DEVNULL
             ),
         ]

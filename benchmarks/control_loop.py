@@ -27,6 +27,7 @@ from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.runtime.control_loop import HalLoop, LoopConfig
 from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety import Refused, SafetyConfig
+from user_testing import systems
 
 MOST_RATIO = 1.5
 
@@ -136,11 +137,13 @@ def main() -> int:
         print(json.dumps(bare_loop(args.rate, args.seconds)))
         return 0
     sys.setswitchinterval(0.0005)  # as the hal node does
-    busy = multiprocessing.Process(target=keep_busy, daemon=True)
+    busy = multiprocessing.Process(
+        target=systems.call_until_parent_ends, args=(keep_busy,), daemon=True
+    )
     if not args.idle:
         busy.start()
     words = [sys.executable, __file__, "--bare", f"--seconds={args.seconds}", f"--rate={args.rate}"]
-    bare = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    bare = systems.start(words, stdout=subprocess.PIPE, text=True)
     try:
         run = Run(args.rate, args.seconds, args.task)
         hal_ns = run.run(args.seconds)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,6 +38,7 @@ from user_learner.data.exporting import export_lerobot
 from user_learner.data.importing import import_data
 from user_learner.replay import StoreReader, StoreWriter
 from user_learner.replay.meaning import write_meaning
+from user_testing import systems
 from user_testing.worlds.data_sets import as_version_2_1
 
 SIZE = 128
@@ -207,7 +207,7 @@ def main() -> None:
         print(f"{options.episodes} episodes, {options.steps} steps, 2 images of {SIZE} x {SIZE}")
         theirs = 0.0
         if options.lerobot:
-            done = subprocess.run(
+            done = systems.run_to_end(
                 [options.lerobot, "-c", RECORD, folder / "arrays", folder / "theirs"],
                 check=True, capture_output=True, text=True,
             )  # fmt: skip

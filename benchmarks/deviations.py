@@ -35,6 +35,7 @@ import numpy as np
 from learning_curves import AlgorithmFile, Experiment, read_config
 
 from user_core.command_line import Parser
+from user_testing import systems
 
 
 @dataclass(frozen=True)
@@ -262,7 +263,7 @@ def main() -> None:
     ]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        arguments.processes, context, max_tasks_per_child=1
+        arguments.processes, context, systems.end_with_parent, max_tasks_per_child=1
     ) as pool:
         for job in [pool.submit(one_run, *job, deadline_s, arguments.out, more) for job in jobs]:
             job.result()

@@ -34,6 +34,7 @@ from typing import Any
 from user_bringup.monitor.history import read_history
 from user_bringup.monitor.shares import success_of
 from user_core.command_line import Parser
+from user_testing import systems
 from user_testing.domains import claim_domain
 from user_testing.ports import free_endpoint
 from user_testing.systems import started, words_of_run
@@ -150,10 +151,10 @@ def install(folder: Path) -> None:
             continue
         print(f"{group}: {', '.join(packages)}", flush=True)
         if not (folder / group).exists():
-            subprocess.run(
+            systems.run_to_end(
                 [uv, "venv", "-q", "--python", sys.executable, folder / group], check=True
             )
-        subprocess.run(
+        systems.run_to_end(
             [uv, "pip", "install", "-q", "--python", folder / group / "bin/python", "-c", bound, *packages],
             check=False,
         )  # fmt: skip
@@ -198,7 +199,7 @@ def checked(case: Case, folder: Path | None) -> dict[str, Any]:
     """The same, of another process: an environment may end it."""
     params = {"env_id": case.env, **case.params}
     try:
-        done = subprocess.run(
+        done = systems.run_to_end(
             [sys.executable, __file__, "--check", json.dumps(params)],
             env=environment(folder, case.group), capture_output=True, text=True, timeout=180,
             check=False,
@@ -298,7 +299,7 @@ def _ends(values: Sequence[float]) -> list[float] | None:
 
 def _inputs(run: Path, folder: Path | None, group: str) -> dict[str, Any]:
     """Of ``user run inputs``: how many numbers there are, and those that a policy hardly sees."""
-    done = subprocess.run(
+    done = systems.run_to_end(
         ["user", "run", "inputs", str(run), "--json"], env=environment(folder, group),
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from user_comm.run import run
 from user_comm.topics import interface_class, profile
 from user_core.command_line import Parser
 from user_core.types import Observation
+from user_testing import systems
 
 PROFILE = profile(topics.OBSERVATION.quality)
 TYPE = interface_class(topics.OBSERVATION.type)
@@ -107,10 +107,10 @@ def measure(name: str, domain: int, sizes: list[int], count: int) -> dict[int, l
     """Round-trip times by size; empty where nothing came back."""
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
     words = [sys.executable, __file__, "--echo", name]
-    other = subprocess.Popen(words, env=environment)
+    other = systems.start(words, env=environment)
     try:
         words = [sys.executable, __file__, "--ping", name, "--count", str(count)]
-        done = subprocess.run(
+        done = systems.run_to_end(
             [*words, "--sizes", *map(str, sizes)],
             env=environment, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip

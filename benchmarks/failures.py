@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from user_core.command_line import Parser
+from user_testing import systems
 from user_testing.domains import claim_domain
 from user_testing.ports import free_endpoint
 from user_testing.systems import words_of_run
@@ -93,7 +94,7 @@ class Running:
         command = words_of_run("gymnasium", *words, endpoint, runs=run.parent, run=run.name)
         self.lines: list[tuple[float, str]] = []
         self.began_s = time.time()
-        self.process = subprocess.Popen(
+        self.process = systems.start(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "ROS_DOMAIN_ID": str(domain), "COLUMNS": "1000"},
             start_new_session=True,

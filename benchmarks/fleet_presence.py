@@ -22,6 +22,7 @@ import psutil
 
 from user_core.command_line import Parser
 from user_fleet.scheduling.store import FleetStore
+from user_testing import systems
 
 ROOT = Path(__file__).resolve().parents[1]
 PROCESSES, EACH = 10, 10
@@ -30,7 +31,7 @@ PORT = 7989
 
 def start(*words: str) -> subprocess.Popen[bytes]:
     """A Python program, without its output."""
-    return subprocess.Popen(
+    return systems.start(
         [sys.executable, *words], cwd=ROOT / "testing", stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip

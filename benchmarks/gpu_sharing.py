@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from user_core.command_line import Parser
 from user_core.runtime.gpu_turns import GpuTurns
 from user_learner.training.gpu_pace import GpuPace
+from user_testing import systems
 
 #: Layers, width, units of the gated layer, tokens, heads, batch of training.
 SIZES = {
@@ -426,7 +427,7 @@ def measure(way: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     mps = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
     plain = dict(os.environ)
     if name not in _SIDE_BY_SIDE:
-        run = subprocess.run(
+        run = systems.run_to_end(
             [*common, "--role", "one"], capture_output=True, text=True, timeout=120
         )
         return _last(run.stdout, run.stderr)
@@ -436,15 +437,15 @@ def measure(way: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if name == "mps80":
         trains["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = "80"
     if under_mps and args.device == "cuda":
-        subprocess.run(["nvidia-cuda-mps-control", "-d"], env=shared, check=True, timeout=30)
-    trainer = subprocess.Popen(
+        systems.run_to_end(["nvidia-cuda-mps-control", "-d"], env=shared, check=True, timeout=30)
+    trainer = systems.start(
         [*common, "--role", "train"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=trains
     )  # fmt: skip
     try:
         assert trainer.stdout is not None
         if trainer.stdout.readline().strip() != "ready":
             return {"error": "training does not start"}
-        run = subprocess.run(
+        run = systems.run_to_end(
             [*common, "--role", "infer"], capture_output=True, text=True, timeout=120, env=shared
         )
         found = _last(run.stdout, run.stderr)
@@ -454,7 +455,7 @@ def measure(way: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         trainer.kill()
         trainer.wait()
         if under_mps and args.device == "cuda":
-            subprocess.run(
+            systems.run_to_end(
                 ["nvidia-cuda-mps-control"], input="quit\n", env=shared, text=True, timeout=30, check=False
             )  # fmt: skip
 

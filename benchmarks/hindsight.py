@@ -51,6 +51,7 @@ from user_hal.local import LocalHal
 from user_learner.replay import StoreConfig, StoreWriter
 from user_learner.sampling import HindsightConfig, ReplaySource, SamplerConfig
 from user_learner.training.loop import configure_torch
+from user_testing import systems
 
 _EVALUATION_SEED = 1_000_000
 
@@ -300,7 +301,9 @@ def main() -> None:
             one_run(arguments, seed, hindsight)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(arguments.processes, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        arguments.processes, context, systems.end_with_parent
+    ) as pool:
         for job in [pool.submit(one_run, arguments, *job) for job in jobs]:
             job.result()
 

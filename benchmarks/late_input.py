@@ -23,6 +23,7 @@ import numpy as np
 from gymnasium import spaces
 
 from user_core.command_line import Parser
+from user_testing import systems
 
 _ASLEEP_STEPS, _EPISODE = 2500, 10
 _VALUES, _RIGHT = (0.1, 0.5, 3.0), (-0.8, 0.1, 0.8)
@@ -97,7 +98,7 @@ def main() -> None:
     ]
     context, returns = multiprocessing.get_context("spawn"), dict[tuple[float, str], list[float]]()
     with concurrent.futures.ProcessPoolExecutor(
-        arguments.processes, context, max_tasks_per_child=1
+        arguments.processes, context, systems.end_with_parent, max_tasks_per_child=1
     ) as pool:
         for line in pool.map(one_run, *zip(*jobs, strict=True)):
             returns.setdefault((line["size"], line["normalization"]), []).append(line["return"])

@@ -37,6 +37,7 @@ from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
 from user_hal.local import LocalHal
 from user_learner.training.publishing import POLICY_FILE
+from user_testing import systems
 from user_testing.ports import free_endpoint
 from user_testing.systems import started, words_of_run
 
@@ -120,7 +121,7 @@ def synchronous(arguments: argparse.Namespace, seed: int, folder: Path) -> list[
     """One step, one update, one step."""
     out = folder / "lines.jsonl"
     out.unlink(missing_ok=True)
-    subprocess.run(
+    systems.run_to_end(
         [
             sys.executable, str(_HERE / "learning_curves.py"), f"{arguments.algorithm}.yaml",
             "--robot", "gymnasium", "--param", f"env_id={arguments.env}",

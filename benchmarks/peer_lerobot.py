@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from user_core.command_line import Parser
+from user_testing import systems
 
 ENVIRONMENT = '''
 """Pendulum for both systems, every step counted."""
@@ -186,7 +187,7 @@ def process(words: list[str], folder: Path, name: str) -> Iterator[subprocess.Po
         for variable in ("LD_LIBRARY_PATH", "MUJOCO_GL"):  # ours; nothing is drawn there
             environment.pop(variable, None)
     with (folder / f"{name}.log").open("wb") as log:
-        child = subprocess.Popen(
+        child = systems.start(
             words, cwd=folder, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip

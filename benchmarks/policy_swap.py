@@ -46,6 +46,7 @@ from user_core.policies import policy_config_hash
 from user_core.runtime.scheduling import make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
 from user_core.types import PolicyVersion, TrajectoryAck
+from user_testing import systems
 
 ENDPOINT = "tcp/127.0.0.1:17483"
 TURN_S = 2.5
@@ -95,7 +96,7 @@ class Learner:
 
     def __init__(self, hidden: int) -> None:
         self.puller: PolicyPuller | None = None
-        self._process = subprocess.Popen(
+        self._process = systems.start(
             [sys.executable, __file__, "--serve", "--hidden", str(hidden)], text=True,
             stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -224,7 +225,7 @@ def opened_outbox(spec: RobotSpec) -> Iterator[Outbox]:
 def busy_processes(count: int) -> Iterator[None]:
     """Processes that have something to do all the time."""
     code = "while True: pass"
-    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(count)]
+    processes = [systems.start([sys.executable, "-c", code]) for _ in range(count)]
     try:
         yield
     finally:

@@ -34,6 +34,7 @@ from user_core.interfaces import Policy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, EpisodeSource, Outcome, Step
 from user_hal.local import LocalHal
+from user_testing import systems
 
 Job = dict[str, Any]
 
@@ -361,7 +362,9 @@ def _run(work: tuple[Job, float, str, float]) -> None:
 def in_processes(run: Callable[[Any], None], work: list[Any], count: int) -> None:
     """Do all of it, each in a process of its own with one thread, so many at once."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with multiprocessing.get_context("spawn").Pool(count, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("spawn").Pool(
+        count, systems.end_with_parent, maxtasksperchild=1
+    ) as pool:
         for _ in pool.imap_unordered(run, work):
             pass
 

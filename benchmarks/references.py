@@ -37,6 +37,7 @@ import numpy as np
 from reference_sides import FILES, PACKAGES, Job, run, sides_of
 
 from user_core.command_line import Parser
+from user_testing import systems
 
 OURS = ("system", "synchronous")
 _TARGET = 0.95
@@ -124,7 +125,7 @@ def start(arguments: argparse.Namespace, job: Job, slot: int) -> subprocess.Pope
     if arguments.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = str(slot % arguments.gpus)
     words = [sys.executable, __file__, "--job", json.dumps(asdict(job)), "--out", arguments.out]
-    return subprocess.Popen(
+    return systems.start(
         [*map(str, words), "--name", arguments.name], env=environment, stdin=subprocess.DEVNULL
     )
 

@@ -51,6 +51,7 @@ from user_learner.replay.layout import RowLayout
 from user_learner.sampling import ReplaySource, SamplerConfig
 from user_learner.sampling.pool import aligned_bytes
 from user_learner.training.loop import configure_torch
+from user_testing import systems
 
 IMAGES = RobotSpec(
     "bench",
@@ -443,7 +444,7 @@ def child_open(path: str, what: str) -> dict[str, float]:
 
 def run_child(*arguments: object, program: str = __file__) -> dict[str, float]:
     command = [sys.executable, program, "--child", json.dumps(arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = systems.run_to_end(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

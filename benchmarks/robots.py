@@ -63,6 +63,7 @@ from user_learner.replay import ChunkStatus, StoreConfig, StoreWriter
 from user_learner.sampling import History, ReplaySource
 from user_learner.training import TrainingLoop
 from user_learner.training.loop import configure_torch
+from user_testing import systems
 
 _CHUNK_ROWS = 5
 _DEMONSTRATIONS, _NOISE = 20, 0.3  # as `user demo` records them
@@ -308,7 +309,9 @@ def fleet(arguments: argparse.Namespace, count: int, seed: int) -> dict[str, Any
         )
         processes = [
             context.Process(
-                target=drive, args=(arm, i, arguments, seed, folder, out, ready, stop), daemon=True
+                target=systems.call_until_parent_ends,
+                daemon=True,
+                args=(drive, arm, i, arguments, seed, folder, out, ready, stop),
             )
             for i, arm in enumerate(arms)
         ]
@@ -493,7 +496,9 @@ def in_turn(jobs: list[tuple[Callable[..., Any], tuple[Any, ...]]], at_once: int
     while waiting or running:
         while waiting and len(running) < at_once:
             function, values = waiting.pop(0)
-            process = context.Process(target=function, args=values)
+            process = context.Process(
+                target=systems.call_until_parent_ends, args=(function, *values)
+            )
             process.start()
             running.append(process)
         running = [process for process in running if process.is_alive()]

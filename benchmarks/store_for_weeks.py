@@ -32,6 +32,7 @@ from user_learner.replay import RetentionConfig, StoreConfig, StoreReader, Store
 from user_learner.replay.transfer import TransferReport, take
 from user_learner.upkeep.backup import backup
 from user_learner.upkeep.retention import retain
+from user_testing import systems
 
 SPEC = RobotSpec(
     "arm", {"joint_position": ArraySpec((4,))}, ArraySpec((2,), low=-1.0, high=1.0),
@@ -73,12 +74,12 @@ def main() -> None:
                 "--batches",
                 str(options.batches),
             ]
-            looked = subprocess.run(
+            looked = systems.run_to_end(
                 words, capture_output=True, text=True, check=True, env=environment(code)
             )
             tell("look", code=code, steps=target, **json.loads(looked.stdout.splitlines()[-1]))
         words = [sys.executable, __file__, "--hold", str(store)]
-        held = subprocess.run(words, capture_output=True, text=True, check=True)
+        held = systems.run_to_end(words, capture_output=True, text=True, check=True)
         tell("hold", steps=target, **json.loads(held.stdout.splitlines()[-1]))
     started = time.perf_counter()
     report = backup(store, folder / "copy")
@@ -131,7 +132,7 @@ class Watched:
 
     def __init__(self, store: Path, seconds: float, code: str = "now") -> None:
         words = [sys.executable, __file__, "--watch", str(store), "--seconds", str(seconds)]
-        self._child = subprocess.Popen(
+        self._child = systems.start(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(code)
         )
         assert self._child.stdout is not None

@@ -30,7 +30,7 @@ import yaml
 from peer_lerobot import ENVIRONMENT
 
 from user_core.command_line import Parser
-from user_testing.systems import started, words_of_run
+from user_testing.systems import started, take_sigterm_as_ctrl_c, words_of_run
 
 PROCESSES = ("hal", "actor", "replay", "learner", "lifecycle_manager")
 ARGUMENTS = (
@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="length of a turn")
     parser.add_argument("--turns", type=int, default=3, help="turns")
     arguments = parser.parse_args()
+    take_sigterm_as_ctrl_c()
     checkouts = {"now": Path(__file__).resolve().parents[1]}
     if arguments.before:
         checkouts["before"] = arguments.before.resolve()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from sensor_msgs.msg import JointState
 
 from user_comm.topic_io import RosTopicIo
 from user_core.command_line import Parser
+from user_testing import systems
 
 TOPIC = "/benchmark/joint_states"
 
@@ -123,7 +123,7 @@ def main() -> None:
         publish(args.rate)
         return
     command = [sys.executable, __file__, "--publish", "--rate", str(args.rate)]
-    publisher = subprocess.Popen(command)
+    publisher = systems.start(command)
     try:
         rclpy.init()
         node = Node("receiver")

@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 
 from user_core.command_line import Parser
+from user_testing import systems
 
 SIDES = {
     "busy": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"},
@@ -45,7 +45,7 @@ print(updates / seconds)
 def updates_per_s(side: str, options: argparse.Namespace) -> float:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
     words = [str(options.width), str(options.batch), str(options.seconds)]
-    done = subprocess.run(
+    done = systems.run_to_end(
         [sys.executable, "-c", NETWORK, *words], env={**environment, **SIDES[side]},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -65,9 +65,7 @@ def main() -> None:
     )
     print("| busy processes beside | " + " | ".join(SIDES) + " |\n|---|" + "---|" * len(SIDES))
     for beside in options.beside:
-        others = [
-            subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(beside)
-        ]
+        others = [systems.start([sys.executable, "-c", "while True: pass"]) for _ in range(beside)]
         try:
             found: dict[str, list[float]] = {side: [] for side in SIDES}
             for _ in range(options.rounds):

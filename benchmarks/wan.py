@@ -24,6 +24,7 @@ from typing import Any
 from user_core.command_line import Parser
 from user_learner.replay.reader import StoreReader
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
+from user_testing.systems import take_sigterm_as_ctrl_c
 
 ENDS = Path(__file__).with_name("wan_ends.py")
 
@@ -265,6 +266,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
+    take_sigterm_as_ctrl_c()
     if reason := unavailable():
         raise SystemExit(f"no emulated link: {reason}")
     with ExitStack() as stack:

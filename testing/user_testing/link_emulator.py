@@ -41,6 +41,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from user_core.command_line import Parser
+from user_testing.systems import end_with_parent
 
 _TUN = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
@@ -130,7 +131,8 @@ class Host:
         return ["ip", "netns", "exec", self.name, *words]
 
     def popen(self, words: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """Start a program in this host."""
+        """Start a program in this host; it ends when this process does, however that happens."""
+        options.setdefault("preexec_fn", end_with_parent)
         return subprocess.Popen(self.command(*words), text=True, **options)
 
     def close(self) -> None:

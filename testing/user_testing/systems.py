@@ -1,14 +1,74 @@
-"""Whole systems for benchmarks: ``user up`` as a process, ended with its block in any case."""
+"""Processes of benchmarks, for instance whole systems by ``user up``: they end when the benchmark does.
+
+However that happens: by itself, by Ctrl-C, by SIGTERM (``timeout``, a job that is cancelled) or by
+SIGKILL.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+def end_with_parent() -> None:
+    """Called in a child: the kernel ends it by SIGTERM when what started it is gone.
+
+    That is the thread that started it. The argument ``preexec_fn`` of :class:`subprocess.Popen`, or
+    the ``initializer`` of a pool of processes.
+    """
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def call_until_parent_ends(function: Callable[..., Any], *values: Any) -> Any:
+    """Call a function in a child that ends when what started it is gone.
+
+    The ``target`` of a ``multiprocessing.Process``, whose ``args`` are the function and its values.
+    """
+    end_with_parent()
+    return function(*values)
+
+
+def take_sigterm_as_ctrl_c() -> None:
+    """SIGTERM raises KeyboardInterrupt: what this process has begun is ended in order.
+
+    Where nothing else is done with that signal, and in the main thread; else nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+    """``subprocess.Popen``, of a process that ends when this one does.
+
+    Args:
+        words: Program and arguments.
+        options: Of :class:`subprocess.Popen`.
+    """
+    take_sigterm_as_ctrl_c()
+    return subprocess.Popen(words, preexec_fn=end_with_parent, **options)
+
+
+def run_to_end(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+    """``subprocess.run``, of a process that ends when this one does.
+
+    Args:
+        words: Program and arguments.
+        options: Of :func:`subprocess.run`.
+    """
+    take_sigterm_as_ctrl_c()
+    return subprocess.run(words, preexec_fn=end_with_parent, **options)
 
 
 def words_of_run(
@@ -37,13 +97,15 @@ def started(
         patience_s: How long it may take to end, seconds.
         options: Of :class:`subprocess.Popen`.
     """
-    process = subprocess.Popen(command, start_new_session=True, **options)
+    process = start(command, start_new_session=True, **options)
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            process.send_signal(signal.SIGINT)
-            process.wait(patience_s)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        try:
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                process.send_signal(signal.SIGINT)
+                process.wait(patience_s)
+        finally:  # also at a second Ctrl-C
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
