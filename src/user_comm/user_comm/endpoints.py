@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from concurrent import futures
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol, TypeVar
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -25,6 +25,7 @@ from user_comm.cdr import CdrLimits
 from user_comm.converters import CONVERTERS
 from user_comm.diagnostics import Diagnostics, code_of
 from user_comm.logs import Throttle
+from user_comm.lost_messages import LostMessages
 from user_comm.services import LoopService, ServiceClient, ServiceHandler, ServiceServer
 from user_comm.subscriptions import CheckedSubscription, TopicReader
 from user_comm.topics import Service, Topic, interface_class, profile
@@ -148,7 +149,10 @@ class TopicPublisher:
         return bool(self.listeners)
 
     def publish(self, value: Any, **options: Any) -> bool:
-        """Encode with ``options`` and publish; False if the node is not active."""
+        """Encode with ``options`` and publish; False if the node is not active.
+
+        What the middleware does not take is counted as lost (:mod:`user_comm.lost_messages`).
+        """
         if not self._may_publish():
             return False
         message = self._encode(value, **options) if self._encode else value
@@ -185,6 +189,21 @@ class Endpoints(RclpyLifecycleNode):
     _collecting: ExitStack | None
     _is_active: bool
     _may_publish: bool
+
+    @cached_property
+    def lost(self) -> LostMessages:
+        """The account of what this node said and the middleware did not take."""
+        return LostMessages()  # here: rclpy makes publishers before anything of ours is there
+
+    def create_publisher(self, *arguments: Any, **options: Any) -> Any:
+        """As rclpy's, whose publisher counts a message that is not taken instead of raising."""
+        options.setdefault("publisher_class", self.lost.publisher_class)
+        return super().create_publisher(*arguments, **options)
+
+    def destroy_publisher(self, publisher: Any) -> bool:
+        """As rclpy's."""
+        self.lost.forget(publisher)
+        return bool(super().destroy_publisher(publisher))
 
     def advertise(
         self, topic: Topic, *, name: str | None = None, always: bool = False

@@ -53,6 +53,7 @@ from rclpy.node import Node
 from user_comm import topics
 from user_comm.diagnostics import Diagnostics, Item, Level
 from user_comm.endpoints import CallbackGuard, Endpoints
+from user_comm.lost_messages import LenientStateMachine
 from user_comm.parameters import ConfigParameters
 from user_comm.topics import profile
 from user_core.config import Config
@@ -125,7 +126,9 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         self.owns_process = False
         self.autostart = Autostart(self)
         self.diagnostics.watch("lifecycle", self._lifecycle_item)
-        self._heartbeat = DiagnosticsPublisher(self, self.diagnostics)
+        self._heartbeat = DiagnosticsPublisher(self, self.diagnostics, also=self._say_again)
+        machine: Any = self._state_machine
+        self._state_machine: Any = LenientStateMachine(machine, self.lost)
         self.when_finalized: Callable[[], None] = lambda: None
         guard_change_state(self)
 
@@ -169,6 +172,10 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         """
         self._pending_error = error
         self.run_soon(self._process_failure)
+
+    def report_error(self, what: str, error: BaseException) -> None:
+        """Say in log and diagnostics what went wrong, and go on. From any thread."""
+        self._guard.report(what, error)
 
     def is_hardware(self, what: str) -> None:
         """Say in diagnostics which hardware this node stands for, for instance ``ur5e (robot0)``."""
@@ -371,6 +378,11 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         self._publish_wanted = False
         self._heartbeat.publish()
 
+    def _say_again(self) -> None:
+        if self.lost.total:
+            self.diagnostics.watch("lost messages", self.lost.item)
+        self.lost.say_again()
+
     def _lifecycle_item(self) -> Item:
         state_id, label = self._state_machine.current_state
         error = self._guard.transition_error
@@ -491,10 +503,17 @@ class DiagnosticsPublisher:
         diagnostics: What is published.
         hardware_id: Which piece of hardware, for ``DiagnosticStatus.hardware_id``; empty: the node's
             namespace, which is the robot's name, or the host.
+        also: Done with each heartbeat.
     """
 
-    def __init__(self, node: Node, diagnostics: Diagnostics, hardware_id: str = "") -> None:
-        self._node, self._diagnostics = node, diagnostics
+    def __init__(
+        self,
+        node: Node,
+        diagnostics: Diagnostics,
+        hardware_id: str = "",
+        also: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._node, self._diagnostics, self._also = node, diagnostics, also
         self.hardware_id = hardware_id or node.get_namespace().strip("/") or socket.gethostname()
         self._name = node.get_fully_qualified_name().lstrip("/")
         self._publisher = node.create_publisher(
@@ -506,7 +525,11 @@ class DiagnosticsPublisher:
         )
         # Steady: a heart beats on while simulated time stands still.
         clock = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(PERIOD_S, self.publish, clock=clock)
+        self._timer = node.create_timer(PERIOD_S, self._beat, clock=clock)
+
+    def _beat(self) -> None:
+        self.publish()
+        self._also()
 
     def _greet(self, info: Any) -> None:
         if info.current_count_change > 0:

@@ -7,9 +7,11 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import rclpy
@@ -20,9 +22,10 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from user_comm.lifecycle import LifecycleNode
+from user_comm.lost_messages import spin
 from user_comm.start import start_rclpy
 from user_comm.stop_signals import StopSignals
-from user_core.errors import SuiteError
+from user_core.errors import SuiteError, ThreadEnded, in_words
 from user_core.reasons import Reason
 from user_core.runtime import last_words
 from user_core.runtime.files import write_atomically
@@ -33,6 +36,8 @@ _VARIABLE = "USER_MODULES_FILE"
 _AFTER_S: tuple[float, ...] = (4.0, 20.0)
 #: How often it is seen to it that signals end the process in good order.
 _SIGNALS_PERIOD_S = 0.5
+#: Names of the suite's packages begin so.
+_OURS = "user_"
 #: The node by which a process that stands by is known; see :func:`stand_by`.
 _standby: Node | None = None
 
@@ -144,18 +149,55 @@ def _spin(node: LifecycleNode, executor: Executor) -> int:
         executor.create_task(stop)
 
     executor.add_node(node)
-    with StopSignals(on_signal, final=True) as signals:
+    with watch_threads(node), StopSignals(on_signal, final=True) as signals:
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(_SIGNALS_PERIOD_S, lambda: _reassert(signals, node), clock=clock)
         executor.create_task(node.autostart.strive)
         try:
-            executor.spin_until_future_complete(done)
+            spin(executor, done, failed=partial(node.lost.note, "answers of services"))
         except BaseException as error:  # from a callback that was registered past our helpers
             node.get_logger().fatal(f"uncaught exception, ending:\n{traceback.format_exc()}")
             last_words.say(Reason.of(error))
             stop()
             return node.exit_code or 1
     return node.exit_code
+
+
+@contextmanager
+def watch_threads(node: LifecycleNode) -> Iterator[None]:
+    """See to it that no thread of this process ends unseen while its node looks healthy.
+
+    Where what ended is ours (its outermost function is of a package of the suite), the node gives up what it has and
+    comes up again, with new threads; where it is of a library or a plugin, it is reported, for nobody knows what it
+    was for.
+    """
+    before = threading.excepthook
+
+    def ended(args: threading.ExceptHookArgs) -> None:
+        thread = "an unknown one" if args.thread is None else args.thread.name
+        error = args.exc_value or SystemExit()
+        died = ThreadEnded(f"thread {thread!r}", got=in_words(error), expected="it to go on")
+        died.__cause__ = error
+        if is_ours(args.exc_traceback) and node.state in ("inactive", "active"):
+            node.fail(died)
+        else:
+            node.report_error(f"thread {thread!r}", died)
+
+    threading.excepthook = ended
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def is_ours(trace: TracebackType | None) -> bool:
+    """Whether the outermost function of a thread's last traceback is one of the suite's."""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if module != "threading":
+            return module.startswith(_OURS)
+        trace = trace.tb_next
+    return False
 
 
 def _reassert(signals: StopSignals, node: LifecycleNode) -> None:

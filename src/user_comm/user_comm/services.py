@@ -19,6 +19,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from user_comm.diagnostics import code_of
+from user_comm.lost_messages import RCLError, twice
 from user_comm.subscriptions import BesideExecutor, TopicReader, WhileUnread
 from user_core.errors import DeviceTimeout, SuiteError, TransportError
 
@@ -32,6 +33,18 @@ class Guard(Protocol):
 
 #: How soon a call notices that it is given up, or that a service has appeared.
 _LOOK_S = 0.02
+
+
+def ask(client: Client[Any, Any], request: Any) -> Future[Any]:
+    """Send a request; the future gets the answer.
+
+    Raises:
+        TransportError: The middleware took it neither at once nor at a second attempt.
+    """
+    try:
+        return twice(lambda: client.call_async(request))
+    except RCLError as error:
+        raise TransportError(f"service {client.srv_name}", got=error) from error
 
 
 class PendingCall:
@@ -63,10 +76,11 @@ class PendingCall:
         """The answer; None while there is none.
 
         Raises:
-            TransportError: The service is not offered, or there was no answer in time.
+            TransportError: The service is not offered, there was no answer in time, or the middleware did not take
+                the request.
         """
         if self._asked is None and self._client.service_is_ready():
-            self._asked = self._client.call_async(self._request)
+            self._asked = ask(self._client, self._request)
             self._asked.add_done_callback(lambda _: self._on_answer())
             self._end_s = time.monotonic() + self._timeout_s
         if self._asked is not None and self._asked.done():
@@ -144,7 +158,8 @@ class ServiceClient:
     def tell(self, request: Any) -> None:
         """Send a request without waiting for its answer; does nothing if the service is not there."""
         if self.client.service_is_ready():
-            self.client.remove_pending_request(self.client.call_async(request))
+            with suppress(TransportError):
+                self.client.remove_pending_request(ask(self.client, request))
 
     def destroy(self) -> None:
         """Call it no longer."""
@@ -276,7 +291,10 @@ class LoopService:
 
         def send() -> None:
             with suppress(_rclpy.InvalidHandle):  # the node went first
-                self.service.send_response(response, header)
+                try:
+                    self.service.send_response(response, header)
+                except RCLError as error:  # the caller will ask again
+                    self._guard.report(f"answer of {self.name}", error)
 
         self._serve(request, response, send)
 

@@ -37,6 +37,8 @@ MALFORMED = "malformed"
 _LONGEST_WAIT_NS = 100_000_000
 #: A thread that has not waited with its reader for so long does something else.
 _ABSENT_NS = 1_000_000_000
+#: Pause after the middleware could not wait, seconds.
+_AGAIN_S = 0.2
 
 
 class Refusals:
@@ -469,9 +471,11 @@ class TopicReader:
         while self._goes_on():
             try:
                 self.wait(_LONGEST_WAIT_NS)
-            except Exception:
+            except Exception as error:
                 if self._node.context.ok():  # else ROS was shut down meanwhile
-                    raise
+                    self._on_error("the wait for messages", error)
+                    time.sleep(_AGAIN_S)
+                self._changed = True
                 continue
             ready = [
                 source

@@ -22,8 +22,11 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from user_comm.lost_messages import spin, twice
+from user_comm.services import ask
 from user_comm.start import end_spinning, start_rclpy
 from user_comm.subscriptions import TopicReader, let_go
 from user_comm.topics import interface_class
@@ -121,17 +124,19 @@ class RosPublisher:
     def __init__(self, node: Node, cls: type[Any], topic: str, profile: QoSProfile) -> None:
         self._node, self._cls = node, cls
         self.topic = node.resolve_topic_name(topic)
-        self._publisher: Any = node.create_publisher(cls, topic, profile)
+        # A driver is told what was not sent: it may be a stop.
+        self._publisher: Any = node.create_publisher(cls, topic, profile, publisher_class=Publisher)
 
     def new(self) -> Any:
         """A new message with default values."""
         return self._cls()
 
     def publish(self, message: Any) -> None:
-        """Send a message. Raises TransportError after close, or when ROS has shut down."""
+        """Send a message. Raises TransportError after close, when ROS has shut down, or where the middleware took it
+        neither at once nor at a second attempt."""
         publisher = self._publisher
         try:
-            publisher.publish(message)
+            twice(lambda: publisher.publish(message))
         except Exception as error:
             raise TransportError(f"cannot publish on {self.topic!r}", got=error) from error
 
@@ -210,7 +215,7 @@ class RosGoals:
     def _send(self, message: Any, *, holds: bool) -> None:
         try:
             self.accepted = None
-            self._newest = future = self._client.send_goal_async(message)
+            self._newest = future = twice(lambda: self._client.send_goal_async(message))
             if holds:
                 self._holding = future
             future.add_done_callback(self._answered)
@@ -242,7 +247,7 @@ class RosGoals:
     def _cancel_all(self) -> None:
         """Nothing of the action may go on; a request without a goal means all of them."""
         if self._client is not None:
-            self._canceller.call_async(CancelGoal.Request())
+            ask(self._canceller, CancelGoal.Request())
 
     def _ended(self, future: Any, response: Any) -> None:
         if response is None:
@@ -385,7 +390,7 @@ class RosTopicIo:
             if not client.wait_for_service(timeout_sec=timeout_s):
                 raise self._no_server(service, type_name, timeout_s)
             time.sleep(_MATCH_S)
-            future = client.call_async(message)
+            future = ask(client, message)
             if not wait(future, deadline_s):
                 raise DeviceTimeout(f"service {service!r}", got=f"no answer within {timeout_s} s")
             return future.result()
@@ -403,7 +408,7 @@ class RosTopicIo:
                     expected=f"a server of {type_name}",
                 )
             time.sleep(_MATCH_S)
-            sent = client.send_goal_async(goal)
+            sent = twice(lambda: client.send_goal_async(goal))
             if not wait(sent, deadline_s):
                 raise DeviceTimeout(f"action {action!r}", got=f"no answer within {timeout_s} s")
             handle = sent.result()
@@ -529,20 +534,23 @@ def open_topic_io(
     node = Node(name, namespace=namespace, context=context, start_parameter_services=False)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    stopping = threading.Event()
 
-    def spin() -> None:
-        while not stopping.is_set():
-            executor.spin_once(timeout_sec=0.5)
+    def failed(error: BaseException) -> None:
+        node.get_logger().error(f"a callback failed: {error}", throttle_duration_sec=5.0)
 
-    thread = threading.Thread(target=spin, name=f"{name} spin", daemon=True)
+    thread = threading.Thread(
+        target=spin,
+        args=(executor,),
+        kwargs={"failed": failed, "tolerates": Exception, "for_ever": True},
+        name=f"{name} spin",
+        daemon=True,
+    )
     thread.start()
     topic_io = RosTopicIo(node)
     try:
         yield topic_io
     finally:
         topic_io.close()
-        stopping.set()
         end_spinning(thread, executor, node)
         rclpy.shutdown(context=context)
 

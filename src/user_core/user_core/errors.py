@@ -202,6 +202,12 @@ class EngineSilent(EngineError):
     may_pass = True
 
 
+class ThreadEnded(SuiteError):
+    """A thread that a node needs ended by an error that nothing in it expected; the node begins anew."""
+
+    code = "thread_ended"
+
+
 class StopAsked(SystemExit):
     """A signal asks this process to end: raised by our signal handlers, in the main thread."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from user_actor.config import LeaseConfig
 from user_comm.services import ServiceClient
-from user_core.errors import LeaseError, OldGrant, SuiteError, TransportError
+from user_core.errors import LeaseError, OldGrant, TransportError
 from user_core.reasons import NO_LEASE, NO_REASON, Reason
 
 #: For a hal that is just being discovered.
@@ -78,7 +78,7 @@ class LeaseKeeper:
             try:
                 self._step()
                 wait_s = self._duration_s / 3
-            except SuiteError as error:
+            except Exception as error:  # without this thread there would never be a lease again
                 if self._ending.is_set():
                     break
                 self._lost(error)
@@ -120,7 +120,7 @@ class LeaseKeeper:
             raise _refusal(answer, "the lease was lost")
         self._until_s = asked_s + self._duration_s
 
-    def _lost(self, error: SuiteError) -> None:
+    def _lost(self, error: Exception) -> None:
         code = error.code if isinstance(error, OldGrant) else NO_LEASE
         problem = Reason(code, f"no lease of the robot: {error}")
         if self.token or problem != self.problem:

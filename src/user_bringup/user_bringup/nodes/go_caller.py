@@ -13,6 +13,7 @@ from rclpy.executors import SingleThreadedExecutor
 from std_srvs.srv import Trigger
 from user_msgs.srv import FinishEpisode
 
+from user_comm.services import ask
 from user_comm.start import start_rclpy
 
 _KIND = "std_srvs/srv/Trigger"
@@ -103,7 +104,7 @@ class GoCaller:
             self._executor.spin_once(_LOOK_S)
         if not client.service_is_ready():
             return None
-        future = client.call_async(request)
+        future = ask(client, request)
         self._executor.spin_until_future_complete(future, _ANSWER_S)
         return future.result() if future.done() else None
 

@@ -32,6 +32,7 @@ from user_comm.services import ServiceClient
 from user_core.errors import TransportError
 from user_core.runtime import last_words
 from user_core.types import ActionChunk
+from user_testing.failing_middleware import failing_middleware
 from user_testing.waiting import wait_until
 
 TIMEOUT_S = 60.0
@@ -44,8 +45,9 @@ class World:
     """The process under test, and a node beside it that talks to it."""
 
     def __init__(
-        self, start: Callable[..., subprocess.Popen[str]], node: Node, name: str, **parameters: Any
-    ) -> None:
+        self, start: Callable[..., subprocess.Popen[str]], node: Node, name: str,
+        env: dict[str, str] | None = None, **parameters: Any,
+    ) -> None:  # fmt: skip
         self.node, self.name = node, name
         words = [
             sys.executable,
@@ -59,7 +61,9 @@ class World:
         words += ["-r", f"__ns:=/{name}"]
         for key, value in parameters.items():
             words += ["-p", f"{key.replace('__', '.')}:={value}"]
-        self.process = start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process = start(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **(env or {})}
+        )
         self.events: list[Any] = []
         self.log: list[str] = []
         self._readers = [
@@ -334,6 +338,22 @@ def test_a_node_that_failed_while_active_comes_back(
         "activate",
     ]  # fmt: skip
     assert any(level(s) == 2 and "a fault" in s.message for s in of(statuses, it, "device"))
+
+
+def test_a_node_lives_with_a_middleware_that_takes_no_message_at_all(
+    world: Callable[..., World], tmp_path: Path
+) -> None:
+    """No heartbeat, no event of a parameter, and no announcement of a transition, of which rcl makes an error in its
+    middle."""
+    it = world(env=failing_middleware(tmp_path, messages=1.0))
+    for transition, state in (
+        ("configure", "inactive"), ("activate", "active"), ("deactivate", "inactive"),
+        ("cleanup", "unconfigured"), ("configure", "inactive"), ("activate", "active"),
+    ):  # fmt: skip
+        assert it.transition(transition), f"{transition}: {it.log[-5:]}"
+        assert it.state == state
+    assert it.said.count("activate") == 2 and it.said.count("undo configure") == 1
+    assert it.end() == 0, "in good order"
 
 
 def test_who_deactivates_a_node_keeps_it_so(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 
 class RouteQueue:
@@ -96,7 +99,10 @@ class Dispatcher:
                     return
                 assert queue is not None
                 item = queue.items.popleft()
-            queue.handle(item)
+            try:
+                queue.handle(item)
+            except Exception:  # one message must not end all others
+                _log.exception("bridge: a message could not be handled")
 
     def _next(self) -> tuple[RouteQueue | None, float | None]:
         """The most urgent queue with an item that is due; or how long to wait for one."""

@@ -11,7 +11,7 @@ import zenoh
 
 from user_comm.diagnostics import Item, Level
 from user_comm.net.sessions import ZenohConfig, open_session
-from user_core.errors import SuiteError, TransportError
+from user_core.errors import TransportError
 from user_core.reasons import LINK_DOWN
 
 _LOOK_S = 0.2
@@ -111,7 +111,7 @@ class BridgeLink:
                 if self._ending.is_set():
                     return
                 self._fail(error)
-            except (SuiteError, zenoh.ZError, OSError) as error:
+            except Exception as error:  # of Zenoh or the graph, whatever it is: connect anew
                 self._fail(error)
             finally:
                 self._session = None

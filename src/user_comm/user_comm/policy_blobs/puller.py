@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import zenoh
 
 from user_comm.converters import PolicyAnnouncement
-from user_comm.diagnostics import FlowFigures
+from user_comm.diagnostics import FlowFigures, code_of
 from user_comm.logs import Throttle
 from user_comm.policy_blobs.pieces import NAME_DIGITS, NO_BASE, PIECE_BYTES, version_key
 from user_comm.policy_blobs.transfer import (
@@ -23,7 +23,7 @@ from user_comm.policy_blobs.transfer import (
     TransferStats,
 )
 from user_core.codecs.policy_blob import BlobLimits, decode_blob
-from user_core.errors import PolicyError, SuiteError
+from user_core.errors import PolicyError, SuiteError, in_words
 from user_core.link_model import LinkWindow
 from user_core.reasons import NO_REASON, Reason
 from user_core.runtime.closing import Closing
@@ -112,6 +112,8 @@ class RelayPatience:
 #: Damaged bytes are fetched again; this often, and then the version is left alone.
 _ATTEMPTS = 4
 _WAIT_S = 0.5
+#: Pause before the next session where one could not be opened, or failed, seconds.
+_AGAIN_S = 1.0
 _MAX_WINDOW_BYTES = 8 * 2**20
 
 
@@ -267,9 +269,14 @@ class PolicyPuller(Closing):
             except Hung:
                 self.stats.reopened += 1
                 _log.warning("queries for policies are not answered at all; connecting anew")
-            except SuiteError as error:
-                self.stats.last_error, self.stats.last_code = str(error), error.code
-                return
+            except Exception as error:  # without this thread no policy would ever come again
+                if self._ending.is_set():
+                    return
+                text = str(error) if isinstance(error, SuiteError) else in_words(error)
+                if text != self.stats.last_error:
+                    _log.warning("policies are not pulled for now: %s", text)
+                self.stats.last_error, self.stats.last_code = text, code_of(error)
+                self._ending.wait(_AGAIN_S)
 
     def _follow(self, session: zenoh.Session) -> None:
         """Pull what is announced, until the end. Raises Hung."""

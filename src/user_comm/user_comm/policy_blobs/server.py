@@ -31,7 +31,7 @@ from user_comm.policy_blobs.pieces import (
 )
 from user_core.codecs.policy_blob import encode_delta, encode_keyframe
 from user_core.codecs.weights import content_hash
-from user_core.errors import ConfigError, SuiteError
+from user_core.errors import ConfigError
 from user_core.runtime.closing import Closing
 from user_core.types import PolicyVersion
 
@@ -331,17 +331,25 @@ class ServerProbe(Closing):
             self._thread.join(2 * self._period_s)
 
     def _run(self) -> None:
-        try:
-            with open_session(self._config, self._ending) as session:
-                silent = 0
-                while silent < self._times:
-                    if self._ending.wait(self._period_s):
-                        return
-                    silent = silent + 1 if self._times_out(session) else 0
-            if not self._ending.is_set():
-                self._on_hung()
-        except (SuiteError, zenoh.ZError):
-            return  # the server's own session says what is wrong
+        while not self._ending.is_set():
+            try:
+                if self._hangs():
+                    self._on_hung()
+                return
+            except (
+                Exception
+            ):  # the server's own session says what is wrong; this one is opened anew
+                self._ending.wait(self._period_s)
+
+    def _hangs(self) -> bool:
+        """Ask until nothing is answered any more; False at the end."""
+        with open_session(self._config, self._ending) as session:
+            silent = 0
+            while silent < self._times:
+                if self._ending.wait(self._period_s):
+                    return False
+                silent = silent + 1 if self._times_out(session) else 0
+        return not self._ending.is_set()
 
     def _times_out(self, session: zenoh.Session) -> bool:
         """Whether somebody should have answered, and did not."""

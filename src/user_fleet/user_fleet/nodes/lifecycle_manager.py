@@ -22,7 +22,8 @@ from user_comm import topics
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
-from user_core.errors import ConfigError
+from user_comm.services import ask
+from user_core.errors import ConfigError, TransportError
 from user_core.reasons import Reason
 from user_fleet.deployment import load_record
 from user_fleet.lifecycle import (
@@ -158,7 +159,11 @@ class LifecycleManagerNode(LifecycleNode):
         if not client.service_is_ready():
             self._manager.unanswered(name)
             return
-        future = client.call_async(request)
+        try:
+            future = ask(client, request)
+        except TransportError:
+            self._manager.unanswered(name)
+            return
         self._pending[name] = (client, future)
         future.add_done_callback(partial(self._answered, name, answer))
 

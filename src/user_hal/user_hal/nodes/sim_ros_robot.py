@@ -40,6 +40,7 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from user_comm.lost_messages import spin
 from user_comm.start import start_rclpy
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
@@ -323,7 +324,7 @@ def main(args: Sequence[str] | None = None) -> int:
     executor.add_node(node)
     done: Future[None] = Future(executor=executor)
     with StopSignals(lambda _: executor.create_task(done.set_result, None), final=True):  # type: ignore[arg-type,return-value]
-        executor.spin_until_future_complete(done)
+        spin(executor, done, failed=lambda error: node.get_logger().error(str(error)))
     executor.shutdown()
     node.destroy_node()
     rclpy.try_shutdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 from user_comm.subscriptions import CheckedSubscription
 from user_comm.topics import interface_class, profile
-from user_core.errors import StoreError, SuiteError
+from user_core.errors import StoreError
 from user_core.reasons import NO_REASON, ROWS_SET_ASIDE, Reason
 from user_core.types import TrajectoryAck, TrajectoryChunk
 from user_learner.node_configs import ReplayConfig
@@ -174,8 +173,8 @@ class ReplayNode(LifecycleNode):
             for step in (self._retain, self._compress, self._move_old):
                 try:
                     step()
-                except (SuiteError, OSError, sqlite3.Error) as error:  # the next time may go better
-                    failed.append(str(error))
+                except Exception as error:  # the next time may go better
+                    failed.append(str(error) or type(error).__name__)
             if failed:
                 self.diagnostics.report("upkeep", Level.WARN, "; ".join(failed))
             else:
@@ -190,8 +189,9 @@ class ReplayNode(LifecycleNode):
         if not tier.folder:
             return
         moved = move_old(
-            self.config.path, tier.folder, round(tier.keep_here_mb * 2**20), self._stop.is_set
-        )
+            self.config.path, tier.folder, round(tier.keep_here_mb * 2**20), self._stop.is_set,
+            round(tier.fetched_mb * 2**20),
+        )  # fmt: skip
         if moved.moved:
             self.get_logger().info(f"moved to {tier.folder}: {moved}")
 

@@ -12,20 +12,22 @@ from typing import Any
 import numpy as np
 import psutil
 
-from user_core.errors import StoreError, SuiteError
-from user_core.reasons import ROWS_SET_ASIDE, Reason
+from user_core.errors import StoreError
+from user_core.reasons import BUCKET_AWAY, ROWS_SET_ASIDE, Reason
 from user_core.runtime.closing import Closing
 from user_core.specs import Array
 from user_core.types import OBSERVATION, Batch, EpisodeSource, TrajectorySchema
 from user_learner.replay.layout import RECORDS, RowLayout
+from user_learner.replay.reader import IN_BUCKET
 from user_learner.sampling.batches import BatchBuffers, batch_nbytes
 from user_learner.sampling.catalog import History, Snapshot, open_catalog
 from user_learner.sampling.config import SamplerConfig, Stratum
 from user_learner.sampling.draws import Population, Populations, population, split_batch
 from user_learner.sampling.features import KeptFeatures
+from user_learner.sampling.fetching import Fetcher
 from user_learner.sampling.gathering import BatchGatherer
 from user_learner.sampling.hindsight import Hindsight, Relabelled
-from user_learner.sampling.pool import Drawn, MappedPool, Pool
+from user_learner.sampling.pool import Drawn, MappedPool, Pool, give_back_free_memory
 from user_learner.sampling.sample_cache import SampleCache
 from user_learner.sampling.share import Share
 from user_learner.sampling.takeovers import acted_by, bad_steps, before_takeovers
@@ -33,9 +35,9 @@ from user_learner.sampling.takeovers import acted_by, bad_steps, before_takeover
 #: Place of the store in ``extras["row"]``; below it, segment times rows of a segment plus row.
 STORE_SHIFT = 48
 _LOOK_PERIOD_S = 0.02
-#: Memory of a sampler's tables by run, also while the next ones are made (docs/measurements/data.md), and how much
-#: of it counts as what a cache reserves anyhow.
-_RUN_BYTES, _FEW_BYTES = 800, 2 * 2**20
+#: Memory of a sampler's tables by run and by block, also while the next ones are made (docs/measurements/data.md), and
+#: how much of it counts as what a cache reserves anyhow.
+_RUN_BYTES, _BLOCK_BYTES, _FEW_BYTES = 350, 130, 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class ReplaySource(Closing):
         self._refresher = threading.Thread(
             target=self._keep_fresh, name="replay-refresh", daemon=True
         )
+        self._fetcher = Fetcher([store.reader.path for store in self._catalog.stores], config.seed)
         if config.refresh_period_s:
             self._refresher.start()
 
@@ -170,10 +173,12 @@ class ReplaySource(Closing):
                 + f" is passed over: {d.reason}"
                 for store in self._catalog.stores
                 for d in store.reader.tables.damages
+                if d.reason != IN_BUCKET
             ]
             pool = self._pool
             reads = pool.warnings if isinstance(pool, SampleCache) else []
             aside = [Reason(ROWS_SET_ASIDE, text) for text in [*damages, *reads, *self._warnings]]
+            aside += [Reason(BUCKET_AWAY, text) for text in self._fetcher.troubles()]
             hindsight = self._hindsight.warnings() if self._hindsight is not None else []
             return [*aside, *self._catalog.edits_warnings(), *hindsight]
 
@@ -245,6 +250,7 @@ class ReplaySource(Closing):
         self._stopping.set()
         if self._refresher.is_alive():
             self._refresher.join()
+        self._fetcher.stop()
         self._gatherer.close()
         with self._lock:
             if self._pool is not None:
@@ -417,6 +423,8 @@ class ReplaySource(Closing):
                 each.settle()
         if isinstance(self._pool, SampleCache):
             self._pool.fit(self._cache_bytes(self._batch_size))
+            if _RUN_BYTES * len(snapshot.runs.rows) > _FEW_BYTES:
+                give_back_free_memory()  # of the tables before, and of making these
 
     def _goals(self, snapshot: Snapshot) -> Any:
         """What hindsight needs: the records of all rows, mapped."""
@@ -460,6 +468,7 @@ class ReplaySource(Closing):
     def _bring_up(self, pool: Pool) -> None:
         pool.renew(pool.ready(self._snapshot, self._populations))
         pool.settle()
+        give_back_free_memory()
 
     def _batches_nbytes(self, batch_size: int) -> int:
         batches = self.config.prefetch + self.config.keep
@@ -468,18 +477,20 @@ class ReplaySource(Closing):
     def _cache_bytes(self, batch_size: int) -> int:
         """Memory of a sample cache: what batches and tables leave, so that a process takes the same however many
         episodes there are."""
-        tables = max(0, _RUN_BYTES * len(self._snapshot.runs.rows) - _FEW_BYTES)
+        runs = self._snapshot.runs
+        blocks = int(runs.rows.sum()) // self._layout.block_rows()
+        tables = max(0, _RUN_BYTES * len(runs.rows) + _BLOCK_BYTES * blocks - _FEW_BYTES)
         return self._budget_bytes - self._batches_nbytes(batch_size) - tables
 
     def _keep_fresh(self) -> None:
         while not self._stopping.wait(self.config.refresh_period_s):
             try:
+                self._fetcher.start()
                 self.refresh()
             except (
-                SuiteError,
-                OSError,
+                Exception
             ) as error:  # an index that is being rebuilt, a segment that has just gone
-                self._warnings.setdefault(str(error))
+                self._warnings.setdefault(str(error) or type(error).__name__)
 
 
 def _random_state(random: np.random.Generator) -> dict[str, Any]:

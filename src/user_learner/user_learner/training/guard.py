@@ -370,7 +370,7 @@ class GuardedSink(Closing):
                 for result in results.new():
                     self.take(result)
                 trouble = ""
-            except (SuiteError, OSError, sqlite3.Error) as error:  # the index is being rebuilt
+            except Exception as error:  # the index is being rebuilt, for instance
                 if str(error) != trouble:
                     trouble = str(error)
                     _log.warning("new policy versions are not watched for now: %s", error)
