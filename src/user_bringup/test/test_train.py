@@ -13,11 +13,10 @@ from user_bringup.demos import record_demonstrations
 from user_bringup.local_robot import open_robot
 from user_bringup.offline import (
     OfflineTraining,
-    algorithm_file,
     config_of,
     spec_of_store,
 )
-from user_core.config import Config, from_mapping
+from user_core.config import Config, file_meant, from_mapping
 from user_core.errors import ConfigError, SuiteError
 from user_core.fakes import FakeTeleop, FakeTeleopConfig
 from user_core.interfaces import TeleopCommand
@@ -191,4 +190,4 @@ def test_what_cannot_be_done_is_said(demos, tmp_path):
 @pytest.mark.parametrize("name", ["no_such", "~nobody_here/sac.yaml", "package://none/sac.yaml"])
 def test_an_algorithm_that_is_not_there_is_said(name):
     with pytest.raises(ConfigError):
-        algorithm_file(name)
+        file_meant("algorithms", name)

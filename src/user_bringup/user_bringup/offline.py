@@ -23,11 +23,8 @@ from user_bringup.monitor.history import History
 from user_bringup.monitor.shares import Share
 from user_core.codecs.weights import encode_version
 from user_core.config import (
-    find_shared,
     from_mapping,
     load_yaml,
-    path_of_file,
-    shared_names,
     to_mapping,
 )
 from user_core.errors import ConfigError
@@ -45,18 +42,6 @@ CONFIG_FILE, HISTORY_FILE, BEST_FILE = "train.yaml", "history.jsonl", "best.safe
 _LOOK_S = 0.1
 #: Whatever robots would have to collect first: here all data are there.
 _OFFLINE = {"utd": {"target": None, "learning_starts": 0, "initial_updates": 0}}
-
-
-def algorithm_file(name: str) -> Path:
-    """The file of an algorithm: a path, or the name of a ready one. Raises ConfigError."""
-    path = path_of_file(name)
-    found = path if path.is_file() else find_shared("algorithms", name)
-    if found is None:
-        raise ConfigError(
-            f"algorithm {name!r}", got="no such file",
-            expected=f"a path, or one of {', '.join(shared_names('algorithms'))}",
-        )  # fmt: skip
-    return found
 
 
 def config_of(

@@ -12,10 +12,10 @@ from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
 from user_core.policies import policy_config_hash
 from user_core.policies.generative.flow import FlowPolicy
-from user_core.policies.image_encoders import efficientnet_lite
 from user_core.policies.image_encoders.config import ImageEncoderConfig
 from user_core.policies.image_encoders.pretrained import PretrainedEncoder, frozen_encoder
 from user_core.specs import ArraySpec, RobotSpec
+from user_testing.small_encoder import write_weights
 
 SPEC = RobotSpec(
     "seeing",
@@ -31,11 +31,7 @@ SMALL = {"rows": 2, "embedding": 16, "layers": 1, "heads": 2, "image_channels": 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of EfficientNet-Lite0 in a file."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "lite0.pth"
-    torch.save(efficientnet_lite.EfficientNetLite0(32).state_dict(), path)
-    return path
+    return write_weights(tmp_path_factory.mktemp("weights") / "lite0.pth")
 
 
 def encoder(weights: Path, **more: object) -> dict[str, object]:
@@ -112,9 +108,7 @@ def test_a_trained_encoder_is_trained_and_sent(weights: Path) -> None:
 
 
 def test_versions_learned_with_other_encoders_are_refused(weights: Path, tmp_path: Path) -> None:
-    torch.manual_seed(1)
-    path = tmp_path / "other.pth"
-    torch.save(efficientnet_lite.EfficientNetLite0(32).state_dict(), path)
+    path = write_weights(tmp_path / "other.pth", seed=1)
     mine, other = flow(image_encoder=encoder(weights)), flow(image_encoder=encoder(path))
     before = mine.arrays()
     with pytest.raises(PolicyError, match=r"frozen encoder .*same file"):

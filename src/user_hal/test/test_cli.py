@@ -151,8 +151,8 @@ def test_a_file_that_is_not_there_lists_the_ready_ones(
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2] / "user_bringup")
     assert check.main(["ur"], terminal.console) == 2
-    assert "no such file, expected a path, or one of the ready ones" in terminal.text
-    assert "'ur_ros2_control'" in terminal.text
+    assert "no robot configuration 'ur': expected a path, or one of" in terminal.text
+    assert "ur_ros2_control" in terminal.text
     assert find_robot_file("ur_ros2_control").name == "ur_ros2_control.yaml"
 
 

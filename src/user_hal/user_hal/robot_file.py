@@ -10,10 +10,9 @@ from pydantic import model_validator
 
 from user_core.config import (
     Config,
-    find_shared,
+    file_meant,
     from_mapping,
     load_yaml,
-    path_of_file,
     setting,
     shared_folders,
 )
@@ -123,17 +122,7 @@ def find_robot_file(name: str | Path) -> Path:
     Raises:
         ConfigError: There is no such file; lists the ready ones.
     """
-    path = path_of_file(name)
-    if path.is_file():
-        return path
-    found = find_shared("robots", str(name), _beside())
-    if found is None:
-        raise ConfigError(
-            f"robot configuration {str(name)!r}",
-            got="no such file",
-            expected=f"a path, or one of the ready ones: {sorted(ready_robot_files())}",
-        )
-    return found
+    return file_meant("robots", name, _beside())
 
 
 def ready_robot_files() -> dict[str, Path]:

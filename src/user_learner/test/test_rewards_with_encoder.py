@@ -2,12 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 
 from user_core import plugins
 from user_core.errors import ConfigError
 from user_core.fakes import PolicyMailbox
-from user_core.policies.image_encoders.efficientnet_lite import EfficientNetLite0
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import (
     EpisodeKey,
@@ -19,6 +17,7 @@ from user_core.types import (
 )
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.replay import StoreWriter
+from user_testing.small_encoder import write_weights
 from user_testing.worlds.replay import QUICK, whole_episode
 
 SPEC = RobotSpec(
@@ -31,11 +30,7 @@ SMALL = {"hidden": [16], "image_embedding": 8}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Random weights of EfficientNet-Lite0 in a file."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "lite0.pth"
-    torch.save(EfficientNetLite0(32).state_dict(), path)
-    return path
+    return write_weights(tmp_path_factory.mktemp("weights") / "lite0.pth")
 
 
 @pytest.fixture

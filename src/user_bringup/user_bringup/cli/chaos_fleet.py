@@ -13,7 +13,7 @@ from user_bringup.chaos.fleet import SCHEDULERS, FleetTrial, made_fleet, obeyed_
 from user_bringup.chaos.promises import lost_blows, promises
 from user_bringup.chaos.trial import Trial
 from user_bringup.chaos.verdict import Check
-from user_bringup.cli.fleet_state import find_experiment
+from user_core.config import file_meant
 from user_core.errors import ConfigError, SuiteError
 from user_fleet.deployment import ProcessSpec
 from user_fleet.scheduling.experiment import load_experiment
@@ -27,7 +27,7 @@ def run_fleet_trial(
     """Start a fleet and its experiment, let things happen to both, end them, judge."""
     from user_bringup.nodes.graph_recorder import GraphRecorder
 
-    experiment = load_experiment(find_experiment(arguments.deployment))
+    experiment = load_experiment(file_meant("experiments", arguments.deployment))
     folder = (arguments.runs / run).resolve()
     if folder.exists():
         raise ConfigError("--run", got=f"{run}, which is there", expected="a new one for a fleet")

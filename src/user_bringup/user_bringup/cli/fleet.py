@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_bringup.cli.fleet_state import add_commands, find_experiment, open_store
+from user_bringup.cli.fleet_state import add_commands, open_store
 from user_bringup.monitor.fleet import view_of
 from user_core.command_line import Parser
 from user_core.config import (
+    file_meant,
     from_mapping,
     load_yaml,
     to_mapping,
@@ -119,7 +120,7 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
     from user_fleet.scheduling.plan import Situation, plan
     from user_fleet.scheduling.scheduler import Scheduler
 
-    experiment = load_experiment(find_experiment(arguments.experiment))
+    experiment = load_experiment(file_meant("experiments", arguments.experiment))
     if arguments.fleet or arguments.state:
         store = open_store(arguments)
         situation = Scheduler(store).situation(view_of(store), experiment)

@@ -19,11 +19,9 @@ from user_bringup.cli.fleet_logs import show_logs
 from user_bringup.cli.fleet_timeline import moment, show_timeline
 from user_bringup.monitor.fleet import QUIET_S, experiments_of, resources_of
 from user_core.config import (
-    find_shared,
+    file_meant,
     from_mapping,
     load_yaml,
-    path_of_file,
-    shared_names,
     to_mapping,
 )
 from user_core.errors import ConfigError, StoreError
@@ -89,20 +87,6 @@ def open_store(arguments: argparse.Namespace) -> FleetStore:
             "user_fleet.nodes.scheduler`, or name its file with --state",
         )  # fmt: skip
     return FleetStore(file)
-
-
-def find_experiment(name: str) -> Path:
-    """The file of an experiment: a path, or a name among those of all installed packages."""
-    path = path_of_file(name)
-    if path.is_file():
-        return path
-    found = find_shared("experiments", name)
-    if found is None:
-        raise ConfigError(
-            f"experiment {name!r}", got="no such file",
-            expected=f"a path, or one of the ready ones: {shared_names('experiments')}",
-        )  # fmt: skip
-    return found
 
 
 def _ls(arguments: argparse.Namespace, console: Console) -> int:
@@ -172,7 +156,7 @@ def _logs(arguments: argparse.Namespace, console: Console) -> int:
 def _submit(arguments: argparse.Namespace, console: Console) -> int:
     from user_fleet.scheduling.experiment import load_experiment
 
-    experiment = load_experiment(find_experiment(arguments.experiment))
+    experiment = load_experiment(file_meant("experiments", arguments.experiment))
     code = _ask(arguments, console, do="submit", experiment=to_mapping(experiment))
     if code == 0 and not arguments.json:
         console.print(f"{escape(experiment.name)} is queued; see `user fleet status`")

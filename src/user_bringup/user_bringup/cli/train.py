@@ -29,12 +29,12 @@ def main(argv: Sequence[str]) -> int:
     from user_bringup.local_robot import settings
     from user_bringup.offline import (
         OfflineTraining,
-        algorithm_file,
         config_of,
         solved,
         spec_of_store,
     )
     from user_bringup.report import write_report
+    from user_core.config import file_meant
     from user_core.errors import ConfigError
     from user_learner.cli.running import counting, list_lines
     from user_learner.data.importing import stores_of
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             "--every", got="no --evaluate", expected="how many episodes: --evaluate EPISODES"
         )
-    algorithm = algorithm_file(arguments.algorithm)
+    algorithm = file_meant("algorithms", arguments.algorithm)
     with counting(console, "importing") as update:
         stores, notes = stores_of(data, out / "data", arguments.map, update)
     list_lines(console, "note", notes, "yellow")

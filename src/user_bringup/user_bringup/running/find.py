@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from ament_index_python.packages import (
     get_package_share_directory,
 )
 
-from user_core.config import find_shared, path_of_file, shared_names
+from user_core.config import file_meant
 from user_core.errors import ConfigError
 from user_fleet.deployment import Deployment
 
@@ -29,21 +28,7 @@ def find_deployment(name: str) -> Path:
     Raises:
         ConfigError: There is no such deployment; lists those that are installed.
     """
-    path = path_of_file(name)
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path.resolve()
-        raise ConfigError("deployment", got=name, expected="a file that exists")
-    found = find_shared("deployments", name)
-    if found is None:
-        known = shared_names("deployments")
-        close = difflib.get_close_matches(name, known, n=1)
-        raise ConfigError(
-            f"no deployment {name!r}",
-            expected=f"one of {known}, or the path of a .yaml file"
-            + (f"; did you mean {close[0]!r}?" if close else ""),
-        )
-    return found
+    return file_meant("deployments", name).resolve()
 
 
 def find_executable(package: str, executable: str) -> Path:

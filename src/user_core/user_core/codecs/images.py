@@ -18,6 +18,7 @@ is being carried out, for the answer to go on from.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -236,6 +237,13 @@ def _decode_lossy(body: memoryview, shape: tuple[int, ...], coding: str) -> Arra
     if len(body):
         raise CodecError(f"{_WHERE}: end", got=f"{len(body)} bytes more")
     return images
+
+
+def psnr_db(mean_squared_error: float) -> float:
+    """Peak signal-to-noise ratio of images of bytes, dB; infinite where nothing was lost."""
+    if mean_squared_error <= 0:
+        return math.inf
+    return 10 * math.log10(255**2 / mean_squared_error)
 
 
 def image_size(data: bytes) -> tuple[int, int] | None:

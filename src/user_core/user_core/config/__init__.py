@@ -22,6 +22,7 @@ from user_core.config.model import (
 )
 from user_core.config.setting import Setting, setting, setting_of
 from user_core.config.shared_files import (
+    file_meant,
     find_shared,
     path_of_file,
     shared_folders,
@@ -36,6 +37,7 @@ __all__ = [
     "Document",
     "Setting",
     "config_fields",
+    "file_meant",
     "find_shared",
     "from_mapping",
     "identity",

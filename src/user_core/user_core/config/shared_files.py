@@ -7,6 +7,7 @@ name. Where two packages have a file of the same name, ``PACKAGE/NAME`` says whi
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -83,6 +84,32 @@ def find_shared(kind: str, name: str, first: Iterable[Path] = ()) -> Path | None
             f"{kind} {name!r}", got=f"one in each of {len(found)} packages", expected=choices
         )
     return next(iter(found.values()), None)
+
+
+def file_meant(kind: str, name: str | Path, first: Iterable[Path] = ()) -> Path:
+    """The file that somebody means: a path, ``package://PACKAGE/FILE``, or a name as in :func:`find_shared`.
+
+    Args:
+        kind: ``robots``, ``deployments``, ``algorithms``, ``experiments``.
+        name: What was given.
+        first: Folders that win over those of packages.
+
+    Raises:
+        ConfigError: There is none, or several packages have it; names the nearest, and all.
+    """
+    path, folders = path_of_file(name), list(first)
+    if path.is_file():
+        return path
+    if (found := find_shared(kind, str(name), folders)) is not None:
+        return found
+    known = sorted({*shared_names(kind), *(f.stem for folder in folders for f in _in(folder))})
+    close = difflib.get_close_matches(path.stem, known, n=1)
+    what = "robot configuration" if kind == "robots" else kind.removesuffix("s")
+    raise ConfigError(
+        f"no {what} {str(name)!r}",
+        expected=f"a path, or one of {', '.join(known)}"
+        + (f"; did you mean {close[0]!r}?" if close else ""),
+    )
 
 
 @lru_cache(maxsize=32)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import zenoh
@@ -15,8 +16,7 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.net.sessions import open_session
 from user_comm.run import run
 from user_comm.topic_io import RosTopicIo
-from user_core.config import find_shared, from_mapping, load_yaml, path_of_file, shared_folders
-from user_core.errors import ConfigError
+from user_core.config import file_meant, from_mapping, load_yaml, shared_folders
 from user_fleet.node_configs import HostConfig, ResourceAgentConfig, fleet_folder
 from user_fleet.presence.agent import Agent, Bookings, Runner
 from user_fleet.presence.launcher import Launcher, user_up
@@ -45,7 +45,9 @@ class ResourceAgent(LifecycleNode):
         }
         contracts, _ = read_contracts(files)
         endpoint = next(iter(config.zenoh.connect), "")
-        self._inventory = Inventory(host, find_robot_file, contracts, endpoint=endpoint)
+        self._inventory = Inventory(
+            host, partial(file_meant, "robots"), contracts, endpoint=endpoint
+        )
         self._io = RosTopicIo(self) if config.look_at_graph else None
         if self._io is not None:
             stack.callback(self._io.close)
@@ -127,15 +129,6 @@ class ResourceAgent(LifecycleNode):
             "refused": str(sum(agent.refused.values())),
         }
         return Item("fleet", Level.OK, f"{count} resources", values)
-
-
-def find_robot_file(name: str) -> Path:
-    """A robot file by its path or its name. Raises ConfigError."""
-    path = path_of_file(name)
-    found = path if path.is_file() else find_shared("robots", name)
-    if found is None:
-        raise ConfigError(f"robot configuration {name!r}", got="no such file")
-    return found
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def test_a_hal_without_a_robot_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "no such file"), ("robot: {plugin: mock}\nsafty: {}\n", "safty")],
+    [(None, "no robot configuration"), ("robot: {plugin: mock}\nsafty: {}\n", "safty")],
     ids=["not there", "wrong"],
 )
 def test_the_node_refuses_such_a_robot_file_at_once(

@@ -43,6 +43,7 @@ from user_core.codecs.images import (
     encode_images,
     is_image_column,
     is_lossy,
+    psnr_db,
 )
 from user_core.errors import CodecError, ConfigError, StoreCorrupt
 from user_core.runtime.closing import Closing
@@ -375,11 +376,10 @@ class PackedWriter(Closing):
 
     def finish(self) -> Header:
         """Write what the file says of itself, and make it durable; the name is the caller's. Raises OSError."""
-        psnr = (
-            (psnr_db(max(self._errors)), psnr_db(float(np.mean(self._errors))))
-            if self._errors
-            else None
-        )
+        psnr = None
+        if self._errors:  # JSON has no infinity: 99 stands for no loss
+            worst_db, mean_db = psnr_db(max(self._errors)), psnr_db(float(np.mean(self._errors)))
+            psnr = (min(round(worst_db, 2), 99.0), min(round(mean_db, 2), 99.0))
         header = Header(
             self._coding, self._rows, GROUP_ROWS, self._column.shape, self._column.base.name, self._at, psnr
         )  # fmt: skip
@@ -580,8 +580,3 @@ def _add_back(rows: Array, code: int) -> None:
     if code & _GREEN:
         rows[..., 0] += rows[..., 1]
         rows[..., 2] += rows[..., 1]
-
-
-def psnr_db(mean_square: float) -> float:
-    """Peak signal-to-noise ratio of images of bytes; 99 where nothing was lost."""
-    return round(float(10 * np.log10(255**2 / mean_square)), 2) if mean_square > 0 else 99.0

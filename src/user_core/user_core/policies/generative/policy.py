@@ -75,11 +75,14 @@ class ChunkPolicy(Policy):
         self._arrays, self._network = arrays, network
 
     def network(self) -> Any:
-        network = copy.deepcopy(self._network)
-        if self.tasks:
-            _fill(network, self._with_instructions(self._arrays))
+        network = self._copied()
+        _fill(network, self._with_instructions(self._arrays))
         network.keep_settled()
         return network
+
+    def _copied(self) -> ChunkNetwork:
+        """A network of its own for who trains it."""
+        return copy.deepcopy(self._network)
 
     def reset(self, task: Task) -> None:
         """An episode begins. Words that no learned task has are encoded now: in the first step there is no time."""
@@ -213,6 +216,9 @@ class GenerativePolicy(ChunkPolicy):
         shape = (len(self.tasks) + 1, self.config.language.size)
         return {"instructions": np.zeros(shape, np.float32)} if self.tasks else {}
 
+    def _copied(self) -> ChunkNetwork:
+        return super()._copied() if self._layout is None else self._fresh()
+
     def _fresh(self) -> GenerativeNetwork:
         from user_core.policies.generative.network import GenerativeNetwork
 
@@ -229,14 +235,6 @@ class GenerativePolicy(ChunkPolicy):
         mine = {name[start:]: a for name, a in arrays.items() if name.startswith(self._acting)}
         self._perceptron = NumpyPerceptron(layout, mine, self._velocity)
         self._arrays = arrays
-
-    def network(self) -> Any:
-        if self._layout is None:
-            return super().network()
-        network = self._fresh()
-        _fill(network, self._with_instructions(self._arrays))
-        network.keep_settled()
-        return network
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """The next T actions, (T, A)."""
@@ -257,6 +255,12 @@ class GenerativePolicy(ChunkPolicy):
             for i, chunk in zip(rows, chunks):
                 made[i] = self._carried_on(chunk, queries[i].plan, queries[i].frozen)
         return made
+
+    def acting_calls(self) -> list[tuple[Any, str]]:
+        if self._layout is not None:
+            return []
+        acting: Any = self._network.acting  # type: ignore[attr-defined]
+        return [(acting, "see"), (acting, "forward")]
 
     def _generate_batch(
         self, queries: Sequence[Query], given: Sequence[Given | None]

@@ -231,15 +231,6 @@ class VideoReader:
             raise _damaged(self.path, error) from error
 
 
-def psnr_db(mean_squared_error: float) -> float:
-    """Peak signal to noise ratio of pictures of 8 bits, dB; infinite without loss."""
-    return (
-        float("inf")
-        if mean_squared_error <= 0
-        else float(10 * np.log10(255.0**2 / mean_squared_error))
-    )
-
-
 def _damaged(path: Path, error: Exception) -> CodecError:
     if isinstance(error, FileNotFoundError):
         return CodecError(f"video {path}", got="no such file", expected="the images of an episode")

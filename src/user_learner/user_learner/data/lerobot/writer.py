@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from user_core.codecs.images import psnr_db
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import CodecError, ConfigError
 from user_core.runtime.files import write_atomically
@@ -24,7 +25,7 @@ from user_learner.data.extras import library
 from user_learner.data.lerobot import layout as at
 from user_learner.data.lerobot.layout import Features, numbered, to_arrow, write_parquet
 from user_learner.data.lerobot.statistics import joined, of_images, of_numbers
-from user_learner.data.lerobot.video import CODINGS, VideoWriter, psnr_db
+from user_learner.data.lerobot.video import CODINGS, VideoWriter
 from user_learner.replay.layout import result_to_dict
 
 #: A file is full with so many steps, or with so many bytes of pictures before coding.
