@@ -358,10 +358,14 @@ def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
 
 
 def _sees_the_camera_move(page):
-    page.wait_for_selector('img[data-camera="front"]', timeout=60_000)
+    page.wait_for_selector('user-camera[data-camera="front"]', timeout=60_000)
     page.wait_for_function(
-        "() => { const i = document.querySelector('img[data-camera=front]'); return i && i.naturalWidth === 64 }",
+        "() => { const c = document.querySelector('user-camera[data-camera=front] canvas'); return c && c.width === 64 }",
         timeout=30_000,
+    )
+    before = page.evaluate("document.querySelector('user-camera[data-camera=front]').images")
+    page.wait_for_function(
+        f"() => document.querySelector('user-camera[data-camera=front]').images > {before + 3}"
     )
 
 
@@ -473,9 +477,9 @@ def _finds_the_episode(page, console):
 
 #: How bright the image of the camera is on the page, 0 to 255; -1: there is none.
 _BRIGHTNESS = """() => {
-    const image = document.querySelector("img[data-camera=front]");
-    if (!image || !image.naturalWidth) return -1;
-    const [canvas, size] = [document.createElement("canvas"), image.naturalWidth];
+    const image = document.querySelector("user-camera[data-camera=front] canvas");
+    if (!image || image.width < 2) return -1;
+    const [canvas, size] = [document.createElement("canvas"), image.width];
     canvas.width = canvas.height = size;
     const place = canvas.getContext("2d");
     place.drawImage(image, 0, 0);

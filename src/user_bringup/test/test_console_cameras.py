@@ -1,82 +1,182 @@
-"""What a page gets of a camera: newest images, those between left out, and that it has stopped."""
+"""What a page gets of cameras: newest images, those between left out, coded once for all, and that one has stopped."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import struct
 import time
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+pytest.importorskip("nicegui", reason="nicegui is not installed")
+
+from user_bringup.console import camera_stream
+from user_bringup.console.camera_stream import IN_FLIGHT, CameraFeed, CameraPage
 from user_bringup.console.config import ConsoleConfig
 
-routes = pytest.importorskip("user_bringup.console.routes", reason="nicegui is not installed")
+A, B = "/r/camera/a/image", "/r/camera/b/image"
 
 
-class Camera:
-    """A graph with one camera; the test says what came of it."""
+class Cameras:
+    """A graph with two cameras; the test says what comes of them."""
 
     def __init__(self):
-        self.view = SimpleNamespace(data=None, received_s=0.0, count=0)
-        self.left = 0
+        self.views = {}
+        self.watched, self.left, self.coded, self.looks = [], [], 0, 0
 
-    def comes(self, grey):
-        self.view.data, self.view.count = grey, self.view.count + 1
-        self.view.received_s = time.monotonic()
+    def comes(self, topic, grey, age_s=0.0):
+        view = self.views[topic]
+        view.waits, view.data, view.received_s = True, grey, time.monotonic() - age_s
 
     def watch_camera(self, topic):
-        return self.view
+        self.watched.append(topic)
+        self.views[topic] = SimpleNamespace(topic=topic, data=None, received_s=0.0, waits=False)
+        return self.views[topic]
 
     def leave_camera(self, view):
-        self.left += 1
+        self.left.append(view.topic)
+
+    def take_image(self, view):
+        self.looks += 1
+        came, view.waits = view.waits, False
+        return came
 
     def jpeg(self, view, quality):
+        self.coded += 1
+        if view.data is None:
+            return None
         return cv2.imencode(".jpg", np.full((32, 48, 3), view.data, np.uint8))[1].tobytes()
 
 
-def shown(part):
-    """What a browser shows of it at once: only what the header of the next part ends."""
-    assert part.endswith(b"\r\n--image\r\nContent-Type: image/jpeg\r\n\r\n")
-    return cv2.imdecode(np.frombuffer(part[part.index(b"\xff\xd8") :], np.uint8), cv2.IMREAD_COLOR)
+def opened(data):
+    """Images of a bundle by topic, read as a page does."""
+    (length,) = struct.unpack(">I", data[:4])
+    found, at = {}, 4 + length
+    for topic, size in json.loads(data[4:at]):
+        found[topic] = cv2.imdecode(np.frombuffer(data[at : at + size], np.uint8), cv2.IMREAD_COLOR)
+        at += size
+    assert at == len(data)
+    return found
 
 
-def test_the_newest_image_is_sent_and_a_camera_that_stops_is_crossed_out_until_it_is_back(
-    monkeypatch,
+@pytest.fixture
+def graph():
+    return Cameras()
+
+
+@pytest.fixture
+def feed(graph):
+    return CameraFeed(ConsoleConfig(camera_rate_hz=60.0), graph)
+
+
+@asynccontextmanager
+async def a_page(feed, known=(A, B)):
+    """A page, and the bundles that it got; it has drawn none of them."""
+    got = asyncio.Queue()
+    page = CameraPage(feed, lambda: set(known), got.put)
+    running = asyncio.create_task(page.run())
+    try:
+        yield page, lambda: asyncio.wait_for(got.get(), 5), got
+    finally:
+        running.cancel()
+        page.close()
+
+
+def test_the_newest_images_are_sent_together_and_a_camera_that_stops_is_crossed_out_until_it_is_back(
+    monkeypatch, graph, feed
 ):
-    monkeypatch.setattr(routes, "STALE_S", 0.2)
-    camera = Camera()
-    console = SimpleNamespace(config=ConsoleConfig(camera_rate_hz=60.0))
+    monkeypatch.setattr(camera_stream, "STALE_S", 0.3)
 
     async def look():
-        stream = routes._images(console, camera, "/camera")
-        for grey in (10, 200):  # the first is overtaken
-            camera.comes(grey)
-        assert abs(int(shown(await anext(stream)).mean()) - 200) < 3
-        crossed = shown(await anext(stream))
-        assert crossed.shape == (32, 48, 3)
-        assert crossed.mean() < 110, "it looks alive"
-        assert crossed.max() > 150, "nothing says why"
-        camera.comes(90)
-        assert abs(int(shown(await anext(stream)).mean()) - 90) < 3
-        await stream.aclose()
-        assert camera.left == 1
+        async with a_page(feed) as (page, gets, _):
+            page.hear({"show": [A, B, "/r/camera/unknown/image"]})
+            assert sorted(graph.watched) == [A, B]
+            graph.comes(A, 10)  # it is overtaken
+            graph.comes(A, 200)
+            graph.comes(B, 60)
+            shown = opened(await gets())
+            assert {t: round(i.mean() / 10) for t, i in shown.items()} == {A: 20, B: 6}
+            page.hear({"drawn": 1})
+            crossed = {}
+            while len(crossed) < 2:
+                crossed |= opened(await gets())
+                page.hear({"drawn": 1})
+            assert crossed[A].shape == (32, 48, 3)
+            assert crossed[A].mean() < 110, "it looks alive"
+            assert crossed[A].max() > 150, "nothing says why"
+            graph.comes(A, 90)
+            assert abs(int(opened(await gets())[A].mean()) - 90) < 3
+        assert sorted(graph.left) == [A, B]
+
+    asyncio.run(look())
+
+
+def test_each_image_is_coded_once_for_all_pages_and_a_page_gets_what_another_one_has(graph, feed):
+    async def look():
+        async with a_page(feed) as (one, one_gets, _), a_page(feed) as (two, two_gets, _):
+            one.hear({"show": [A]})
+            two.hear({"show": [A]})
+            graph.comes(A, 50)
+            assert await one_gets() == await two_gets()
+            async with a_page(feed) as (late, late_gets, _):
+                late.hear({"show": [A]})
+                assert opened(await late_gets()).keys() == {A}, "of a camera that is slow, too"
+            assert graph.coded == 1
+            assert graph.watched == [A]
+            one.hear({"show": []})
+            assert not graph.left
+        assert graph.left == [A]
+
+    asyncio.run(look())
+
+
+def test_a_page_that_does_not_draw_gets_no_more_and_then_the_newest(graph, feed):
+    async def look():
+        async with a_page(feed) as (page, gets, got):
+            page.hear({"show": [A]})
+            for grey in range(20, 20 + IN_FLIGHT):
+                graph.comes(A, grey)
+                await gets()
+            looks = graph.looks
+            for grey in (100, 150, 220):
+                graph.comes(A, grey)
+                await asyncio.sleep(0.1)
+            assert got.empty()
+            assert graph.looks - looks <= 1, "nobody waits, and it looks"
+            page.hear({"drawn": 1})
+            assert abs(int(opened(await gets())[A].mean()) - 220) < 3
+
+    asyncio.run(look())
+
+
+@pytest.mark.parametrize(
+    "said", [{"drawn": 1}, {"drawn": -1}, {"drawn": "x"}, {"show": 3}, {"show": [A] * 99}]
+)
+def test_what_no_page_of_ours_says_is_refused(feed, said):
+    async def look():
+        async with a_page(feed) as (page, _, _):
+            with pytest.raises(ValueError, match="expected"):
+                page.hear(said)
 
     asyncio.run(look())
 
 
 @pytest.mark.parametrize("long_ago", [False, True])
-def test_a_camera_from_which_nothing_came_or_only_long_ago_is_said_so(monkeypatch, long_ago):
-    monkeypatch.setattr(routes, "STALE_S", 0.1)
-    console, camera = SimpleNamespace(config=ConsoleConfig()), Camera()
-    if long_ago:  # another page has watched it
-        camera.comes(10)
-        camera.view.received_s -= 1.0
+def test_a_camera_from_which_nothing_came_or_only_long_ago_is_said_so(
+    monkeypatch, graph, feed, long_ago
+):
+    monkeypatch.setattr(camera_stream, "STALE_S", 0.1)
 
     async def look():
-        stream = routes._images(console, camera, "/camera")
-        assert shown(await anext(stream)).max() > 150
-        await stream.aclose()
+        async with a_page(feed) as (page, gets, _):
+            page.hear({"show": [A]})
+            if long_ago:  # it waited in the middleware
+                graph.comes(A, 10, age_s=1.0)
+            assert opened(await gets())[A].max() > 150
 
     asyncio.run(look())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from user_bringup.console.access import Role, Tokens
 from user_bringup.console.config import ConsoleConfig, TlsConfig, default_tokens
+from user_bringup.console.precedence import give_way
 from user_comm.net.network import Network
 from user_core.command_line import Parser
 from user_core.errors import ConfigError
@@ -73,6 +74,7 @@ def main(argv: Sequence[str]) -> int:
     )
     from user_bringup.nodes.console import serve  # rclpy and NiceGUI take seconds to import
 
+    give_way()
     with serve(config, live=not arguments.finished) as server:
         print(f"console: {server.url}", flush=True)
         if not server.console.access.local:

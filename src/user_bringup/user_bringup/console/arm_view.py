@@ -50,11 +50,22 @@ class ArmView:
         ):
             self._said = ui.label("").classes("opacity-70")
             self._scene: Any = None
-        ui.timer(_PERIOD_S, self._tick)
+        self._timer: Any = None
+        self._place.on_value_change(self._follow)
+        self._follow()
+
+    def _follow(self) -> None:
+        """It is drawn while it is open."""
+        if self._place.value and self._timer is None:
+            with self._place:
+                self._timer = ui.timer(_PERIOD_S, self._tick)
+        elif not self._place.value and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _tick(self) -> None:
         graph = self._console.graph
-        if not self._place.value or graph is None:
+        if graph is None:
             return
         state = graph.arm(self._namespace)
         if state.urdf != self._text:

@@ -12,7 +12,12 @@ from user_bringup.console.access import Role, Visitor
 from user_bringup.console.shared import Console
 from user_bringup.console.snapshot import Snapshot
 
-_REFRESH_S = 0.5
+#: What runs says how it is once a second.
+_REFRESH_S = 1.0
+#: A page that nobody sees is told nothing.
+_SEEN = """<script>
+document.addEventListener("visibilitychange", () => window.emitEvent && emitEvent("console_seen", !document.hidden));
+</script><script src="/console_static/cameras.js" defer></script>"""
 #: Text and lines of charts, readable on light and on dark.
 INK, LINES = "#7b818a", {"lineStyle": {"color": "#8a8f9855"}}
 _STYLE = """
@@ -26,7 +31,9 @@ _STYLE = """
 .figures { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-variant-numeric: tabular-nums; }
 .figures > :nth-child(odd) { opacity: .65; }
 .big { font-size: 2.2rem; line-height: 1.1; font-weight: 600; font-variant-numeric: tabular-nums; }
-.camera { width: 100%; aspect-ratio: 1; max-height: 55vh; object-fit: contain; background: #0004; border-radius: .4rem; image-rendering: auto; }
+user-camera { display: block; width: 100%; aspect-ratio: 1; max-height: 55vh; background: #0004; border-radius: .4rem; contain: strict; }
+user-camera canvas { display: block; width: 100%; height: 100%; object-fit: contain; }
+user-camera[data-lost] canvas { opacity: .3; }
 .stop { font-size: 1.3rem !important; font-weight: 700; min-height: 3.2rem; }
 .cockpit { display: grid; width: 100%; gap: 1rem; align-items: center; justify-items: center;
   grid-template: "left view right" "left arm right" / auto minmax(0, 48rem) auto; justify-content: center; }
@@ -103,12 +110,20 @@ class Frame:
         if console.graph is None:
             self._stop.set_visibility(False)
         self.on_refresh: list[Callable[[Snapshot], None]] = [self._show_stop]
-        ui.timer(_REFRESH_S, self._refresh)
+        self._timer = ui.timer(_REFRESH_S, self._refresh)
+        ui.add_head_html(_SEEN)
+        ui.on("console_seen", self._on_seen)
 
     def _refresh(self) -> None:
         snapshot = self.console.snapshot()
         for show in self.on_refresh:
             show(snapshot)
+
+    def _on_seen(self, event: Any) -> None:
+        """The page is in front again, or behind another one."""
+        self._timer.active = bool(event.args)
+        if event.args:
+            self._refresh()
 
     def _show_stop(self, snapshot: Snapshot) -> None:
         stopped = any(robot.emergency for robot in snapshot.robots)

@@ -66,7 +66,7 @@ def _live(console: Console, frame: Frame) -> None:
     with ui.row().classes("w-full items-stretch gap-3"):
         with ui.card().classes("grow"):
             title = ui.label("learner").classes("text-lg font-bold")
-            figures = ui.element("div").classes("figures")
+            figures = _Figures()
         with ui.card().classes("grow"):
             ui.label("nodes").classes("text-lg font-bold")
             nodes = ui.row().classes("gap-1")
@@ -86,7 +86,7 @@ def _live(console: Console, frame: Frame) -> None:
                     ui.label(text).classes("w-full rounded q-pa-sm bg-amber-3 text-black")
         if changed("learner", (s.learner_state, s.learner)):
             title.set_text(f"learner: {s.learner_state or 'not heard of'}")
-            _figures(figures, s.learner)
+            figures.show(s.learner)
         if changed("nodes", s.nodes):
             nodes.clear()
             with nodes:
@@ -124,12 +124,24 @@ def _system_acts(console: Console, frame: Frame) -> None:
         frame.act_button("checkpoint now", Role.LABEL, checkpoint, icon="save")
 
 
-def _figures(grid: Any, figures: tuple[tuple[str, str], ...]) -> None:
-    grid.clear()
-    with grid:
-        for name, value in figures:
-            ui.label(name)
-            ui.label(value)
+class _Figures:
+    """Names and values, two columns. Only the texts that have changed are sent to the page."""
+
+    def __init__(self) -> None:
+        self._grid = ui.element("div").classes("figures")
+        self._names: list[str] = []
+        self._values: list[Any] = []
+
+    def show(self, figures: tuple[tuple[str, str], ...]) -> None:
+        """Show these."""
+        names = [name for name, _ in figures]
+        if names != self._names:
+            self._names = names
+            self._grid.clear()
+            with self._grid:
+                self._values = [(ui.label(name), ui.label(value))[1] for name, value in figures]
+        for label, (_, value) in zip(self._values, figures, strict=True):
+            label.set_text(value)
 
 
 class _RobotCardView:
@@ -164,7 +176,7 @@ class _RobotCardView:
                         "q-px-sm"
                     )
             self._cameras = ui.row().classes("w-full gap-2 no-wrap")
-            self._figures = ui.element("div").classes("figures")
+            self._figures = _Figures()
             if console.graph is not None and card.namespace:
                 ArmView(console, card.namespace)
         self._camera_names: tuple[str, ...] = ()
@@ -183,7 +195,7 @@ class _RobotCardView:
         self._safety.set_text(card.safety)
         self._safety.props(f"color={'negative' if card.stopped else 'grey-7'}")
         self._why.set_text(f"{card.why} [{card.code}]" if card.code else card.why)
-        _figures(self._figures, card.figures)
+        self._figures.show(card.figures)
 
     def _show_cameras(self) -> None:
         graph = self._console.graph
@@ -213,12 +225,11 @@ class _RobotCardView:
 
 
 def camera_row(cameras: dict[str, str]) -> None:
-    """Live images of cameras, by name."""
+    """Live images of cameras, by name; drawn by cameras.js."""
     for name, topic in cameras.items():
         with ui.column().classes("grow basis-0 gap-0"):
-            ui.element("img").classes("camera").props(
-                f'src="/camera?topic={quote(topic)}" alt="camera {name}" data-camera="{name}"'
-            )
+            camera = ui.element("user-camera").props(f'role=img aria-label="camera {name}"')
+            camera.props["data-camera"], camera.props["data-topic"] = name, topic
             ui.label(name).classes("opacity-70")
 
 

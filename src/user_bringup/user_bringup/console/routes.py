@@ -1,31 +1,26 @@
-"""What is no page: cameras as a row of images, and the websocket by which a person drives."""
+"""What is no page: meshes, and the websockets by which cameras come and a person drives."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator
+import functools
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from fastapi import FastAPI, Response, WebSocket
-from fastapi.responses import StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.websockets import WebSocketDisconnect
 
 from user_bringup.console.access import Role, Visitor
 from user_bringup.console.arm_model import ArmModel, mesh_as_glb
+from user_bringup.console.camera_stream import CameraFeed, show_cameras
 from user_bringup.console.guard import REFUSED
 from user_bringup.console.shared import Console, Graph
 from user_core.errors import SpecError, SuiteError
 from user_hal.teleops.browser import BrowserInput
 
 _STATIC = Path(__file__).parent / "static"
-#: When nothing newer has come for this long, that is shown: a camera that has stopped must not look alive.
-STALE_S = 2.0
 #: A page that says nothing for this long has lost its seat; it does not drive long before.
 SILENT_S = 3.0
 #: Code by which the websocket of a driver is closed while another one drives; the page offers to ask for the controls.
@@ -39,15 +34,22 @@ def make_app(console: Console) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/console_static", StaticFiles(directory=_STATIC), name="console_static")
 
-    async def camera(topic: str) -> Response:
+    @functools.cache  # one for all pages
+    def feed(graph: Graph) -> CameraFeed:
+        return CameraFeed(console.config, graph)
+
+    async def show(websocket: WebSocket) -> None:
         graph = console.graph
-        known = (
-            {t for view in graph.robots.values() for t in view.cameras.values()} if graph else set()
-        )
-        if graph is None or topic not in known:
-            return Response(f"no camera {topic}", status_code=404, media_type="text/plain")
-        kind = "multipart/x-mixed-replace; boundary=image"
-        return StreamingResponse(_images(console, graph, topic), media_type=kind)
+        if graph is None:
+            await websocket.close(REFUSED, "nothing runs")
+            return
+
+        def known() -> set[str]:
+            return {
+                topic for view in list(graph.robots.values()) for topic in view.cameras.values()
+            }
+
+        await show_cameras(feed(graph), known, websocket)
 
     async def drive(websocket: WebSocket, robot: str, ask: bool = False) -> None:
         await _Driving(console, websocket, robot).run(ask)
@@ -64,58 +66,9 @@ def make_app(console: Console) -> FastAPI:
         return Response(found, media_type="model/gltf-binary", headers=kept)
 
     app.add_api_route("/robot_mesh", mesh, methods=["GET"], response_model=None)
-    app.add_api_route("/camera", camera, methods=["GET"], response_model=None)
+    app.add_api_websocket_route("/cameras", show)
     app.add_api_websocket_route("/drive", drive)
     return app
-
-
-async def _images(console: Console, graph: Graph, topic: str) -> AsyncIterator[bytes]:
-    """A camera as a row of JPEG images. Sending waits for the browser, and what comes meanwhile is dropped.
-
-    Each image is followed by the boundary and the header of the next: Chromium shows an image when it has read those,
-    whatever length was said. With both before each image it was one image late, and a camera that had stopped looked
-    alive for ever.
-    """
-    view = graph.watch_camera(topic)
-    period_s = 1.0 / console.config.camera_rate_hz
-    began_s, sent, shown, is_marked = time.monotonic(), -1, None, False
-    begins = b"--image\r\nContent-Type: image/jpeg\r\n\r\n"
-    opening = begins
-    try:
-        while True:
-            started_s = time.monotonic()
-            count, age_s = view.count, started_s - max(view.received_s, began_s)
-            is_new = started_s - view.received_s < STALE_S  # others may have watched it long ago
-            image = None
-            if count != sent and view.data is not None and is_new:
-                shown = image = await asyncio.to_thread(
-                    graph.jpeg, view, console.config.jpeg_quality
-                )
-                sent, is_marked = count, False
-            elif age_s >= STALE_S and not is_marked:
-                image, is_marked = stopped(shown), True
-            if image is not None:
-                yield opening + image + b"\r\n" + begins
-                opening = b""
-            await asyncio.sleep(max(0.005, period_s - (time.monotonic() - started_s)))
-    finally:
-        graph.leave_camera(view)
-
-
-def stopped(newest: bytes | None) -> bytes:
-    """What is shown of a camera from which nothing comes: its newest image, dark and crossed out, as JPEG."""
-    image = None
-    if newest is not None:
-        image = cv2.imdecode(np.frombuffer(newest, np.uint8), cv2.IMREAD_COLOR)
-    image = np.zeros((128, 128, 3), np.uint8) if image is None else image // 3
-    height, width = image.shape[:2]
-    thick = max(1, min(height, width) // 64)
-    for start, end in (((0, 0), (width, height)), ((0, height), (width, 0))):
-        cv2.line(image, start, end, (60, 60, 220), thick, cv2.LINE_AA)
-    size = max(0.3, width / 320)
-    cv2.putText(image, "no image", (width // 10, height // 2), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thick, cv2.LINE_AA)  # fmt: skip
-    coded: bytes = cv2.imencode(".jpg", image)[1].tobytes()
-    return coded
 
 
 def _mesh(console: Console, robot: str, number: int) -> bytes:
@@ -201,7 +154,8 @@ class _Driving:
         console.acts.add(name, "takes the controls", robot)
         why = "the page has gone"
         try:
-            await self._take_and_answer(place)
+            async with console.precedence.driving():
+                await self._take_and_answer(place)
         except _Ended as end:
             why = str(end)
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import socket
 import threading
@@ -59,10 +61,12 @@ class ConsoleServer:
             ws_ping_timeout=5.0,
             timeout_graceful_shutdown=1,
             server_header=False,
+            date_header=False,
+            ws_per_message_deflate=not self.console.access.local,  # on one machine it saves nothing
             ssl_certfile=config.tls.certificate or None,
             ssl_keyfile=config.tls.key or None,
         )
-        self._server = uvicorn.Server(options)
+        self._server = _waiting(uvicorn.Server)(options)
         self._thread = threading.Thread(
             target=self._serve, args=(listening,), name="console server", daemon=True
         )
@@ -78,7 +82,7 @@ class ConsoleServer:
 
     def __exit__(self, *ended: object) -> None:
         if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
+            self._server.end()
             self._thread.join(5)
 
     def _serve(self, listening: socket.socket) -> None:
@@ -86,6 +90,27 @@ class ConsoleServer:
             self._server.run(sockets=[listening])
         except BaseException as error:
             self._error = error
+
+
+def _waiting(server: type[Any]) -> type[Any]:
+    """A server of uvicorn that waits to be told to end, where its own looks ten times a second."""
+
+    class Waiting(server):  # type: ignore[misc]
+        _loop: asyncio.AbstractEventLoop | None = None
+
+        async def main_loop(self) -> None:
+            self._over, self._loop = asyncio.Event(), asyncio.get_running_loop()
+            if not await self.on_tick(0):
+                await self._over.wait()
+
+        def end(self) -> None:
+            """From any thread."""
+            self.should_exit = True
+            if self._loop is not None:
+                with contextlib.suppress(RuntimeError):  # it has ended already
+                    self._loop.call_soon_threadsafe(self._over.set)
+
+    return Waiting
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from user_bringup.console.access import Access, DriverSeats, Role, Tokens, Visitor
 from user_bringup.console.act_log import ActLog, default_file
 from user_bringup.console.config import ConsoleConfig
+from user_bringup.console.precedence import Precedence
 from user_bringup.console.snapshot import Snapshot
 from user_core.errors import SuiteError
 
@@ -39,8 +40,11 @@ class Graph(Protocol):
     def leave_camera(self, view: Any) -> None:
         """Look no more."""
 
+    def take_image(self, view: Any) -> bool:
+        """Take the newest image of a camera that somebody looks at, and return at once; whether there was one."""
+
     def jpeg(self, view: Any, quality: int = 80) -> bytes | None:
-        """The newest image."""
+        """The newest image, coded."""
 
     def arm(self, namespace: str) -> Any:
         """A robot as it is drawn."""
@@ -73,7 +77,7 @@ class Console:
         self.access = Access(config.host, Tokens(config.tokens), config.names)
         run = Path(config.run_dir) if config.run_dir else None
         self.acts = ActLog(run / "console_acts.jsonl" if run and run.is_dir() else default_file())
-        self.seats = DriverSeats()
+        self.seats, self.precedence = DriverSeats(), Precedence()
         self.on_visit: list[Callable[[], None]] = []
 
     def snapshot(self) -> Snapshot:

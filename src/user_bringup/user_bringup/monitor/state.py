@@ -26,6 +26,9 @@ ONLINE, DEMONSTRATION, EVALUATION = 0, 1, 2
 STALE_AFTER_S = 5.0
 """A node that publishes its status once a second and was silent for this long is not well."""
 
+#: In the names of diagnostics: what follows is the name of a node that a lifecycle manager manages.
+MANAGED = ": managed "
+
 #: What may look wrong with the data of a robot.
 FLAGS = (BELOW_PEERS, REWARDS_CONSTANT, ACTIONS_CLIPPED)
 #: Episodes that are told from those that come a second time.
@@ -110,7 +113,7 @@ class SystemState:
             self.gates[topic.rpartition("/")[0] or "/"] = latest
         elif kind == "DiagnosticArray":
             for status in message.status:  # of the lifecycle manager, one a node
-                _, _, name = status.name.partition(": managed ")
+                _, _, name = status.name.partition(MANAGED)
                 if name:
                     self.managed[name] = Latest(status, latest.received_s)
         elif kind == "EpisodeResult":
@@ -127,6 +130,13 @@ class SystemState:
                 one = Corrected(message.takeovers, message.interventions, message.length, 1)
                 self.corrections.add(one)
         return True
+
+    def resume(self) -> None:
+        """Listening begins again after a pause: who was heard before it is silent when nothing comes from now on."""
+        now_s = self._clock_s()
+        for group in (self.actors, self.replays, self.learners, self.gates, self.managed):
+            for latest in group.values():
+                latest.received_s = now_s
 
     def rate_of(self, source: int) -> tuple[float, int]:
         """Success rate over the last judged episodes of a source, over all robots, and their

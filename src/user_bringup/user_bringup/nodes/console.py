@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+from rclpy.context import Context
+
 from user_bringup.console.config import ConsoleConfig
+from user_bringup.console.precedence import give_way
 from user_bringup.console.server import ConsoleServer
 from user_bringup.console.shared import Console
 from user_bringup.console.snapshot import Snapshot, snapshot
@@ -19,8 +21,6 @@ from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
 
-#: It gives way to whatever drives robots or learns.
-_NICENESS = 5
 _REPORT_S = 2.0
 
 
@@ -31,7 +31,7 @@ class ConsoleNode(LifecycleNode):
 
     def activate(self, stack: ExitStack) -> None:
         config: ConsoleConfig = self.config
-        server = stack.enter_context(serve(config))
+        server = stack.enter_context(serve(config, context=self.context))
         self._server = server
         self.get_logger().info(f"the console is at {server.url}")
         self.diagnostics.report("console", Level.OK, f"at {server.url}")
@@ -46,33 +46,42 @@ class ConsoleNode(LifecycleNode):
 
 
 @contextmanager
-def serve(config: ConsoleConfig, live: bool = True) -> Iterator[ConsoleServer]:
+def serve(
+    config: ConsoleConfig, live: bool = True, context: Context | None = None
+) -> Iterator[ConsoleServer]:
     """A console, while the block lasts.
 
     Args:
         config: Its parameters.
         live: Whether to listen to a running system; False: for a finished run.
+        context: Of the node of this process, where it has one: it takes part in the graph once.
     """
     graph: ConsoleGraph | None = None
     look: Callable[[], Snapshot] = Snapshot
     with ExitStack() as stack:
         if live:
-            monitor = stack.enter_context(Monitor(domains=config.domains))
             domain = config.domains[-1] if config.domains else None
-            graph = stack.enter_context(ConsoleGraph(domain))
-            look = partial(_look, monitor)
+            is_ours = context is not None and domain in (None, context.get_domain_id())
+            graph = stack.enter_context(ConsoleGraph(domain, context if is_ours else None))
+            contexts = {domain: graph.context}
+            monitor = stack.enter_context(
+                Monitor(domains=config.domains, when_asked=True, contexts=contexts)
+            )
+            look = partial(_look, monitor, graph)
         yield stack.enter_context(ConsoleServer(Console(config, look, graph)))
 
 
-def _look(monitor: Monitor) -> Snapshot:
+def _look(monitor: Monitor, graph: ConsoleGraph) -> Snapshot:
+    """What pages show; nobody else asks, so that what it takes is listened to while one is open."""
+    monitor.attend()
+    graph.attend()
     with monitor.lock:
         return snapshot(monitor.state)
 
 
 def main() -> None:
     """Entry point of the executable ``console_node``."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+    give_way()
     sys.exit(run(ConsoleNode, "console"))
 
 

@@ -5,6 +5,7 @@ Nothing is subscribed to that nobody looks at.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
@@ -29,23 +30,31 @@ from user_comm.converters import (
     observation_from_message,
     robot_description_from_message,
 )
+from user_comm.logs import Throttle
+from user_comm.lost_messages import LostMessages, spin
+from user_comm.services import ask
 from user_comm.start import end_spinning, start_rclpy
-from user_comm.subscriptions import CheckedSubscription, decode_bytes, let_go
+from user_comm.subscriptions import BesideExecutor, CheckedSubscription, decode_bytes, let_go
 from user_comm.topics import interface_class, profile
-from user_core.errors import SuiteError
+from user_core.errors import SuiteError, TransportError, in_words
 from user_core.interfaces import TeleopCommand
 from user_core.specs import RobotSpec
 from user_core.types import Observation
 from user_hal.teleops.browser import BrowserConfig, BrowserInput, BrowserTeleop
 
 _TRIGGER = "std_srvs/srv/Trigger"
-_LOOK_S = 1.0
+#: How often robots, cameras and services are looked for, while somebody looks at a page, and else.
+_LOOK_S, _IDLE_LOOK_S = 1.0, 2.0
+#: Who has not asked for this long does not look any more.
+_KEPT_S = 5.0
 #: How long a person who leaves waits for an observation, to answer it with "I do not drive".
 _LAST_WORD_S = 0.2
 #: Answers between observations are at least this far apart: a page that says much costs no more than this.
 _ANEW_S = 0.01
 #: DDS drops an answer that is ready before both ends know each other.
 _ATTEMPTS, _ANSWER_S = 3, 2.0
+#: An image waits for a page that was away no longer than this.
+_LONGEST_S = 3600.0
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _BGR = {"rgb8": cv2.COLOR_RGB2BGR, "rgba8": cv2.COLOR_RGBA2BGR, "bgra8": cv2.COLOR_BGRA2BGR}
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
@@ -67,20 +76,15 @@ class CameraView:
 
     Attributes:
         topic: Its topic.
-        watchers: How many look.
-        data: The newest message, serialised; None before the first.
+        data: The newest message that was taken, serialised; None before the first.
         received_s: When it came, monotonic.
-        count: How many came.
+        subscription: The subscription to it.
     """
 
     topic: str
-    watchers: int = 0
     data: bytes | None = None
     received_s: float = 0.0
-    count: int = 0
     subscription: Any = None
-    jpeg: bytes | None = None
-    coded: int = 0
 
 
 @dataclass
@@ -111,47 +115,67 @@ class ConsoleGraph:
 
     Args:
         domain: The ROS domain; None: that of the environment.
+        context: Of another node of this process in that domain; None: one of its own.
+
+    Attributes:
+        context: The context of its node.
     """
 
-    def __init__(self, domain: int | None = None) -> None:
-        self._domain, self._context = domain, rclpy.Context()
+    def __init__(self, domain: int | None = None, context: rclpy.Context | None = None) -> None:
+        self._domain, self._is_shared = domain, context is not None
+        self.context = context or rclpy.Context()
         self._lock = threading.RLock()
         self.robots: dict[str, RobotView] = {}
         self.managers: list[str] = []
         self.learners: dict[str, str] = {}
-        self._cameras: dict[str, CameraView] = {}
         self._specs: dict[str, CheckedSubscription] = {}
+        self._asked_s = -math.inf
+        self._say = Throttle()
 
     def __enter__(self) -> ConsoleGraph:
-        start_rclpy([], context=self._context, domain_id=self._domain)
+        if not self._is_shared:
+            start_rclpy([], context=self.context, domain_id=self._domain)
         self.node = rclpy.create_node(
             "user_console",
-            context=self._context,
+            context=self.context,
+            use_global_arguments=False,
             enable_rosout=False,
             start_parameter_services=False,
         )
         self._arms = Arms(self.node)
-        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
-        self.node.create_timer(_LOOK_S, self._look)
+        self._timer = self.node.create_timer(_IDLE_LOOK_S, self._look)
         self._thread = threading.Thread(target=self._spin, name="console graph", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *ended: object) -> None:
-        self._context.try_shutdown()
+        if not self._is_shared:
+            self.context.try_shutdown()
         end_spinning(self._thread, self._executor, self.node)
 
     def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
+        spin(self._executor, failed=self._failed, tolerates=Exception, for_ever=True)
+
+    def _failed(self, error: BaseException) -> None:
+        """One message, or one look at the graph: pages must still see what comes later."""
+        if text := self._say(type(error).__name__, f"console: {in_words(error)}"):
+            self.node.get_logger().error(text)
 
     # --- what there is --------------------------------------------------------------------
 
+    def attend(self) -> None:
+        """Somebody looks at a page; call it at least every two seconds while he does. Any thread."""
+        before_s, self._asked_s = self._asked_s, time.monotonic()
+        if self._asked_s - before_s > _KEPT_S:
+            self._timer.timer_period_ns = int(_LOOK_S * 1e9)
+            self._executor.create_task(self._look)
+
     def _look(self) -> None:
         """Find robots, cameras and services; those that went are forgotten."""
+        if time.monotonic() - self._asked_s > _KEPT_S:
+            self._timer.timer_period_ns = int(_IDLE_LOOK_S * 1e9)
         self._arms.forget()
         services = self.node.get_service_names_and_types()
         triggers = [name for name, kinds in services if _TRIGGER in kinds]
@@ -227,7 +251,10 @@ class ConsoleGraph:
                 if not client.wait_for_service(_ANSWER_S):
                     continue
                 done = threading.Event()
-                future = client.call_async(Trigger.Request())
+                try:
+                    future = ask(client, Trigger.Request())
+                except TransportError:
+                    continue
                 future.add_done_callback(lambda _, done=done: done.set())  # type: ignore[misc]
                 if done.wait(_ANSWER_S) and (answer := future.result()) is not None:
                     return Answer(bool(answer.success), str(answer.message))
@@ -238,40 +265,38 @@ class ConsoleGraph:
     # --- cameras --------------------------------------------------------------------------
 
     def watch_camera(self, topic: str) -> CameraView:
-        """Somebody looks at a camera; it is subscribed to while one does."""
-        with self._lock:
-            view = self._cameras.setdefault(topic, CameraView(topic))
-            view.watchers += 1
-            if view.subscription is None:
-                view.subscription = self.node.create_subscription(
-                    Image, topic, lambda data: self._on_image(view, data), _NEWEST, raw=True
-                )
-            return view
+        """Subscribe to a camera. No thread is woken by its images: :meth:`take_image` takes the newest."""
+        view = CameraView(topic)
+        view.subscription = self.node.create_subscription(
+            Image, topic, lambda _: None, _NEWEST, raw=True, callback_group=BesideExecutor()
+        )
+        return view
 
     def leave_camera(self, view: CameraView) -> None:
-        """He looks no more."""
-        with self._lock:
-            view.watchers -= 1
-            if view.watchers <= 0 and view.subscription is not None:
-                subscription, view.subscription = view.subscription, None
-                self._cameras.pop(view.topic, None)
-                let_go(self.node, lambda: self.node.destroy_subscription(subscription))
+        """Subscribe no more."""
+        let_go(self.node, lambda: self.node.destroy_subscription(view.subscription))
 
     @staticmethod
-    def _on_image(view: CameraView, data: bytes) -> None:
-        view.data, view.received_s = data, time.monotonic()
-        view.count += 1
+    def take_image(view: CameraView) -> bool:
+        """Take the newest image, and return at once; whether there was one that was not taken before."""
+        try:
+            with view.subscription.handle:
+                taken = view.subscription.handle.take_message(Image, True)
+        except Exception:  # InvalidHandle: the node has gone first
+            return False
+        if taken is None:
+            return False
+        view.data, info = taken
+        waited_s = (time.time_ns() - info.get("received_timestamp", 0)) / 1e9
+        if not 0 <= waited_s < _LONGEST_S:  # unknown, or the clock was set
+            waited_s = 0.0
+        view.received_s = time.monotonic() - waited_s
+        return True
 
-    def jpeg(self, view: CameraView, quality: int = 80) -> bytes | None:
-        """The newest image as JPEG, coded once however many look; None before the first, and for an image that
-        cannot be shown."""
-        data, count = view.data, view.count
-        if data is None:
-            return None
-        if view.coded != count:
-            view.jpeg = _jpeg(data, quality)
-            view.coded = count
-        return view.jpeg
+    @staticmethod
+    def jpeg(view: CameraView, quality: int = 80) -> bytes | None:
+        """The newest image as JPEG; None for one that cannot be shown. Any thread."""
+        return None if view.data is None else _jpeg(view.data, quality)
 
     # --- driving --------------------------------------------------------------------------
 
@@ -338,7 +363,10 @@ class Drive:
         self._input: tuple[object, ...] = ()
         node, topic = graph.node, topics.INTERVENTION
         self._publisher = node.create_publisher(
-            interface_class(topic.type), f"{namespace}/{topic.name}", profile(topic.quality)
+            interface_class(topic.type),
+            f"{namespace}/{topic.name}",
+            profile(topic.quality),
+            publisher_class=LostMessages().publisher_class,
         )
         observed = topics.OBSERVATION
         self._subscription = CheckedSubscription(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from user_msgs.msg import (
     ActorStatus,
     EpisodeResult,
@@ -19,6 +23,7 @@ from user_msgs.msg import (
 )
 
 from user_bringup.monitor import SystemState
+from user_bringup.monitor.state import MANAGED
 from user_bringup.nodes.graph_listener import GraphListener
 from user_core.runtime.closing import Closing
 
@@ -26,6 +31,12 @@ _KINDS: dict[str, Any] = {
     f"user_msgs/msg/{cls.__name__}": cls
     for cls in (ActorStatus, EpisodeResult, LearnerStatus, ReplayStatus, SafetyStatus)
 } | {"diagnostic_msgs/msg/DiagnosticArray": DiagnosticArray}
+#: Told once, and therefore listened to always.
+_ONCE = f"user_msgs/msg/{EpisodeResult.__name__}"
+#: Who has not asked for this long does not look any more.
+_KEPT_S = 5.0
+#: How often new topics are looked for while nobody looks.
+_IDLE_PERIOD_S = 2.0
 
 
 class Monitor(Closing):
@@ -35,17 +46,26 @@ class Monitor(Closing):
         on_episode: Called with every ``EpisodeResult``, under the lock.
         domains: The ROS domains to listen in; none: that of the environment. What is heard in
             several of them, because a bridge carries it, counts once.
+        when_asked: Listen to more than the results of episodes only while :meth:`attend` is called.
+        contexts: Contexts of other nodes of this process, by domain; see :class:`GraphListener`.
     """
 
     def __init__(
         self,
         on_episode: Callable[[Any], None] = lambda message: None,
         domains: Sequence[int] = (),
+        when_asked: bool = False,
+        contexts: Mapping[int | None, Context] | None = None,
     ) -> None:
         self.state = SystemState()
         self.lock = threading.Lock()
         self._on_episode = on_episode
-        self._ears = [_Ear(self._take, domain) for domain in domains or (None,)]
+        self._asked_s = -math.inf if when_asked else math.inf
+        there = contexts or {}
+        self._ears = [
+            _Ear(self._take, self._is_asked, domain, there.get(domain))
+            for domain in domains or (None,)
+        ]
         self._stack = ExitStack()
 
     def __enter__(self) -> Monitor:
@@ -54,6 +74,20 @@ class Monitor(Closing):
                 stack.enter_context(ear)
             self._stack = stack.pop_all()
         return self
+
+    def attend(self) -> None:
+        """Somebody looks at the state; call it at least every two seconds while he does. Any thread."""
+        if self._asked_s == math.inf:
+            return
+        was_asked, self._asked_s = self._is_asked(), time.monotonic()
+        if not was_asked:
+            with self.lock:
+                self.state.resume()
+            for ear in self._ears:
+                ear.look_at_once()
+
+    def _is_asked(self) -> bool:
+        return time.monotonic() - self._asked_s < _KEPT_S
 
     def close(self) -> None:
         """Stop listening."""
@@ -68,9 +102,39 @@ class Monitor(Closing):
 class _Ear(GraphListener):
     """Listens in one domain."""
 
-    def __init__(self, take: Callable[[str, str, Any], None], domain: int | None) -> None:
-        super().__init__("user_monitor", _KINDS, domain)
-        self._take = take
+    def __init__(
+        self,
+        take: Callable[[str, str, Any], None],
+        is_asked: Callable[[], bool],
+        domain: int | None,
+        context: Context | None,
+    ) -> None:
+        super().__init__("user_monitor", _KINDS, domain, context)
+        self._take, self._is_asked = take, is_asked
+        self._was_asked = True
+
+    def wants(self, kind: str) -> bool:
+        """Results of episodes are told once, the rest again and again."""
+        return kind == _ONCE or self._is_asked()
+
+    def _look_for_topics(self) -> None:
+        if self._was_asked != self._is_asked():
+            self._was_asked = not self._was_asked
+            if not self._was_asked:
+                self.look_at_once(_IDLE_PERIOD_S)
+        super()._look_for_topics()
+
+    def subscribe(self, topic: str, kind: str) -> Any:
+        """Of the diagnostics of all nodes only those are decoded that the state is made of."""
+        cls, take, quality = self.listen(topic, kind)
+        if cls is not DiagnosticArray:
+            return self._node.create_subscription(cls, topic, take, quality)
+
+        def taken(data: bytes) -> None:
+            if MANAGED.encode() in data:
+                take(deserialize_message(data, cls))
+
+        return self._node.create_subscription(cls, topic, taken, quality, raw=True)
 
     def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:
         """A status that is lost is followed by the next; an episode is told once."""

@@ -1,0 +1,109 @@
+"""What nobody looks at is not subscribed to: neither the status of what runs, nor images."""
+
+from __future__ import annotations
+
+import array
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import Image
+from user_msgs.msg import ActorStatus, EpisodeResult
+
+pytest.importorskip("nicegui", reason="nicegui is not installed")
+
+from user_bringup.nodes import monitor as monitor_module
+from user_bringup.nodes.console_graph import ConsoleGraph
+from user_bringup.nodes.monitor import Monitor
+from user_comm.start import end_spinning
+from user_testing.waiting import wait_until
+
+
+@pytest.fixture
+def robot(ros_domain):
+    """A node of somebody else."""
+    context = rclpy.Context()
+    rclpy.init(context=context, args=[])
+    node = rclpy.create_node("robot", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    yield node
+    end_spinning(thread, executor, node)
+    context.try_shutdown()
+
+
+def test_status_is_listened_to_while_somebody_looks_and_episodes_always(robot, monkeypatch):
+    monkeypatch.setattr(monitor_module, "_KEPT_S", 1.5)
+    monkeypatch.setattr(monitor_module, "_IDLE_PERIOD_S", 0.3)
+    status = robot.create_publisher(ActorStatus, "/r/actor_status", 10)
+    nodes = robot.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    episodes = robot.create_publisher(EpisodeResult, "/r/episode_result", 10)
+    with (
+        ConsoleGraph() as graph,
+        Monitor(when_asked=True, contexts={None: graph.context}) as monitor,
+    ):
+        wait_until(episodes.get_subscription_count, "episodes are listened to", 20)
+        assert not status.get_subscription_count()
+        episodes.publish(EpisodeResult(robot="r", source=0, outcome=1))
+        wait_until(lambda: monitor.state.episodes, "an episode while nobody looks", 20)
+
+        def looks(what):
+            monitor.attend()
+            return what()
+
+        wait_until(lambda: looks(status.get_subscription_count), "somebody looks", 20)
+        status.publish(ActorStatus(actor="r"))
+        wait_until(lambda: looks(lambda: monitor.state.actors), "an actor", 20)
+        wait_until(lambda: looks(nodes.get_subscription_count), "the nodes", 20)
+        managed = DiagnosticStatus(name="manager: managed hal", level=b"\1")
+        for one in (DiagnosticStatus(name="hal: topic x"), managed):
+            nodes.publish(DiagnosticArray(status=[one]))
+        wait_until(lambda: looks(lambda: "hal" in monitor.state.managed), "a managed node", 20)
+        wait_until(lambda: not status.get_subscription_count(), "nobody looks any more", 20)
+        assert episodes.get_subscription_count() == 1
+        monitor.state.actors["r"].received_s -= 100.0
+        assert monitor.state.silent() == ["r"]
+        monitor.attend()
+        assert not monitor.state.silent(), "it could not be heard meanwhile"
+
+
+def test_a_camera_is_subscribed_to_while_it_is_shown_and_its_newest_image_is_taken(robot):
+    topic = "/r/camera/front/image"
+    camera = robot.create_publisher(Image, topic, 10)
+
+    def image(grey):
+        data = array.array("B", np.full((8, 16, 3), grey, np.uint8).tobytes())
+        return Image(height=8, width=16, step=48, encoding="rgb8", data=data)
+
+    with ConsoleGraph() as graph:
+        view = graph.watch_camera(topic)
+        wait_until(lambda: camera.get_subscription_count() == 1, "it is subscribed to", 20)
+        assert not graph.take_image(view)
+        assert graph.jpeg(view) is None
+
+        def comes():
+            camera.publish(image(40))
+            return graph.take_image(view)
+
+        wait_until(comes, "an image", 20)
+        for grey in (60, 200):
+            camera.publish(image(grey))
+        brightness = []
+
+        def newest():
+            if graph.take_image(view):
+                shown = cv2.imdecode(np.frombuffer(graph.jpeg(view), np.uint8), cv2.IMREAD_COLOR)
+                brightness.append(int(shown.mean()))
+            return brightness and abs(brightness[-1] - 200) < 4
+
+        wait_until(newest, "the newest image", 20)
+        assert time.monotonic() - view.received_s < 10.0
+        graph.leave_camera(view)
+        wait_until(lambda: camera.get_subscription_count() == 0, "it is left", 20)

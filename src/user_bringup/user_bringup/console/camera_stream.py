@@ -1,0 +1,265 @@
+"""Cameras on pages: each image is coded once, however many look, no oftener than it is shown, and none that is not drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import struct
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from user_bringup.console.config import ConsoleConfig
+from user_bringup.console.guard import REFUSED
+from user_bringup.console.shared import Graph
+
+#: When nothing newer has come for this long, that is shown: a camera that has stopped must not look alive.
+STALE_S = 2.0
+#: Bundles that are under way to a page, at most: more than one, or a link of 300 ms would carry three a second.
+IN_FLIGHT = 3
+#: Cameras that one page may ask for.
+_MOST = 64
+
+
+class Shown:
+    """A camera that pages look at.
+
+    Attributes:
+        view: The graph's subscription to it.
+        watchers: How many pages look.
+        number: Of the newest image; each has another one. 0 before the first.
+        jpeg: The newest image.
+    """
+
+    def __init__(self, view: Any) -> None:
+        self.view, self.watchers = view, 0
+        self.number, self.jpeg = 0, b""
+        self._image: bytes | None = None  # the newest of the camera itself
+        self._began_s = time.monotonic()
+        self._is_marked = False
+
+    def is_due(self, graph: Graph) -> bool:
+        """Whether there is something new to code; takes what has come."""
+        if graph.take_image(self.view):
+            self._is_marked = False
+            return True
+        return not self._is_marked and self._is_stale()
+
+    def code(self, graph: Graph, quality: int) -> None:
+        """Code the newest image; or, where none comes any more, mark the last one. Any thread."""
+        if self._is_stale():
+            self._is_marked = True
+            jpeg: bytes | None = stopped(self._image)
+        else:
+            jpeg = self._image = graph.jpeg(self.view, quality)
+        if jpeg is not None:
+            self.jpeg = jpeg
+            self.number += 1
+
+    def _is_stale(self) -> bool:
+        newest_s = self._began_s if self.view.data is None else self.view.received_s
+        return time.monotonic() - float(newest_s) >= STALE_S
+
+
+class CameraFeed:
+    """The images of all cameras that somebody looks at, for all pages. In one event loop.
+
+    It looks for images, and codes them, ``camera_rate_hz`` times a second at most, and only while a page waits for
+    some: a page that has not drawn what it has, because its link is slow or nobody sees it, costs nothing.
+
+    Args:
+        config: Rate and quality.
+        graph: Subscribes to a camera while a page looks at it.
+    """
+
+    def __init__(self, config: ConsoleConfig, graph: Graph) -> None:
+        self._period_s, self._quality = 1.0 / config.camera_rate_hz, config.jpeg_quality
+        self._graph = graph
+        self._cameras: dict[str, Shown] = {}
+        self._waiting: dict[Callable[[], bool], None] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._next_s = 0.0
+
+    def watch(self, topic: str) -> Shown:
+        """A page looks at a camera."""
+        if topic not in self._cameras:
+            self._cameras[topic] = Shown(self._graph.watch_camera(topic))
+        shown = self._cameras[topic]
+        shown.watchers += 1
+        return shown
+
+    def leave(self, topic: str) -> None:
+        """It looks no more."""
+        shown = self._cameras[topic]
+        shown.watchers -= 1
+        if not shown.watchers:
+            del self._cameras[topic]
+            self._graph.leave_camera(shown.view)
+
+    def wait(self, takes: Callable[[], bool]) -> None:
+        """Call ``takes`` after each look until it returns True: then the page has what it waited for."""
+        self._waiting[takes] = None
+        if self._task is None:
+            self._task = asyncio.create_task(self._look())
+
+    def wait_no_more(self, takes: Callable[[], bool]) -> None:
+        """The page has gone."""
+        self._waiting.pop(takes, None)
+
+    async def _look(self) -> None:
+        try:
+            while self._waiting:
+                self._hand_out()  # another page may have had it coded already
+                if not self._waiting:
+                    return
+                await asyncio.sleep(max(0.0, self._next_s - time.monotonic()))
+                self._next_s = time.monotonic() + self._period_s
+                due = [c for c in list(self._cameras.values()) if c.is_due(self._graph)]
+                if due:
+                    await asyncio.to_thread(self._code, due)
+                self._hand_out()
+        finally:
+            self._task = None
+
+    def _code(self, due: Sequence[Shown]) -> None:
+        for camera in due:
+            camera.code(self._graph, self._quality)
+
+    def _hand_out(self) -> None:
+        for takes in list(self._waiting):
+            if takes():
+                self._waiting.pop(takes, None)
+
+
+class CameraPage:
+    """The cameras of one page. It says what it shows, and how many bundles it has drawn::
+
+        {"show": ["/robot0/camera/front/image", ...]}     {"drawn": 1}
+
+    It gets bundles of what is newer than what it has, see :func:`bundle`; while it has not drawn some of them it gets
+    no more, and what comes meanwhile is dropped. A page that is not seen shows nothing.
+
+    Args:
+        feed: Where the images are from.
+        known: Topics of the cameras that there are now.
+        send: Sends a bundle.
+    """
+
+    def __init__(
+        self,
+        feed: CameraFeed,
+        known: Callable[[], set[str]],
+        send: Callable[[bytes], Awaitable[None]],
+    ) -> None:
+        self._feed, self._known, self._send = feed, known, send
+        self._shown: dict[str, Shown] = {}
+        self._sent: dict[str, int] = {}
+        self._under_way = 0
+        self._ready = asyncio.Event()
+
+    def hear(self, said: Mapping[str, Any]) -> None:
+        """What the page says. Raises ValueError for what no page of ours says."""
+        if "show" in said:
+            self._show(said["show"])
+        drawn = said.get("drawn", 0)
+        if not isinstance(drawn, int) or not 0 <= drawn <= self._under_way:
+            raise ValueError(f"drawn: got {drawn!r}, expected what was sent, {self._under_way}")
+        self._under_way -= drawn
+        self._want()
+
+    def _show(self, topics: Any) -> None:
+        if not isinstance(topics, list) or len(topics) > _MOST:
+            raise ValueError(f"show: expected at most {_MOST} topics")
+        wanted = {topic for topic in topics if isinstance(topic, str)} & self._known()
+        for topic in self._shown.keys() - wanted:
+            self._feed.leave(topic)
+            del self._shown[topic]
+            self._sent.pop(topic, None)
+        for topic in wanted - self._shown.keys():
+            self._shown[topic] = self._feed.watch(topic)
+
+    def _want(self) -> None:
+        """Wait for images where some may be sent."""
+        if self._shown and self._under_way < IN_FLIGHT and not self._ready.is_set():
+            self._feed.wait(self._takes)
+
+    def _newer(self) -> dict[str, Shown]:
+        return {t: s for t, s in self._shown.items() if s.number and s.number != self._sent.get(t)}
+
+    def _takes(self) -> bool:
+        if self._newer():
+            self._ready.set()
+        return self._ready.is_set()
+
+    async def run(self) -> None:
+        """Send what is new, until it is cancelled."""
+        while True:
+            await self._ready.wait()
+            newer = self._newer()
+            self._ready.clear()
+            if newer:
+                self._sent.update({topic: shown.number for topic, shown in newer.items()})
+                self._under_way += 1
+                await self._send(bundle({topic: shown.jpeg for topic, shown in newer.items()}))
+            self._want()
+
+    def close(self) -> None:
+        """The page has gone."""
+        self._feed.wait_no_more(self._takes)
+        for topic in self._shown:
+            self._feed.leave(topic)
+        self._shown.clear()
+
+
+def bundle(images: Mapping[str, bytes]) -> bytes:
+    """Images for a page: four bytes (big-endian) with the length of what follows them, JSON with topic and size of
+    each image, and the images, JPEG."""
+    head = json.dumps([[topic, len(jpeg)] for topic, jpeg in images.items()]).encode()
+    return b"".join((struct.pack(">I", len(head)), head, *images.values()))
+
+
+async def show_cameras(
+    feed: CameraFeed, known: Callable[[], set[str]], websocket: WebSocket
+) -> None:
+    """Serve the cameras of a page until it goes."""
+    await websocket.accept()
+    page = CameraPage(feed, known, websocket.send_bytes)
+    sending = asyncio.create_task(page.run())
+    try:
+        while not sending.done():
+            page.hear(await websocket.receive_json())
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+    ) as error:  # a page of ours says no such thing
+        with contextlib.suppress(Exception):
+            await websocket.close(REFUSED, str(error)[:100])
+    except (WebSocketDisconnect, RuntimeError):  # the browser is gone
+        return
+    finally:
+        sending.cancel()
+        page.close()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+def stopped(newest: bytes | None) -> bytes:
+    """What is shown of a camera from which nothing comes: its newest image, dark and crossed out, as JPEG."""
+    image = None
+    if newest is not None:
+        image = cv2.imdecode(np.frombuffer(newest, np.uint8), cv2.IMREAD_COLOR)
+    image = np.zeros((128, 128, 3), np.uint8) if image is None else image // 3
+    height, width = image.shape[:2]
+    thick = max(1, min(height, width) // 64)
+    for start, end in (((0, 0), (width, height)), ((0, height), (width, 0))):
+        cv2.line(image, start, end, (60, 60, 220), thick, cv2.LINE_AA)
+    size = max(0.3, width / 320)
+    cv2.putText(image, "no image", (width // 10, height // 2), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thick, cv2.LINE_AA)  # fmt: skip
+    coded: bytes = cv2.imencode(".jpg", image)[1].tobytes()
+    return coded

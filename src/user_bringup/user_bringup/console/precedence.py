@@ -1,0 +1,55 @@
+"""How far the console gives way to what drives robots and learns, but not while a person drives through it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from user_fleet.supervisor.niceness import set_session_niceness
+
+#: A little more than the 5 of a learner: on a full machine the emergency stop must still come through.
+NICENESS = 6
+
+
+def give_way() -> None:
+    """Let this process, which has just begun, give way: its threads, and its session where that is its own."""
+    with suppress(OSError):
+        before = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, max(before, NICENESS))
+    if _leads():
+        asyncio.run(set_session_niceness(os.getpid(), NICENESS))
+
+
+class Precedence:
+    """Takes the session out of those that give way while somebody drives: his keys must not wait for a learner.
+
+    The kernel shares out the processor between sessions first, and lets everybody set his own from 0 on. A console
+    that a person started in a terminal shares the session of that; it is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._drivers = 0
+        self._setting: set[asyncio.Task[bool]] = set()
+
+    @asynccontextmanager
+    async def driving(self) -> AsyncIterator[None]:
+        """Somebody drives, while the block lasts."""
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self._drivers += more
+        if _leads():  # nobody waits for it: it may have to be tried again
+            wanted = 0 if self._drivers else NICENESS
+            task = asyncio.create_task(set_session_niceness(os.getpid(), wanted))
+            self._setting.add(task)
+            task.add_done_callback(self._setting.discard)
+
+
+def _leads() -> bool:
+    return os.getsid(0) == os.getpid()
