@@ -39,9 +39,9 @@ class UnitTable:
         key: Address of the block divided by its rows, (U,) int64.
         steps: Steps that can be drawn, (U,).
         first: Index of the unit's first piece, (U + 1,).
-        run: Run of each piece, (P,).
-        offset: First row of the piece within its run, (P,).
-        count: Steps of the piece, (P,).
+        run: Run of each piece, (P,) int32.
+        offset: First row of the piece within its run, (P,) int32.
+        count: Steps of the piece, (P,) int32.
         mark: Differs, but for chance, where a unit has other steps or other rows around them, (U,).
     """
 
@@ -90,6 +90,7 @@ class UnitTable:
         if past:
             marks ^= np.minimum(runs.before(run, offset), past) * _PRIMES[3]
         mark = np.add.reduceat(marks, first) if len(first) else marks
+        run, offset, count = (a.astype(np.int32) for a in (run, offset, count))
         return cls(keys, steps, np.append(first, len(count)), run, offset, count, mark)
 
     def __len__(self) -> int:

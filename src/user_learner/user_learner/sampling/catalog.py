@@ -58,7 +58,8 @@ class SegmentTable:
 
 @dataclass(frozen=True)
 class RunTable:
-    """Committed rows, by run; arrays (R,) int64. The runs of an episode lie one behind the other.
+    """Committed rows, by run; arrays (R,), of integers no wider than needed: a store may have millions of runs. The runs of
+    an episode lie one behind the other.
 
     Attributes:
         address: Address of the first row.
@@ -168,6 +169,13 @@ class RunTable:
         return addresses, after
 
 
+#: By column of :class:`RunTable`.
+_RUN_TYPES = {
+    "address": np.int64, "rows": np.int32, "after": np.int32, "next": np.int32, "source": np.int8,
+    "order": np.int64, "robot": np.int32, "task": np.int32,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A committed state of all attached stores; never changes.
@@ -273,7 +281,14 @@ class Catalog:
             part["robot"] = _numbered(part["robot"], store.reader.robots, self._robots)
             part["task"] = _numbered(part["task"], store.reader.tasks, self._tasks)
             offset += len(part["rows"])
-        runs = RunTable(**{k: np.concatenate([p[k] for p, _ in parts]) for k in parts[0][0]})
+        runs = RunTable(
+            **{
+                name: np.concatenate(
+                    [p.pop(name) for p, _ in parts], dtype=dtype, casting="same_kind"
+                )
+                for name, dtype in _RUN_TYPES.items()
+            }
+        )
         actors = np.concatenate([a for _, a in parts])
         actors = actors[np.argsort(actors[:, 0])]
         self._layout = self._layout or RowLayout(schema.required)
@@ -421,9 +436,9 @@ def open_catalog(
     """
     opened: list[Attached] = []
     try:
-        opened.append(_attached(StoreReader(live, with_actors, with_robots)))
+        opened.append(_attached(StoreReader(live, with_actors, with_robots, only_here=True)))
         for older in history:
-            reader = StoreReader(older.path, with_actors, with_robots)
+            reader = StoreReader(older.path, with_actors, with_robots, only_here=True)
             opened.append(_attached(reader, older.source, older.edits))
         return Catalog(opened)
     except BaseException:

@@ -19,7 +19,7 @@ class Population:
     """Steps that can be drawn, as pieces of runs.
 
     Attributes:
-        run: Index of the run of each piece, (P,) int64.
+        run: Index of the run of each piece, (P,) int32.
         offset: First row of the piece within its run, (P,).
         count: Steps of the piece, (P,), at least 1.
         share: Their part of a batch, in proportion to the shares of the others.
@@ -66,8 +66,8 @@ def population(snapshot: Snapshot, stratum: Stratum, required: int) -> Populatio
     runs = snapshot.runs
     count = np.clip(runs.rows + runs.after - required, 0, runs.rows)
     count[~np.isin(runs.source, [int(source) for source in stratum.sources])] = 0
-    run = np.flatnonzero(count)
-    found = Population(run, np.zeros(len(run), np.int64), count[run])
+    run = np.flatnonzero(count).astype(np.int32)
+    found = Population(run, np.zeros(len(run), np.int32), count[run])
     if stratum.acted_by:
         found = _acted_by(snapshot, found, [int(who) for who in stratum.acted_by])
     if stratum.newest_steps and len(found) > stratum.newest_steps:

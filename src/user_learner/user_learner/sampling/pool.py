@@ -211,6 +211,13 @@ def release(memory: Array) -> None:
         _libc.madvise(first, end - first, mmap.MADV_REMOVE)
 
 
+def give_back_free_memory() -> None:
+    """Give what was freed back to the system. The allocator else keeps pages between others that are in use: after some
+    changes of large tables tens of megabytes, and not as many in each run."""
+    if hasattr(_libc, "malloc_trim"):  # glibc
+        _libc.malloc_trim(0)
+
+
 # --------------------------------------------------------------------------------------------------
 # Pools
 # --------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ STORE_SHIFT = 48
 _LOOK_PERIOD_S = 0.02
 #: Memory of a sampler's tables by run and by block, also while the next ones are made (docs/measurements/data.md), and
 #: how much of it counts as what a cache reserves anyhow.
-_RUN_BYTES, _BLOCK_BYTES, _FEW_BYTES = 350, 130, 2 * 2**20
+_RUN_BYTES, _BLOCK_BYTES, _FEW_BYTES = 390, 130, 2 * 2**20
 
 
 @dataclass(frozen=True)
