@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import recipes_late
+import recipes_longer
 import recipes_one_step
 import recipes_online
 from learning_curves import EVALUATION_SEED, Ring, demonstrate
@@ -34,6 +35,7 @@ from user_core.interfaces import Policy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, EpisodeSource, Outcome, Step
 from user_hal.local import LocalHal
+from user_learner.algorithms.common.batches import Minibatcher
 from user_testing import systems
 
 Job = dict[str, Any]
@@ -73,10 +75,30 @@ def policy_of(job: Job, spec: RobotSpec) -> Policy:
     return made
 
 
+def trainer(job: Job, spec: RobotSpec, policy: Policy, **settings: Any) -> Any:
+    """The algorithm ``bc`` of a job."""
+    rate = {"act": 1e-4}.get(job["policy"], 1e-3)
+    params = {"learning_rate": rate, **settings}
+    return plugins.build("algorithms", "bc", params, spec, policy)
+
+
+def lost(algorithm: Any, spec: RobotSpec, windows: Windows) -> float:
+    """The loss of a policy's network about windows of 8 batches, without learning from them."""
+    import torch
+
+    generator, found = torch.Generator().manual_seed(0), []
+    with torch.no_grad():
+        for _ in range(8):
+            (some,) = Minibatcher(
+                algorithm.network, spec, algorithm.device, next_observations=False
+            ).cut(windows.sample(256), 1)
+            found.append(algorithm.network.loss(some.inputs, some.action, some.weight, generator))
+    return round(float(torch.stack(found).mean()), 4)
+
+
 def cloned(job: Job, spec: RobotSpec, ring: Ring, updates: int, policy: Policy) -> Any:
     """A policy that was cloned from a ring, and its algorithm."""
-    rate = {"act": 1e-4}.get(job["policy"], 1e-3)
-    algorithm = plugins.build("algorithms", "bc", {"learning_rate": rate}, spec, policy)
+    algorithm = trainer(job, spec, policy)
     windows = Windows(ring, job.get("rows", 8), job["seed"])
     for _ in range(updates):
         algorithm.update(windows.sample(256))
@@ -299,7 +321,7 @@ def two_ways(job: Job, scale: float) -> Job:
 KINDS = {
     "bc": bc, "noise": bc, "late": late, "hg_dagger": hg_dagger, "two_ways": two_ways,
     "online": recipes_online.online, "from_half": recipes_online.online, "guided": recipes_late.guided,
-    "one_step": recipes_one_step.one_step,
+    "one_step": recipes_one_step.one_step, "longer": recipes_longer.longer,
 }  # fmt: skip
 
 
@@ -315,7 +337,7 @@ def jobs(seeds: list[int]) -> list[Job]:
     for seed in seeds:
         found.append({
             "kind": "hg_dagger", "task": "pick_place", "policy": "flow", "demonstrations": 20, "seed": seed,
-            "updates": 4000, "rounds": 10, "episodes": 10, "evaluated": 20,
+            "updates": 2000, "rounds": 12, "episodes": 10, "evaluated": 20,
         })  # fmt: skip
     for demonstrations in (200, 50, 20):
         for seed in seeds:
@@ -335,7 +357,11 @@ def jobs(seeds: list[int]) -> list[Job]:
     for policy in ("flow", "action_chunks", "diffusion"):
         found.append({"kind": "two_ways", "policy": policy, "seed": 0, "updates": 3000, "rows": 16})
     return (
-        found + recipes_online.jobs(seeds) + recipes_late.jobs(seeds) + recipes_one_step.jobs(seeds)
+        found
+        + recipes_online.jobs(seeds)
+        + recipes_late.jobs(seeds)
+        + recipes_one_step.jobs(seeds)
+        + recipes_longer.jobs(seeds)
     )
 
 
@@ -497,6 +523,7 @@ def main() -> None:
     print(recipes_online.table(lines))
     print(recipes_late.table(lines))
     print(recipes_one_step.table(lines))
+    print(recipes_longer.table(lines))
     if arguments.curves:
         recipes_online.draw(lines, arguments.curves)
     if arguments.picture:

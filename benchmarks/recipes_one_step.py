@@ -42,7 +42,8 @@ def one_step(job: Job, scale: float) -> Job:
         algorithm = cloned(job, hal.spec, ring, int(job["updates"] * scale), student)
         learning_s = round(time.monotonic() - begin_s)
         teacher = policy_of({**job, "params": {"steps": STEPS}}, hal.spec)
-        teacher.load(_of_teacher(teacher, algorithm.network))
+        with algorithm.averaged():
+            teacher.load(_of_teacher(teacher, algorithm.network))
         found: Job = {"learning_s": learning_s}
         seen = [{n: a[row] for n, a in ring.observation.items()} for row in range(0, ring.rows, 3)]
         for name, policy in (("steps", teacher), ("one", student)):

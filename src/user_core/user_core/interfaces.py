@@ -276,6 +276,11 @@ class Policy(ABC):
         of its start and hundreds of megabytes. ``user check policy`` tries it."""
         return False
 
+    def acting_calls(self) -> list[tuple[Any, str]]:
+        """Where nearly all of the time of acting goes, as objects of torch and names of their methods. An inference host may
+        compile these; each is called with the same kinds of arguments every time. Most policies name none."""
+        return []
+
     @abstractmethod
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """Return actions for the next T periods, shape (T, A), within the action bounds."""
@@ -481,7 +486,8 @@ class LossNetwork(PolicyNetwork, Protocol):
     """A network that knows its own loss for imitation (diffusion, a variational one): for BC.
 
     It may have ``observe_actions(action, weight)``, called with the arguments of :meth:`loss` before each
-    update, for instance to settle the scale of actions in buffers of the module.
+    update, for instance to settle the scale of actions in buffers of the module; and ``decaying()``, names of those
+    parameters that an optimiser may decay (of matrices that began at random).
     """
 
     def loss(

@@ -158,6 +158,15 @@ class ChunkNetwork(nn.Module):
         offset.copy_(middle)
         scale.copy_(1 / torch.maximum(half.float(), least.to(half.device)))
 
+    def decaying(self) -> list[str]:
+        """Names of weights that may become smaller of themselves while they learn: matrices and convolutions that began at
+        random, not those of a pretrained encoder."""
+        return [
+            name
+            for name, parameter in self.named_parameters()
+            if name.endswith("weight") and parameter.dim() > 1 and ".pretrained." not in name
+        ]
+
     def arrays(self) -> dict[str, Array]:
         """What an actor needs, by the names that torch gives; a copy."""
         return {

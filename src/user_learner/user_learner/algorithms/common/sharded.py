@@ -7,7 +7,7 @@ is computed is what one process with the whole batch computes, to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from user_core.errors import ConfigError
 from user_core.specs import Array
+from user_learner.algorithms.common.averaging import AVERAGE
 from user_learner.algorithms.common.distributed import average_, rank, share_, together, world
 from user_learner.algorithms.common.recomputing import blocks_of
 from user_learner.algorithms.common.shardable import require_no_scale
@@ -45,7 +46,7 @@ class ShardedParameters:
             by itself.
         bfloat16: Whether parameters travel and are computed with in bfloat16; gradients are summed in
             float32, and what is kept is float32.
-        learning_rate, max_grad_norm: As :class:`~user_learner.algorithms.common.torch_tools.FlatAdam`.
+        learning_rate, max_grad_norm, decay: As :class:`~user_learner.algorithms.common.torch_tools.FlatAdam`.
 
     Attributes:
         named: The trained parameters: this process's parts of them.
@@ -56,7 +57,7 @@ class ShardedParameters:
 
     def __init__(
         self, network: Any, whole: Any, compute: Callable[..., Any], device: torch.device, *,
-        by: str, bfloat16: bool, learning_rate: float, max_grad_norm: float,
+        by: str, bfloat16: bool, learning_rate: float, max_grad_norm: float, decay: Mapping[str, float],
     ) -> None:  # fmt: skip
         if not together():
             raise ConfigError(
@@ -66,6 +67,7 @@ class ShardedParameters:
         require_no_scale(network)
         self._network, self._whole = network, whole
         self._learning_rate, self._max_grad_norm = learning_rate, max_grad_norm
+        self._decay = dict(decay)
         for _, parameter in network.named_parameters():
             share_(parameter.data)
             if parameter.requires_grad:
@@ -132,10 +134,14 @@ class ShardedParameters:
         norm = self._norm(grads)
         if self._max_grad_norm > 0:
             cut_(grads, norm, self._max_grad_norm)
+        spoilt = (~norm.isfinite()).float()
+        for name, part in zip(self.named, parts, strict=True):
+            if name in self._decay:
+                part.mul_(1 - self._decay[name] * (1 - spoilt))
         moments = list(self._moments.values())
         adam_(
             parts, grads, [m["exp_avg"] for m in moments], [m["exp_avg_sq"] for m in moments],
-            self._steps, self._learning_rate, (~norm.isfinite()).float(),
+            self._steps, self._learning_rate, spoilt,
         )  # fmt: skip
 
     def _norm(self, grads: list[Tensor]) -> Tensor:
@@ -164,9 +170,16 @@ class ShardedParameters:
         arrays: dict[str, Array] = self._whole.arrays()
         return arrays
 
-    def shards(self) -> dict[str, Tensor]:
-        """This process's parts of parameters and moments, by names; not copies."""
-        found: dict[str, Tensor] = {}
+    def parts(self) -> list[Tensor]:
+        """This process's parts of the trained parameters; their own memory."""
+        return [part_of(parameter) for parameter in self.named.values()]
+
+    def shards(self, averages: Sequence[Tensor] = ()) -> dict[str, Tensor]:
+        """This process's parts of parameters and moments, by names, and averages of :meth:`parts`; not copies."""
+        found: dict[str, Tensor] = {
+            f"{AVERAGE}{name}": with_part(parameter, average)
+            for (name, parameter), average in zip(self.named.items(), averages, strict=False)
+        }
         for name, parameter in self.named.items():
             found[f"policy/{name}"] = parameter.detach()
             for moment, value in self._moments[name].items():

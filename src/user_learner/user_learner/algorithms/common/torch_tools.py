@@ -232,6 +232,10 @@ class FlatParameters:
         ``other`` may have more after these."""
         self.flat.lerp_(other.flat[: self.flat.numel()], share)
 
+    def parts(self) -> list[Tensor]:
+        """What there is to be averaged over time: all in one."""
+        return [self.flat]
+
     def arrays(self) -> dict[str, Array]:
         """A copy of all values, by name."""
         copy = self.flat.to("cpu", copy=True)
@@ -291,14 +295,25 @@ class FlatAdam:
         parameters: What is optimised.
         learning_rate: Step size.
         max_grad_norm: The gradient's norm is cut to this; 0: never.
+        decay: By which share parameters are made smaller before each step (AdamW, Loshchilov and Hutter 2019), by
+            name; others are not.
     """
 
     def __init__(
-        self, parameters: FlatParameters, learning_rate: float, max_grad_norm: float = 0.0
+        self,
+        parameters: FlatParameters,
+        learning_rate: float,
+        max_grad_norm: float = 0.0,
+        decay: Mapping[str, float] | None = None,
     ) -> None:
         self._parameters, self._max_grad_norm = parameters, max_grad_norm
         self._learning_rate = learning_rate
         flat = parameters.flat
+        self._decay: Tensor | None = None
+        if decay:
+            self._decay = torch.zeros_like(flat)
+            for name, part in parameters.split(self._decay).items():
+                part.fill_(decay.get(name, 0.0))
         self._moments: dict[str, Tensor] = {
             "step": torch.zeros((), device=flat.device),  # the fused function wants it there
             "exp_avg": torch.zeros_like(flat),
@@ -317,6 +332,8 @@ class FlatAdam:
         if self._max_grad_norm > 0:
             grad = self._parameters.grad
             cut_([grad], grad.norm(), self._max_grad_norm)
+        if self._decay is not None:
+            self._parameters.flat.mul_(1 - self._decay * (1 - spoilt))
         moments = self._moments
         adam_(
             [self._parameters.flat], [self._parameters.grad], [moments["exp_avg"]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -14,6 +15,7 @@ from user_core.interfaces import Algorithm, DistributionNetwork, LossNetwork, Po
 from user_core.reasons import BATCH_SPLIT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
+from user_learner.algorithms.common.averaging import AVERAGE, MovingAverage
 from user_learner.algorithms.common.batches import (
     Inputs,
     Minibatch,
@@ -50,8 +52,26 @@ class BCConfig(Config):
         "squared error of the squashed mean. Of choices it is the cross entropy in both.",
     )
     learning_rate: float = setting(3e-4, doc="Learning rate of Adam.", gt=0, read_only=False)
+    weight_decay: float = setting(
+        1.0,
+        doc="Decay of weights at each update, as a share of the learning rate (AdamW), of policies that say which of "
+        "theirs begin at random (flow, diffusion, act). Without it the shaking of a hand is learned by heart. 0: none.",
+        ge=0,
+        le=100,
+        read_only=False,
+        late=True,
+    )
     max_grad_norm: float = setting(
         10.0, doc="Norm that gradients are cut to; 0: never.", ge=0, read_only=False
+    )
+    average: float = setting(
+        0.999,
+        doc="Published of policies with a loss of their own (flow, diffusion, act): a moving average of their weights with "
+        "up to this decay, shorter at first. 0: the newest weights.",
+        ge=0,
+        lt=1,
+        read_only=False,
+        late=True,
     )
     image_shift: int = setting(
         4, doc="Largest random shift of images while learning.", unit="px", ge=0, read_only=False
@@ -135,7 +155,12 @@ class BC(Algorithm):
         else:
             self.parameters = FlatParameters(self._cloned(), device)
             share_(self.parameters.flat)
-            self._optimizer = FlatAdam(self.parameters, config.learning_rate, config.max_grad_norm)
+            self._optimizer = FlatAdam(
+                self.parameters, config.learning_rate, config.max_grad_norm, self._decay()
+            )
+        self._average: MovingAverage | None = None
+        if self._own_loss and config.average:
+            self._average = MovingAverage((self._sharded or self.parameters).parts)
         self.generator = make_generator(config.seed, device)
         self._minibatcher = Minibatcher(self.network, spec, device, self.looks_ahead)
         self._updates, self._parts = 0, config.accumulate
@@ -143,6 +168,12 @@ class BC(Algorithm):
     def _cloned(self) -> dict[str, Parameter]:
         """The parameters that learn to do what was done."""
         return dict(self.network.named_parameters())
+
+    def _decay(self) -> dict[str, float]:
+        """By which share each weight is made smaller at each update; of those that are."""
+        share = self.config.learning_rate * self.config.weight_decay
+        names = getattr(self.network, "decaying", list)() if share else []
+        return dict.fromkeys(names, share)
 
     def _shard(self, copy: Callable[[], Any]) -> Any:
         """Spread the network over all processes; ``copy`` makes another one."""
@@ -152,7 +183,7 @@ class BC(Algorithm):
         return ShardedParameters(
             self.network, whole_copy(copy), self._loss, self.device, by=config.shard,
             bfloat16=config.precision == "bfloat16", learning_rate=config.learning_rate,
-            max_grad_norm=config.max_grad_norm,
+            max_grad_norm=config.max_grad_norm, decay=self._decay(),
         )  # fmt: skip
 
     def update(self, batch: Batch) -> Mapping[str, float]:
@@ -183,6 +214,8 @@ class BC(Algorithm):
             except torch.OutOfMemoryError as error:
                 self._split(len(action), error)
         (self._sharded or self._optimizer).step()
+        if self._average is not None:
+            self._average.follow(self._updates, self.config.average)
         if self._blocks is not None:
             self._blocks.require_called()
             self._blocks = None
@@ -263,8 +296,13 @@ class BC(Algorithm):
             found.append(Reason(BATCH_SPLIT, text))
         return found
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The network has the weights that are published, for as long as this lasts."""
+        return nullcontext() if self._average is None else self._average.in_place()
+
     def policy_arrays(self) -> dict[str, Array]:
-        arrays: dict[str, Array] = (self._sharded or self.network).arrays()
+        with self.averaged():
+            arrays: dict[str, Array] = (self._sharded or self.network).arrays()
         return arrays
 
     def state(self) -> dict[str, Any]:
@@ -272,24 +310,42 @@ class BC(Algorithm):
         return {
             "updates": self._updates,
             "policy": {} if sharded else self.parameters.arrays(),
+            "average": self._averages(),
             "inputs": buffers_state(self.network),
             "optimizer": (self._sharded or self._optimizer).state(),
             "generator": generator_state(self.generator),
         }
 
+    def _averages(self) -> dict[str, Array]:
+        """The average of weights that are not sharded, by name; a copy."""
+        if self._average is None or self._sharded is not None:
+            return {}
+        (flat,) = self._average.average
+        parts = self.parameters.split(flat.to("cpu", copy=True))
+        return {name: part.numpy() for name, part in parts.items()}
+
     def shards(self) -> dict[str, Tensor]:
         if self._sharded is None:
             return {}
-        return {**self._sharded.shards(), f"generator/{rank()}": self.generator.get_state()}
+        averages = [] if self._average is None else self._average.average
+        return {
+            **self._sharded.shards(averages), f"generator/{rank()}": self.generator.get_state()
+        }  # fmt: skip
 
     def load_shards(self, shards: Mapping[str, Tensor]) -> None:
+        if self._average is not None and not any(name.startswith(AVERAGE) for name in shards):
+            self._average.begin_anew()  # of a training that had none
         if (own := shards.get(f"generator/{rank()}")) is not None:
             restore_generator(self.generator, own.numpy(), self.config.seed, own=True)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         name = type(self).__name__
+        state = {"average": {}, **state}  # older ones have none
         require_parts(state, self.state(), name)
         if self._sharded is None:
+            if self._average is not None:  # loaded as weights, then put in its place
+                self.parameters.load(state["average"] or state["policy"], name)
+                self._average.begin_anew()
             self.parameters.load(state["policy"], name)
             self._optimizer.load_state(state["optimizer"], name)
         else:

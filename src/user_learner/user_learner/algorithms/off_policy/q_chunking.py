@@ -28,6 +28,23 @@ _CRITICS = "critics."
 class QChunkingConfig(BCConfig):
     """Cloning of all that was done, and critics of chunks. The policy's parameters say what critics it has."""
 
+    average: float = setting(
+        0.0,
+        doc="Decay of a moving average of the flow's weights, which is published; 0: the newest weights, whose chunks "
+        "critics are asked for.",
+        ge=0,
+        lt=1,
+        read_only=False,
+        late=True,
+    )
+    weight_decay: float = setting(
+        0.0,
+        doc="Decay of the flow's weights at each update, as a share of the learning rate (AdamW).",
+        ge=0,
+        le=100,
+        read_only=False,
+        late=True,
+    )
     critic_learning_rate: float = setting(
         3e-4, doc="Learning rate of Adam for the critics.", gt=0, read_only=False
     )
