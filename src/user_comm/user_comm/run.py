@@ -25,10 +25,11 @@ from user_comm.lifecycle import LifecycleNode
 from user_comm.lost_messages import spin
 from user_comm.start import start_rclpy
 from user_comm.stop_signals import StopSignals
-from user_core.errors import SuiteError, ThreadEnded, in_words
+from user_core.errors import SuiteError, ThreadEnded, TransportError, in_words
 from user_core.reasons import Reason
 from user_core.runtime import last_words
 from user_core.runtime.files import write_atomically
+from user_core.runtime.replaced_ports import OwnPorts
 
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"
@@ -36,6 +37,8 @@ _VARIABLE = "USER_MODULES_FILE"
 _AFTER_S: tuple[float, ...] = (4.0, 20.0)
 #: How often it is seen to it that signals end the process in good order.
 _SIGNALS_PERIOD_S = 0.5
+#: How often it is seen to it that this process can hear others, seconds.
+_PORTS_PERIOD_S = 2.0
 #: Names of the suite's packages begin so.
 _OURS = "user_"
 #: The node by which a process that stands by is known; see :func:`stand_by`.
@@ -152,6 +155,8 @@ def _spin(node: LifecycleNode, executor: Executor) -> int:
     with watch_threads(node), StopSignals(on_signal, final=True) as signals:
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(_SIGNALS_PERIOD_S, lambda: _reassert(signals, node), clock=clock)
+        ports = OwnPorts()
+        node.create_timer(_PORTS_PERIOD_S, lambda: _look_at_ports(ports, node), clock=clock)
         executor.create_task(node.autostart.strive)
         try:
             spin(executor, done, failed=partial(node.lost.note, "answers of services"))
@@ -207,6 +212,18 @@ def _reassert(signals: StopSignals, node: LifecycleNode) -> None:
             f"{replaced} replaced the handlers of SIGINT and SIGTERM: ours were put back, so that "
             "the process ends in good order"
         )
+
+
+def _look_at_ports(ports: OwnPorts, node: LifecycleNode) -> None:
+    """A process that is deaf looks healthy to all others, and cannot be cured: a new one hears."""
+    if lost := ports.replaced():
+        error = TransportError(
+            f"shared memory of DDS ({', '.join(lost)})",
+            got="others made it anew, as if this process were dead (it was suspended, or got no processor)",
+            expected="to hear them through it",
+            hint="This process ends, so that one that hears takes its place.",
+        )
+        node.end(Reason.of(error), final=False)
 
 
 def note_imported_modules(after_s: Sequence[float] = _AFTER_S) -> None:

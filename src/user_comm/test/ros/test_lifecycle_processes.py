@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -354,6 +356,27 @@ def test_a_node_lives_with_a_middleware_that_takes_no_message_at_all(
         assert it.state == state
     assert it.said.count("activate") == 2 and it.said.count("undo configure") == 1
     assert it.end() == 0, "in good order"
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no shared memory here")
+def test_a_process_that_others_took_for_dead_ends_and_says_so(
+    world: Callable[..., World], tmp_path: Path
+) -> None:
+    """As after SIGSTOP, in the rare case in which FastDDS does not tell it that its port was made anew."""
+    words = tmp_path / "words"
+    it = world(autostart=True, env={last_words.VARIABLE: str(words)})
+    wait_until(lambda: "activate" in it.said)
+    links = [os.readlink(link) for link in Path(f"/proc/{it.process.pid}/fd").iterdir()]
+    ports = [link.removesuffix("_el") for link in links if re.search(r"fastdds_port\d+_el$", link)]
+    if not ports:
+        pytest.skip("this middleware has no shared memory")
+    for port in ports:
+        os.replace(shutil.copy(port, f"{port}.anew"), port)
+    assert it.wait() == 1, "to be started again"
+    said = last_words.take(words)
+    assert said is not None and not said.final and said.code == "transport"
+    assert "undo configure" in it.said, "in good order"
+    assert Path(ports[0]).name in "".join(it.log)
 
 
 def test_who_deactivates_a_node_keeps_it_so(
