@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from user_bringup.bags import parts
+from user_bringup.bags.decoding import Decoders, NotSupported
 from user_bringup.bags.format import FORMAT
 from user_bringup.bags.reading import Bag
 from user_core.errors import CodecError, ConfigError, SuiteError
@@ -453,6 +454,37 @@ def test_images_come_by_the_contracts_cameras(tmp_path: Path) -> None:
     assert images.shape[1:] == (6, 8, 3)
     nearest = (rows["stamp_ns"] - BEGIN) / (50 * MS)
     assert np.abs(images[:, 0, 0, 0] - nearest).max() <= 0.7
+
+
+def test_functions_made_for_types_change_no_bit_of_what_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the messages that the package rosbags makes."""
+    camera = {"plugin": "ros_topic", "params": {"topic": "/camera", "width": 8, "height": 6}}
+    contract = {**CONTRACT, "cameras": {"devices": {"top": camera}, "max_skew_s": 0.06}}
+    rng, messages = np.random.default_rng(0), list(motion(3.0))
+    for k in range(60):
+        now, rgb = BEGIN + k * 50 * MS, rng.integers(0, 255, 12 * 16 * 3, np.uint8)
+        image = STORE.types["sensor_msgs/msg/Image"](header(now, "top"), 12, 16, "rgb8", 0, 48, rgb)
+        messages.append(("/camera", now + 20 * MS, image))
+    bag = write_mcap(tmp_path / "bag.mcap", messages)
+    columns = []
+    for other in (False, True):
+        if other:
+
+            def refused(*_: object) -> None:
+                raise NotSupported
+
+            monkeypatch.setattr(Decoders, "of", refused)
+        folder = tmp_path / str(other)
+        folder.mkdir()
+        report, found = taken(folder, bag, contract)
+        assert not report.skipped and len(found) == 1
+        columns.append(found[0].columns)
+    ours, theirs = columns
+    assert ours.keys() == theirs.keys()
+    for name, rows in ours.items():
+        assert rows.dtype == theirs[name].dtype and rows.tobytes() == theirs[name].tobytes(), name
 
 
 def test_rewards_of_a_topic(tmp_path: Path) -> None:

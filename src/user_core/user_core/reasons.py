@@ -85,6 +85,9 @@ INFERENCE_REFUSED = _code(
     "inference_refused",
     "The inference host refused the last question, or has no room for this robot.",
 )
+LOCAL_POLICY = _code(
+    "local_policy", "The policy on the robot acts, for the inference host does not answer."
+)
 LEARNER_SILENT = _code("learner_silent", "The learner that a lockstep robot waits for is silent.")
 LEARNER_BEHIND = _code("learner_behind", "A lockstep robot waits until the learner has caught up.")
 STEPS_IRREGULAR = _code(
@@ -147,6 +150,10 @@ HINDSIGHT_REWARD = _code(
     "hindsight_reward", "The goal reward of hindsight relabelling is not the one of the store."
 )
 ROWS_SET_ASIDE = _code("rows_set_aside", "Damaged rows of a replay store are passed over.")
+BUCKET_AWAY = _code(
+    "bucket_away",
+    "Segments of a replay store are in a bucket that cannot be reached; draws are from what is here.",
+)
 EDITS_UNREADABLE = _code(
     "edits_unreadable", "Some edits of a replay store cannot be read; the others are honoured."
 )

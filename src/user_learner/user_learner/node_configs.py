@@ -36,11 +36,19 @@ class TierConfig(Config):
     """A slower disk for old segments."""
 
     folder: str = setting(
-        "", doc="Directory for them, also one of another host that is mounted; empty: they stay."
+        "",
+        doc="Directory for them, also one of another host that is mounted; or a bucket, s3://BUCKET/PREFIX; "
+        "empty: they stay.",
     )
     keep_here_mb: float = setting(
         10240.0,
         doc="Size of the newest segments that stay on the store's own disk.",
+        unit="MB",
+        ge=0,
+    )
+    fetched_mb: float = setting(
+        4096.0,
+        doc="Of segments in a bucket, how much may be here as well: what was fetched first goes first.",
         unit="MB",
         ge=0,
     )

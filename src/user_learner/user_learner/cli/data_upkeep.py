@@ -70,10 +70,16 @@ def add_upkeep(commands: Any) -> None:
     small.add_argument("--undo", action="store_true", help="make all plain again")
     small.set_defaults(run=_compress)
 
-    move = commands.add_parser("tier", help="move old segments to a slower disk; links stay")
+    move = commands.add_parser("tier", help="move old segments to a slower disk, or to a bucket")
     move.add_argument("store", help="directory of the store")
-    move.add_argument("to", nargs="?", default="", help="directory on the slower disk")
+    move.add_argument(
+        "to", nargs="?", default="", help="directory on the slower disk, or s3://BUCKET/PREFIX"
+    )
     move.add_argument("--keep-mb", type=float, default=10240.0, help="megabytes that stay here")
+    move.add_argument(
+        "--fetched-mb", type=float, default=4096.0,
+        help="megabytes of segments in a bucket that may be here as well",
+    )  # fmt: skip
     move.add_argument("--back", action="store_true", help="bring all segments back")
     move.set_defaults(run=_tier)
 
@@ -146,9 +152,16 @@ def _tier(options: argparse.Namespace, console: Console) -> int:
     if options.back:
         report = bring_back(options.store)
     elif options.to:
-        report = move_old(options.store, options.to, round(options.keep_mb * _MB))
+        report = move_old(
+            options.store, options.to, round(options.keep_mb * _MB),
+            fetched_bytes=round(options.fetched_mb * _MB),
+        )  # fmt: skip
     else:
-        raise SuiteError("tier", got="no directory", expected="one on another disk, or --back")
+        raise SuiteError(
+            "tier",
+            got="no directory",
+            expected="one on another disk, s3://BUCKET/PREFIX, or --back",
+        )
     console.print(
         f"{report.moved:,} segments, {report.nbytes / _MB:,.1f} MB moved; {report.here:,} are here, "
         f"{report.there:,} elsewhere"

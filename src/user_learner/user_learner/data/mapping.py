@@ -423,7 +423,9 @@ class Mapped:
                 raise SpecError(
                     f"field {field!r}", got=f"{len(array)} rows", expected=f"{int(rows.max()) + 1}"
                 )
-            parts.append(array[rows])
+            # images are not copied where they lie one behind the other anyhow
+            whole = self._is_image(one) and bool((np.diff(rows) == 1).all())
+            parts.append(array[int(rows[0]) : int(rows[-1]) + 1] if whole else array[rows])
         found = parts[0]
         if len(parts) > 1:
             found = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)

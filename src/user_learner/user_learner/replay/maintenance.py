@@ -13,6 +13,7 @@ import numpy as np
 
 from user_core.errors import StoreCorrupt
 from user_core.types import ChunkId, EpisodeSource
+from user_learner.replay.bucket import bring
 from user_learner.replay.config import RetentionConfig
 from user_learner.replay.index import (
     INDEX_NAME,
@@ -116,7 +117,7 @@ class _Verification:
             for segment in segments:
                 try:
                     self._check_segment(segment, known)
-                except OSError as error:  # for instance dropped by retention just now
+                except (OSError, StoreCorrupt) as error:  # dropped just now, or in a bucket
                     self._unreadable = True
                     self._error(f"segment {segment.id} cannot be read: {error}")
                 self._report.segments += 1
@@ -150,6 +151,7 @@ class _Verification:
         if entries and end != segment.rows:
             self._error(f"segment {segment.id}: {segment.rows} rows, but chunks for {end}")
         path = segment_directory(self._reader.path, segment.id)
+        bring(path)
         reason = check_sizes(path, self._reader.layout, segment.rows, 0)
         if reason:
             self._damage(Damage(segment.id, WHOLE_SEGMENT, reason), known)
@@ -257,7 +259,7 @@ class _Verification:
             path = segment_directory(self._reader.path, segment)
             try:
                 raw = read_rows(path, records, start, rows)
-            except OSError:
+            except (OSError, StoreCorrupt):
                 return False  # reported with its segment
             view = self._reader.layout.view(records, raw)
             flags.append(np.stack([view["final"], view["terminated"] | view["truncated"]]))

@@ -15,6 +15,7 @@ import numpy as np
 from user_core.errors import StoreCorrupt, StoreError
 from user_core.specs import Array, ArraySpec
 from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, TrajectorySchema
+from user_learner.replay.bucket import changed, missing
 from user_learner.replay.index import (
     INDEX_NAME,
     WHOLE_SEGMENT,
@@ -28,6 +29,9 @@ from user_learner.replay.index import (
 )
 from user_learner.replay.layout import LOG_NAME, LogEntry, RowLayout, read_log, result_from_dict
 from user_learner.replay.segments import check_sizes, read_rows, segment_directory
+
+#: Why rows are passed over that are in a bucket.
+IN_BUCKET = "it is in a bucket, and not here"
 
 _PIECE_ROWS = 512
 EXTENT_COLUMNS = ("id", "episode", "first_row", "segment", "start", "rows", "commit_id")
@@ -88,6 +92,8 @@ class StoreReader:
         with_actors: Also keep who acted in which rows.
         with_robots: Also keep which robot and task each episode is of.
         with_extents: Keep where the rows of episodes lie. Without, it takes the same memory however many there are.
+        only_here: Rows of segments that are in a bucket, and not here, count as set aside, as long as they are
+            (:data:`IN_BUCKET`). Without, they come here when they are read.
 
     Attributes:
         robots: Names of the robots, or of the producers of episodes that name none, in the order in which they
@@ -104,8 +110,11 @@ class StoreReader:
         with_actors: bool = False,
         with_robots: bool = False,
         with_extents: bool = True,
+        only_here: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self._only_here = Path(path), only_here
+        self._away: frozenset[int] = frozenset()
+        self._bucket_changed = 0
         self.tables = Tables()
         self._with_actors, self._with_robots = with_actors, with_robots
         self._with_extents = with_extents
@@ -194,7 +203,7 @@ class StoreReader:
         with corruption_named(self.path / INDEX_NAME):
             version = self._db.execute("PRAGMA data_version").fetchone()[0]
             if version == self._version and not force:
-                return False
+                return self._look_for_away()
             with transaction(self._db, "DEFERRED"):
                 before, meta = self.meta, load_meta(self._db)
                 if force:
@@ -207,6 +216,7 @@ class StoreReader:
             self._version, self.meta = version, meta
         self._layout = RowLayout(meta.schema) if meta.schema is not None else None
         self._check_new_segments()
+        self._look_for_away(force=True)
         return True
 
     def episodes(self) -> Iterator[EpisodeInfo]:
@@ -356,8 +366,10 @@ class StoreReader:
             return
         for number, _, rows in self.tables.segments.tolist():
             if number not in self._sizes_checked:
-                self._sizes_checked.add(number)
                 path = segment_directory(self.path, number)
+                if missing(path):  # in a bucket: looked at when it comes
+                    continue
+                self._sizes_checked.add(number)
                 reason = check_sizes(path, self._layout, rows, 0)
                 if reason:
                     self._short.append(Damage(number, WHOLE_SEGMENT, reason))
@@ -365,6 +377,25 @@ class StoreReader:
         new = tuple(damage for damage in self._short if damage not in known)
         if new:
             self.tables = replace(self.tables, damages=(*self.tables.damages, *new))
+
+    def _look_for_away(self, force: bool = False) -> bool:
+        """Pass over what is in a bucket and not here, where that is asked for; return whether it is other than before."""
+        if not self._only_here:
+            return False
+        now = changed(self.path)
+        if (now == self._bucket_changed and not force) or not now:
+            return False
+        self._bucket_changed = now
+        numbers = self.tables.segments[:, 0].tolist()
+        away = frozenset(n for n in numbers if missing(segment_directory(self.path, n)))
+        if away == self._away and not force:
+            return False
+        self._away = away
+        self._check_new_segments()
+        others = tuple(d for d in self.tables.damages if d.reason != IN_BUCKET)
+        gone = tuple(Damage(n, WHOLE_SEGMENT, IN_BUCKET) for n in sorted(away))
+        self.tables = replace(self.tables, damages=(*others, *gone))
+        return True
 
 
 def _table(rows: Iterable[tuple[int, ...]], columns: int) -> Array:

@@ -47,6 +47,7 @@ from user_learner.replay.segments import (
     remove_unknown,
     rows_differ,
     segment_directory,
+    where_away,
 )
 
 
@@ -148,12 +149,13 @@ def _seal_without_log(store: Path, connection: sqlite3.Connection) -> list[str]:
 
 
 def _away(store: Path, connection: sqlite3.Connection) -> list[str]:
-    """What to say of segments on a disk that is not there."""
+    """What to say of segments on a disk that is not there. Of those in a bucket there is nothing to say: they come."""
     numbers = [row[0] for row in connection.execute("SELECT id FROM segments ORDER BY id")]
-    away = [path for n in numbers if is_away(path := segment_directory(store, n))]
+    away = [path for n in numbers if (path := segment_directory(store, n)).is_symlink()]
+    away = [path for path in away if is_away(path)]
     if not away:
         return []
-    return [f"{len(away)} segments are passed over while {away[0].readlink().parent} is away"]
+    return [f"{len(away)} segments are passed over while {where_away(away[0])} is away"]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -186,8 +188,10 @@ def rebuild_index(store: Path) -> list[str]:
         if is_away(path) and re.fullmatch(r"\d{8}", path.name):
             raise StoreError(
                 f"index of replay store {store} is to be rebuilt",
-                got=f"segment {path.name} on {path.readlink().parent}, which is not there",
-                expected="all segments", hint="Mount that disk, and open the store again",
+                got=f"segment {path.name} on {where_away(path)}, and not here",
+                expected="all segments",
+                hint="Mount that disk, or user data tier STORE --back brings them from a bucket; then open the "
+                "store again",
             )  # fmt: skip
     warnings: list[str] = []
     found: list[_Found] = []

@@ -30,13 +30,21 @@ from user_core.errors import StoreCorrupt
 from user_core.runtime.files import pread_into, pwrite_all, sync_directory
 from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource
+from user_learner.replay.bucket import (
+    LEAVING_SUFFIX,
+    SEGMENTS,
+    bring,
+    in_bucket,
+    leave,
+    missing,
+)
 from user_learner.replay.index import FORMAT_VERSION, StoreMeta
 from user_learner.replay.layout import LOG_NAME, ColumnFile, LogHeader, RowLayout, encode_header
 from user_learner.replay.packed import PackedColumn, can_pack
 from user_learner.replay.pending_index import PendingIndex, SegmentState
 
-SEGMENTS = "segments"
-#: Links to segments on another disk that the store does not need any more, until they are removed there.
+#: Links to segments on another disk (or what says where they are in a bucket) that the store does not need any more,
+#: until they are removed there.
 LEAVING = "leaving"
 
 
@@ -46,8 +54,15 @@ def segment_directory(store: Path, segment: int) -> Path:
 
 
 def is_away(path: Path) -> bool:
-    """Whether a segment lies on another disk that is not there now: nothing is wrong with the segment."""
-    return path.is_symlink() and not path.exists()
+    """Whether a segment lies on another disk that is not there now, or in a bucket and not here: nothing is wrong with
+    the segment."""
+    return (path.is_symlink() and not path.exists()) or bool(missing(path))
+
+
+def where_away(path: Path) -> str:
+    """Where a segment is that is away."""
+    found = in_bucket(path)
+    return str(path.readlink().parent) if found is None else found.url.rpartition("/")[0]
 
 
 def remove_segment(path: Path) -> None:
@@ -59,6 +74,8 @@ def remove_segment(path: Path) -> None:
         os.replace(path, store / LEAVING / path.name)
         remove_leaving(store)
     else:
+        with suppress(FileNotFoundError):
+            leave(path, path.parent.parent / LEAVING)
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -69,6 +86,9 @@ def remove_leaving(store: Path) -> int:
     used = {os.readlink(path) for path in (store / SEGMENTS).iterdir() if path.is_symlink()}
     waiting = 0
     for link in (store / LEAVING).iterdir():
+        if link.name.endswith(LEAVING_SUFFIX):  # for who moves segments to a bucket
+            waiting += 1
+            continue
         try:
             away = link.readlink()
         except FileNotFoundError:  # another process has just done it
@@ -202,6 +222,16 @@ def open_column(path: Path, file: ColumnFile) -> PackedColumn | BinaryIO:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(plain))
 
 
+def _brought_column(path: Path, file: ColumnFile) -> PackedColumn | BinaryIO:
+    """As :func:`open_column`, also of a segment that is in a bucket: others may make room just now."""
+    for _ in range(2):
+        bring(path)
+        with suppress(FileNotFoundError):
+            return open_column(path, file)
+    bring(path)
+    return open_column(path, file)
+
+
 def open_packed(path: Path, file: ColumnFile) -> PackedColumn | None:
     """The compressed file of a column, where there is no plain one; None where there is. Raises as
     :func:`open_column`."""
@@ -218,11 +248,11 @@ def read_rows(path: Path, file: ColumnFile, start: int, rows: int) -> Array:
     """Read rows of one column file as bytes, (rows, stride), from whichever file there is.
 
     Raises:
-        OSError: There is none.
+        OSError: There is none, or it is in a bucket that cannot be reached.
         StoreCorrupt: It is cut short, or what is compressed is damaged.
     """
     buffer = np.empty((rows, file.stride), np.uint8)
-    with open_column(path, file) as column:
+    with _brought_column(path, file) as column:
         if isinstance(column, PackedColumn):
             column.read(start, buffer)
             return buffer

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from user_core.errors import StoreError
 from user_core.runtime.files import replace_durably, sync_directory
+from user_learner.replay.bucket import FETCH_LOCK, LIMIT, bring
 from user_learner.replay.index import INDEX_NAME, connect, load_meta, set_meta, transaction
 from user_learner.replay.layout import LOG_NAME, RowLayout
 from user_learner.replay.maintenance import Report, verify
@@ -31,7 +32,9 @@ _PIECE = 4 * 2**20
 #: How often a backup begins anew when retention took a segment that it was about to copy.
 _ATTEMPTS = 5
 #: What is of one process or of one moment.
-_NOT_COPIED = ("writer.lock", UPKEEP_LOCK, INDEX_NAME, SEGMENTS, LEAVING)
+_NOT_COPIED = (
+    "writer.lock", UPKEEP_LOCK, INDEX_NAME, SEGMENTS, LEAVING, LIMIT, FETCH_LOCK,
+)  # fmt: skip
 #: Says that a directory is what an unfinished restore has written, and nobody's data.
 RESTORING = "restore.unfinished"
 
@@ -216,6 +219,7 @@ def _copy_segment(
     """Copy the rows that the backup has not. Returns how many bytes."""
     target.mkdir(parents=True, exist_ok=True)
     copied = 0
+    bring(source)
     for file in layout.files:
         packed, plain = target / file.packed_filename, target / file.filename
         if can_pack(file) and not (source / file.filename).exists():

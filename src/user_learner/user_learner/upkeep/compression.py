@@ -18,6 +18,7 @@ from user_core.errors import ConfigError, StoreCorrupt
 from user_core.runtime.files import sync_directory
 from user_core.runtime.locks import FileLock
 from user_core.types import OBSERVATION
+from user_learner.replay.bucket import in_bucket
 from user_learner.replay.config import RAW, CompressionConfig
 from user_learner.replay.index import (
     FORMAT_VERSION,
@@ -406,8 +407,8 @@ def _codings(layout: RowLayout, config: CompressionConfig) -> dict[ColumnFile, s
 
 
 def _full_segments(reader: StoreReader, raw_bytes: int) -> Iterator[_Segment]:
-    """Sealed segments, the oldest first, without the newest of so many bytes, damaged ones, and those on a disk
-    that is away."""
+    """Sealed segments, the oldest first, without the newest of so many bytes, damaged ones, those on a disk that is
+    away, and those that are in a bucket."""
     stay, newer = raw_bytes // reader.layout.row_nbytes, 0
     rows = reader.connection.execute(
         "SELECT id, rows, sealed FROM segments ORDER BY id DESC"
@@ -417,7 +418,8 @@ def _full_segments(reader: StoreReader, raw_bytes: int) -> Iterator[_Segment]:
     for number, count, sealed in rows:
         path = segment_directory(reader.path, number)
         old, newer = newer >= stay, newer + count
-        if old and sealed and count and number not in damaged and not is_away(path):
+        moved = is_away(path) or in_bucket(path) is not None  # its digests are those of these files
+        if old and sealed and count and number not in damaged and not moved:
             found.append(_Segment(number, count, path))
     yield from reversed(found)
 

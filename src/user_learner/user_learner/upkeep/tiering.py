@@ -12,14 +12,20 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from user_core.errors import StoreError
 from user_core.runtime.files import sync_directory, write_atomically
+from user_learner.replay.bucket import SCHEME, in_bucket
 from user_learner.replay.index import INDEX_NAME, connect, load_meta
 from user_learner.replay.segments import SEGMENTS, is_away, remove_leaving, segment_directory
 from user_learner.sampling.features import PROGRESS_SUFFIX
+from user_learner.upkeep.bucket_tier import (
+    FETCHED_BYTES,
+    TieringReport,
+    bring_back_from_bucket,
+    move_to_bucket,
+)
 from user_learner.upkeep.compression import upkeep_lock
 
 #: Says of which store the segments beside it are.
@@ -27,41 +33,29 @@ OWNER_NAME = "store.path"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
-@dataclass
-class TieringReport:
-    """What was moved.
-
-    Attributes:
-        moved: Segments.
-        nbytes: Their bytes.
-        here: Segments that stay on the store's own disk.
-        there: Segments that are elsewhere.
-    """
-
-    moved: int = 0
-    nbytes: int = 0
-    here: int = 0
-    there: int = 0
-
-
 def move_old(
     store: str | Path,
     target: str | Path,
     keep_bytes: int,
     is_over: Callable[[], bool] = lambda: False,
+    fetched_bytes: int = FETCHED_BYTES,
 ) -> TieringReport:
     """Move the oldest sealed segments elsewhere until the newest of so many bytes are left here.
 
     Args:
         store: The store; others may read and write it.
-        target: Directory for segments of this store; made below, under the store's identity.
+        target: Directory for segments of this store; made below, under the store's identity. Or a bucket, as
+            ``s3://BUCKET/PREFIX``.
         keep_bytes: Bytes of segments that stay.
         is_over: Asked before each segment: whether to leave the rest for later.
+        fetched_bytes: Of segments that are in a bucket, how much may be here as well.
 
     Raises:
-        StoreError: There is no store, ``target`` lies in it, or has segments of a copy of it.
+        StoreError: There is no store, the bucket cannot be reached, ``target`` lies in it, or has segments of a copy of it.
         OSError: The disk there is full, or away; what was moved is whole, the rest is here.
     """
+    if str(target).startswith(SCHEME):
+        return move_to_bucket(Path(store), str(target), keep_bytes, fetched_bytes, is_over)
     store, target = Path(store).resolve(), Path(target).expanduser().resolve()
     if target == store or store in target.parents:
         raise StoreError(f"directory for old segments {target}", got="one within the store",
@@ -88,7 +82,7 @@ def _move_old(
     here = []
     for segment, sealed in segments:
         path = segment_directory(store, segment)
-        if path.is_symlink():
+        if path.is_symlink() or in_bucket(path) is not None:
             report.there += 1
             continue
         if not path.is_dir():  # lost, which is for `verify` to say
@@ -117,7 +111,7 @@ def bring_back(store: str | Path) -> TieringReport:
 
 
 def _bring_back(store: Path) -> TieringReport:
-    report = TieringReport()
+    report = bring_back_from_bucket(store)
     remove_leaving(Path(store))
     for link in sorted((store / SEGMENTS).iterdir()):
         if not link.is_symlink():

@@ -1,0 +1,161 @@
+"""Old segments in a bucket: moved there, back from there, and removed there.
+
+A segment is moved in steps each of which leaves it whole: its column files are copied, the bucket is asked what it
+has, ``bucket.json`` in the segment's directory says so, and only then files here may go, those that came first when
+more is here than is allowed (:mod:`user_learner.replay.bucket`). One that is cut short in between is copied again,
+to the same place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from user_core.errors import StoreCorrupt, StoreError
+from user_learner.replay.bucket import (
+    LEAVING_SUFFIX,
+    SEGMENTS,
+    Bucket,
+    InBucket,
+    fetch,
+    in_bucket,
+    keep_here,
+    make_room,
+    open_bucket,
+    parse_mark,
+    set_limit,
+)
+from user_learner.replay.index import connect, load_meta
+from user_learner.replay.layout import RowLayout
+from user_learner.replay.segments import LEAVING, is_away, segment_directory
+from user_learner.upkeep.compression import upkeep_lock
+
+#: Of segments in a bucket, how much may be here unless somebody says otherwise.
+FETCHED_BYTES = 4 * 2**30
+
+
+@dataclass
+class TieringReport:
+    """What was moved.
+
+    Attributes:
+        moved: Segments.
+        nbytes: Their bytes.
+        here: Segments that stay on the store's own disk.
+        there: Segments that are elsewhere.
+    """
+
+    moved: int = 0
+    nbytes: int = 0
+    here: int = 0
+    there: int = 0
+
+
+def move_to_bucket(
+    store: Path, url: str, keep_bytes: int, fetched_bytes: int, is_over: Callable[[], bool]
+) -> TieringReport:
+    """Move the oldest sealed segments to a bucket until the newest of so many bytes are left here.
+
+    Args:
+        store: The store; others may read and write it.
+        url: ``s3://BUCKET/PREFIX``.
+        keep_bytes: Bytes of segments that stay.
+        fetched_bytes: Bytes of those in the bucket that may be here as well.
+        is_over: Asked before each segment: whether to leave the rest for later.
+
+    Raises:
+        ConfigError: The URL is none.
+        PluginError: The library is missing.
+        StoreError: There is no store, or the bucket cannot be reached; each segment is here, there, or both.
+    """
+    with closing(connect(store, writable=False)) as index:
+        meta = load_meta(index)
+        rows = index.execute("SELECT id, sealed, created_ns FROM segments ORDER BY id").fetchall()
+    report = TieringReport()
+    if meta.schema is None:
+        return report
+    layout = RowLayout(meta.schema)
+    bucket, prefix = open_bucket(url)
+    with upkeep_lock(store):
+        set_limit(store, fetched_bytes)
+        remove_gone(store)
+        stays = []
+        for number, sealed, created_ns in rows:
+            path = segment_directory(store, number)
+            if in_bucket(path) is not None or path.is_symlink() or is_away(path):
+                report.there += 1
+            elif path.is_dir():
+                stays.append((path, bool(sealed), created_ns, _nbytes(path, layout)))
+        left, report.here = sum(nbytes for *_, nbytes in stays), len(stays)
+        for path, sealed, created_ns, nbytes in stays:
+            if left <= keep_bytes or is_over():
+                break
+            if not sealed:
+                continue
+            place = "/".join(
+                part for part in (prefix, meta.store, f"{path.name}-{created_ns}") if part
+            )
+            _copy(path, bucket, place, layout)
+            left -= nbytes
+            report.moved += 1
+            report.nbytes += nbytes
+            report.here -= 1
+            report.there += 1
+        make_room(store)
+    return report
+
+
+def bring_back_from_bucket(store: Path) -> TieringReport:
+    """Bring all segments back that are in buckets, and remove them there; who calls this holds the upkeep lock. Raises
+    as :func:`move_to_bucket`, and OSError when the disk here is full."""
+    report = TieringReport()
+    for path in sorted((store / SEGMENTS).iterdir()):
+        found = in_bucket(path)
+        if found is None:
+            continue
+        while in_bucket(path) is not None and not keep_here(path, store / LEAVING):
+            fetch(path)
+        report.moved += 1
+        report.nbytes += sum(size for size, _ in found.files.values())
+    remove_gone(store)
+    return report
+
+
+def remove_gone(store: Path) -> int:
+    """Remove in the bucket what the store does not need any more, as far as it can be reached; return how much waits."""
+    waiting = 0
+    if not (store / LEAVING).is_dir():
+        return 0
+    for mark in sorted((store / LEAVING).glob(f"*{LEAVING_SUFFIX}")):
+        try:
+            bucket, prefix = open_bucket(parse_mark(mark).url)
+            bucket.remove(prefix)
+        except StoreCorrupt:
+            waiting += 1
+            continue
+        except StoreError:  # nothing is lost by what stays there for now
+            return waiting + 1
+        mark.unlink(missing_ok=True)
+    return waiting
+
+
+def _copy(path: Path, bucket: Bucket, place: str, layout: RowLayout) -> None:
+    files = {}
+    for file in _files(path, layout):
+        files[file.name] = bucket.put(f"{place}/{file.name}", file)
+    InBucket(f"s3://{bucket.name}/{place}", files).write(path)
+
+
+def _files(path: Path, layout: RowLayout) -> list[Path]:
+    """The column files of a segment, plain or compressed."""
+    found = []
+    for file in layout.files:
+        plain, packed = path / file.filename, path / file.packed_filename
+        found.append(plain if plain.exists() else packed)
+    return found
+
+
+def _nbytes(path: Path, layout: RowLayout) -> int:
+    return sum(file.stat().st_size for file in _files(path, layout) if file.exists())
