@@ -170,6 +170,12 @@ class Bridge:
 
         return NO_REASON
 
+    def lateness(self, after_s):
+        from user_actor.loop.remote import Lateness
+        from user_core.reasons import NO_REASON
+
+        return Lateness(NO_REASON, 0)
+
     def probe(self, observation):
         pass
 

@@ -8,9 +8,8 @@ import pytest
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.remote import Answer, RemotePlans
 from user_core.errors import ConfigError
-from user_core.reasons import INFERENCE_SILENT, NO_REASON, Reason
 from user_core.types import ActedBy, Label, Outcome
-from user_testing.worlds.actor_loop import MS, build, drives, ends_at
+from user_testing.worlds.actor_loop import MS, Elsewhere, build, drives, ends_at
 
 PERIOD = 20 * MS
 
@@ -78,58 +77,6 @@ def test_who_takes_over_ends_what_was_planned():
 
 
 # --- in the control loop
-
-
-class Elsewhere:
-    """InferencePort in virtual time: each observation is answered after ``round_trip_ns``, by the
-    policy that the holder has, unless the link is cut."""
-
-    def __init__(self, world, spec, holder, round_trip_ns):
-        self.world, self.holder, self.round_trip_ns = world, holder, round_trip_ns
-        self.version = 0
-        self.cut = False
-        self.asked: list[tuple[float, int, bool]] = []
-        self.probes = 0
-        self._newest = None
-        self._epoch = 0
-        self._heard_ns = world.now_ns
-
-    def begin(self):
-        self._epoch += 1
-        self._newest = None
-
-    def ask(self, observation, step, *, deterministic=False):
-        self.asked.append((float(observation.arrays["reading"][0]), step, deterministic))
-        epoch = self._epoch
-
-        def arrive():
-            if self.cut:
-                return
-            self._heard_ns = self.world.now_ns
-            ready = self.holder.current()
-            self.version = ready.number
-            acts = ready.policy.act(observation.arrays, deterministic=deterministic)
-            if epoch == self._epoch and step >= 0:
-                self._newest = Answer(acts, step, ready.number)
-
-        self.world.after(self.round_trip_ns, arrive)
-
-    def take(self):
-        answer, self._newest = self._newest, None
-        return answer
-
-    def wait(self, until_ns):
-        while self._newest is None and self.world.now_ns < until_ns:
-            self.world.wait(None, (until_ns - self.world.now_ns) * 1e-9)
-        return self.take()
-
-    def why_silent(self):
-        silent = self.world.now_ns - self._heard_ns > 200 * MS
-        return Reason(INFERENCE_SILENT, "away") if silent else NO_REASON
-
-    def probe(self, observation):
-        self.probes += 1
-        self.ask(observation, -1)
 
 
 def remote(round_trip_ms, config=None, rows=1, **arm):

@@ -91,6 +91,11 @@ class InferenceConfig(Config):
         "float32",
         doc="bfloat16: networks in torch compute with it where torch finds that safe (autocast).",
     )
+    compile: bool = setting(
+        False,
+        doc="Compile what the policy does for most of its time (torch.compile; a C++ compiler is needed), before a version "
+        "acts. Where that fails it acts as it is, and a warning says why.",
+    )
 
     policy: PluginChoice = setting(
         PluginChoice(plugin="tanh_gaussian"), doc="The policy plugin; it must be the learner's."

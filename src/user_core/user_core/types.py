@@ -68,6 +68,8 @@ class ActedBy(IntEnum):
     """A scripted expert, or any program that is neither the policy nor a person."""
     RANDOM = 3
     """Uniform random warm-up, before the policy has learned anything."""
+    FALLBACK = 4
+    """A policy on the robot's host, while the one on another host did not answer."""
 
 
 @dataclass(frozen=True)

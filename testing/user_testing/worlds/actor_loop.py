@@ -17,10 +17,11 @@ import numpy as np
 
 from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
 from user_actor.loop.ports import NOBODY, HumanInput, MemorySink
+from user_actor.loop.remote import Answer, Lateness
 from user_core.config import Config, from_mapping
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy, Reward, RewardOutcome
-from user_core.reasons import SAFETY_STOP, Reason
+from user_core.reasons import INFERENCE_SILENT, NO_REASON, SAFETY_STOP, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.observation_box import ObservationBox
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
@@ -246,6 +247,66 @@ class Ramp(Policy):
         self.task = task
 
 
+class Elsewhere:
+    """InferencePort in virtual time: each observation is answered after ``round_trip_ns``, by the
+    policy that the holder has, unless the link is cut."""
+
+    def __init__(self, world, spec, holder, round_trip_ns):
+        self.world, self.holder, self.round_trip_ns = world, holder, round_trip_ns
+        self.version = 0
+        self.cut = False
+        self.asked: list[tuple[float, int, bool]] = []
+        self.probes = 0
+        self._newest = None
+        self._epoch = 0
+        self._heard_ns = world.now_ns
+        self._waits_since_ns = 0
+
+    def begin(self):
+        self._epoch += 1
+        self._newest = None
+        self._waits_since_ns = 0
+
+    def ask(self, observation, step, *, deterministic=False):
+        self.asked.append((float(observation.arrays["reading"][0]), step, deterministic))
+        epoch = self._epoch
+        self._waits_since_ns = self._waits_since_ns or self.world.now_ns
+
+        def arrive():
+            if self.cut:
+                return
+            self._heard_ns = self._waits_since_ns = self.world.now_ns
+            ready = self.holder.current()
+            self.version = ready.number
+            acts = ready.policy.act(observation.arrays, deterministic=deterministic)
+            if epoch == self._epoch and step >= 0:
+                self._newest = Answer(acts, step, ready.number)
+
+        self.world.after(self.round_trip_ns, arrive)
+
+    def take(self):
+        answer, self._newest = self._newest, None
+        return answer
+
+    def wait(self, until_ns):
+        while self._newest is None and self.world.now_ns < until_ns:
+            self.world.wait(None, (until_ns - self.world.now_ns) * 1e-9)
+        return self.take()
+
+    def why_silent(self):
+        silent = self.world.now_ns - self._heard_ns > 200 * MS
+        return Reason(INFERENCE_SILENT, "away") if silent else NO_REASON
+
+    def lateness(self, after_s):
+        late = self._waits_since_ns and self.world.now_ns - self._waits_since_ns > after_s * 1e9
+        why = Reason(INFERENCE_SILENT, "nothing came") if late else NO_REASON
+        return Lateness(why, self._heard_ns)
+
+    def probe(self, observation):
+        self.probes += 1
+        self.ask(observation, -1)
+
+
 class OnePerStep(Reward):
     """One a step; ends where told."""
 
@@ -327,10 +388,17 @@ class Setup:
 
 
 def build(
-    config=None, rows=1, takes_ns=0, config_hash="", policy=True, inference=None, **arm
+    config=None,
+    rows=1,
+    takes_ns=0,
+    config_hash="",
+    policy=True,
+    inference=None,
+    fallback=None,
+    **arm,
 ) -> Setup:
     """A loop over one episode, unless the configuration says more; ``inference`` makes the policy
-    elsewhere from the world and a holder."""
+    elsewhere from the world and a holder, ``fallback`` what acts here meanwhile, from the world."""
     world = World()
     robot = Arm(world, **arm)
     values = {"max_episodes": 1, "exploration": {"before_first_version": "initial"}}
@@ -346,7 +414,11 @@ def build(
     reward, sink, person = OnePerStep(), MemorySink(), Person()
     elsewhere = inference(world, robot.spec, holder) if inference else None
     acts = elsewhere or (holder if policy else None)
-    loop = ActorLoop(EpisodeLoop(robot, acts, reward, sink, settings, teleop=person, clock=world))
+    here = fallback(world) if fallback else None
+    episodes = EpisodeLoop(
+        robot, acts, reward, sink, settings, teleop=person, clock=world, fallback=here
+    )
+    loop = ActorLoop(episodes)
     return Setup(world, robot, policies, mailbox, holder, reward, sink, person, loop)
 
 

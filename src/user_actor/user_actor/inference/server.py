@@ -120,6 +120,7 @@ class InferenceServer:
         clock: Tells the time.
         turns: On the GPU that a learner of this host uses too: it waits from when an observation came until
             the policy has answered.
+        size: How many observations a batch of so many is filled up to.
 
     Attributes:
         clients: The robots, by name.
@@ -135,8 +136,9 @@ class InferenceServer:
         needs_version: bool = False,
         clock: Clock | None = None,
         turns: GpuTurns | None = None,
+        size: Callable[[int], int] = lambda count: count,
     ) -> None:
-        self._batching = batching
+        self._batching, self._size = batching, size
         self._turns, self._arrivals, self._announced_s = turns, Arrivals(), 0.0
         self._needs_version, self._clock = needs_version, clock or Clock()
         self._changed = threading.Condition()
@@ -306,7 +308,9 @@ class InferenceServer:
         """By one pass; where that fails one after the other, so that nobody loses by another's observation."""
         try:
             with batch[0].client.policies.pass_in(ready.policy):
-                return list(planned_together(ready.policy, [asked.query for asked in batch]))
+                queries = [asked.query for asked in batch]
+                filled = queries + queries[-1:] * (self._size(len(queries)) - len(queries))
+                return list(planned_together(ready.policy, filled))[: len(queries)]
         except PolicyError as error:
             if len(batch) == 1:
                 return [error]

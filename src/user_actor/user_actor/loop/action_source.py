@@ -10,12 +10,13 @@ import numpy as np
 
 from user_actor.loop.chunks import DelayedPlans, Ensemble, GoingOn
 from user_actor.loop.config import ActorLoopConfig, ExplorationConfig
+from user_actor.loop.fallback import Fallback
 from user_actor.loop.interventions import InterventionArbiter, Takeover
 from user_actor.loop.observation_history import ObservationHistory
 from user_actor.loop.policy import FixedPolicy, PolicyHolder, ReadyPolicy, check_plan, planned
 from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recording import Decision
-from user_actor.loop.remote import InferencePort, RemotePolicy
+from user_actor.loop.remote import InferencePort, Planned, RemotePolicy
 from user_actor.loop.stats import LoopStats
 from user_actor.loop.threaded import ThreadedPolicy
 from user_core.reasons import NO_POLICY, NO_POLICY_VERSION, NO_REASON, NO_TELEOP, Reason
@@ -117,6 +118,13 @@ class _Proposal:
     plan_row: int = 0
 
 
+def _of_remote(planned: Planned) -> _Proposal:
+    return _Proposal(
+        planned.action, ActedBy.POLICY, planned.version, planned.row, planned.sequence,
+        planned.number, planned.number_row,
+    )  # fmt: skip
+
+
 class ActionSource:
     """Makes decisions, one a step.
 
@@ -132,8 +140,10 @@ class ActionSource:
         clock: Tells the time.
         stats: Where inference times are counted.
         total_steps: Gives the steps that this actor ever made.
+        fallback: What acts here while a policy on another host does not answer; None: nothing.
 
     Attributes:
+        fallback: As given.
         policies: The policy, where it acts here.
         inference_ns: How long the policy took for the last decision; 0 if it was not asked.
         taken_over: A person is engaged.
@@ -149,10 +159,11 @@ class ActionSource:
         clock: Clock,
         stats: LoopStats,
         total_steps: Callable[[], int],
+        fallback: Fallback | None = None,
     ) -> None:
         self._config, self._robot = config, robot
         self._teleop, self._period_ns, self._clock = teleop, pacer.period_ns, clock
-        self._stats, self._total_steps = stats, total_steps
+        self._stats, self._total_steps, self.fallback = stats, total_steps, fallback
         self.policies: FixedPolicy | PolicyHolder | None = None
         self._remote: RemotePolicy | None = None
         chunks, action = config.chunks, robot.spec.action
@@ -196,9 +207,12 @@ class ActionSource:
             return NO_REASON
         if self._remote is not None and self.policies is None:
             newest = self._robot.observations.newest
-            return self._remote.why_waiting(
+            why = self._remote.why_waiting(
                 None if newest is None else self._history.with_past(newest)
             )
+            if self._config.mode != "evaluation" and self._falls_back(self._remote, planned=False):
+                return NO_REASON
+            return why
         if self.policies is None:
             return Reason(NO_POLICY, "there is no policy")
         waits = self._config.exploration.before_first_version == "wait"
@@ -211,12 +225,24 @@ class ActionSource:
     def has_version(self) -> bool:
         """Whether there is a policy that is worth an evaluation."""
         if self._remote is not None and self.policies is None:
-            return self._remote.version > 0
+            acts_here = self.fallback is not None and self.fallback.acts
+            return self._remote.version > 0 and not acts_here
         return self.policies is not None and not self.policies.waits
 
     def why_lost(self) -> Reason:
         """Why there will be no action for a while; false if there may be one."""
-        return self._remote.why_lost() if self._remote is not None else NO_REASON
+        if self._remote is None or self._acts_here(self._remote):
+            return NO_REASON
+        return self._remote.why_lost()
+
+    def _acts_here(self, remote: RemotePolicy) -> bool:
+        """Whether the policy here acts in this step; never in an evaluation, which is about the one elsewhere."""
+        evaluates = self._source is EpisodeSource.EVALUATION
+        return not evaluates and self._falls_back(remote, remote.is_planned)
+
+    def _falls_back(self, remote: RemotePolicy, planned: bool) -> bool:
+        fallback = self.fallback
+        return fallback is not None and fallback.look(remote.lateness(fallback.after_s), planned)
 
     @property
     def stale_answers(self) -> int:
@@ -247,6 +273,8 @@ class ActionSource:
             self.policies.held = source is EpisodeSource.EVALUATION
         if self._remote is not None:
             self._remote.begin()
+        if self.fallback is not None:
+            self.fallback.begin(task)
 
     def listen(self, observation: Observation) -> Label:
         """Ask the person once a step, before :meth:`decide`; return his verdict."""
@@ -270,13 +298,14 @@ class ActionSource:
         if self._source is EpisodeSource.DEMONSTRATION:
             return self._demonstrate(observation, takeover)
         if self._remote is not None:
-            seen = self._history.with_past(observation)
-            proposal = self._propose_remotely(self._remote, seen, takeover)
+            proposal = self._propose_here_or_there(self._remote, observation, takeover)
             if proposal is None:
                 return None
         else:
             proposal = self._propose(observation)
         self._history.decided(observation)
+        if self.fallback is not None:
+            self.fallback.history.decided(observation)
         if takeover is not None:
             self._forget_plan()  # its rows are overruled: plan anew afterwards
             return self._send(observation, proposal, takeover.action, takeover.acted_by)
@@ -304,24 +333,53 @@ class ActionSource:
             self._forget_plan()
             return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
         without_chance = evaluating or self._config.exploration.deterministic
+        seen = self._history.with_past(observation)
         if self._delayed is not None:
             action, made, row = self._delayed.next(
-                lambda going_on: self._act(ready, observation, going_on, without_chance)
+                lambda going_on: self._act(ready, seen, going_on, without_chance)
             )
             number = self._plans + made.number
             return _Proposal(action, ActedBy.POLICY, made.version, plan=number, plan_row=row)
+        return self._next_row(ready, seen, without_chance, ActedBy.POLICY)
+
+    def _next_row(
+        self, ready: ReadyPolicy, seen: Observation, without_chance: bool, who: ActedBy
+    ) -> _Proposal:
+        """The next row of the plan in progress, or the first one of another."""
         if self._plan is None or self._plan.due(self._config.replan_every):
-            self._plan = self._make_plan(ready, observation, without_chance)
+            self._plan = self._make_plan(ready, seen, without_chance)
         plan = self._plan
         action, row = plan.take()
         playing = plan.sequence if row else 0
-        return _Proposal(action, ActedBy.POLICY, plan.version, row, playing, plan.number, row)
+        return _Proposal(action, who, plan.version, row, playing, plan.number, row)
 
     def _forget_plan(self) -> None:
         self._plan = None
         if self._delayed is not None:
             self._plans += self._delayed.made
             self._delayed.clear()
+
+    def _propose_here_or_there(
+        self, remote: RemotePolicy, observation: Observation, takeover: Takeover | None
+    ) -> _Proposal | None:
+        seen, fallback = self._history.with_past(observation), self.fallback
+        here = self._acts_here(remote)
+        if fallback is None or not here or fallback.must_go_back or self._is_random():
+            if fallback is not None and here and fallback.must_go_back:
+                self._forget_plan()
+                fallback.go_back()
+            return self._propose_remotely(remote, seen, takeover)
+        without_chance = self._config.exploration.deterministic
+        if takeover is None and fallback.may_go_back:
+            planned = remote.propose(seen, deterministic=without_chance, waits=False)
+            if planned is not None:
+                self._forget_plan()
+                fallback.go_back()
+                return _of_remote(planned)
+        else:
+            remote.overruled(seen)
+        seen = fallback.history.with_past(observation)
+        return self._next_row(fallback.policies.current(), seen, without_chance, ActedBy.FALLBACK)
 
     def _propose_remotely(
         self, remote: RemotePolicy, observation: Observation, takeover: Takeover | None
@@ -343,10 +401,7 @@ class ActionSource:
         if planned is None:
             return None
         self._stats.inference.add(self.inference_ns)
-        return _Proposal(
-            planned.action, ActedBy.POLICY, planned.version, planned.row, planned.sequence,
-            planned.number, planned.number_row,
-        )  # fmt: skip
+        return _of_remote(planned)
 
     def _is_random(self) -> bool:
         exploration = self._config.exploration
@@ -356,21 +411,20 @@ class ActionSource:
         return self._total_steps() < exploration.random_steps
 
     def _make_plan(
-        self, ready: ReadyPolicy, observation: Observation, deterministic: bool
+        self, ready: ReadyPolicy, seen: Observation, deterministic: bool
     ) -> ChunkInProgress:
-        rows_ta, version = self._act(ready, observation, None, deterministic)
+        rows_ta, version = self._act(ready, seen, None, deterministic)
         self._plans += 1
         return ChunkInProgress(rows_ta, version, self._plans)
 
     def _act(
         self,
         ready: ReadyPolicy,
-        observation: Observation,
+        seen: Observation,
         going_on: GoingOn | None,
         deterministic: bool,
     ) -> tuple[Array, int]:
-        """What the policy plans, and its version."""
-        seen = self._history.with_past(observation)
+        """What the policy plans on an observation with its past, and its version."""
         begin_ns = self._clock.monotonic_ns()
         action_ta = planned(ready.policy, seen.arrays, going_on, deterministic)
         self.inference_ns = self._clock.monotonic_ns() - begin_ns

@@ -321,6 +321,9 @@ class ActorLoop:
             if self._lately.grew(text, number):
                 cause = self._last_aborted if text.endswith("never answered") else ""
                 said.append(Reason(STEPS_IRREGULAR, f"{number} {text}{cause}"))
-        if isinstance(actions.policies, PolicyHolder) and actions.policies.refusal:
-            said.append(actions.policies.refusal)
+        holders = [actions.policies]
+        if actions.fallback is not None:
+            holders.append(actions.fallback.policies)
+            said += [actions.fallback.reason] if actions.fallback.acts else []
+        said += [h.refusal for h in holders if isinstance(h, PolicyHolder) and h.refusal]
         return said

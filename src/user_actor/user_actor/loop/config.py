@@ -6,6 +6,7 @@ from typing import Literal
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
+from user_core.plugins import PluginChoice
 
 
 class ArbiterConfig(Config):
@@ -223,6 +224,41 @@ class ActorLoopConfig(Config):
             )
 
 
+class FallbackConfig(Config):
+    """A policy on the robot's host that acts while the one on another host does not answer."""
+
+    weights: str = setting(
+        "",
+        doc="versions: the learner's newest, which are then pulled as where the policy acts here; a policy file "
+        "(policy.safetensors of a training or run); empty: nobody acts, and the robot holds.",
+    )
+    policy: PluginChoice | None = setting(
+        None,
+        doc="The policy plugin of a policy file, where it is another than the one on the other host, for instance a "
+        "smaller one.",
+    )
+    after_s: float = setting(
+        0.3,
+        doc="It takes over when the other host has not answered for this long and nothing planned is left. Where that is "
+        "longer than the hal's safety.watchdog_s, the robot is stopped before, and the next episode is its.",
+        unit="s",
+        gt=0,
+    )
+    back_after_s: float = setting(
+        2.0,
+        doc="The other host acts again when it has answered for this long without such a gap.",
+        unit="s",
+        ge=0,
+    )
+
+    def validate(self) -> None:
+        if self.policy is not None and self.weights in ("", "versions"):
+            raise ConfigError(
+                "remote.fallback.policy", got=f"weights: {self.weights or 'none'}",
+                expected="a policy file: versions are those of the actor's own policy",
+            )  # fmt: skip
+
+
 class RemoteConfig(Config):
     """A policy on another host."""
 
@@ -266,4 +302,7 @@ class RemoteConfig(Config):
         doc="Time between two observations that are sent while the other host is away.",
         unit="s",
         gt=0,
+    )
+    fallback: FallbackConfig = setting(
+        factory=FallbackConfig, doc="What acts here while the other host does not answer."
     )

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from user_actor.loop.action_source import ActionSource
 from user_actor.loop.config import ActorLoopConfig
+from user_actor.loop.fallback import Fallback
 from user_actor.loop.policy import FixedPolicy, PolicyHolder
 from user_actor.loop.ports import EpisodeSink, RobotPort, TeleopPort
 from user_actor.loop.recording import Ending, EndRules, EpisodeRecorder, aborted
@@ -82,6 +83,7 @@ class EpisodeLoop:
         on_step: Called in the loop's thread after each step, with the observation that ended it.
         on_result: Called in the loop's thread with the result of each episode that had a step,
             also of one that failed.
+        fallback: What acts here while a policy on another host does not answer; None: nothing.
 
     Attributes:
         stats: What it counts, for people.
@@ -106,6 +108,7 @@ class EpisodeLoop:
         task: Task = Task(),  # noqa: B008 - it is frozen
         on_step: Callable[[Observation], None] = lambda observation: None,
         on_result: Callable[[EpisodeResult], None] = lambda result: None,
+        fallback: Fallback | None = None,
     ) -> None:
         policies = FixedPolicy(policy) if isinstance(policy, Policy) else policy
         if robot.spec.lockstep and not isinstance(policies, FixedPolicy | PolicyHolder | None):
@@ -130,7 +133,7 @@ class EpisodeLoop:
         self.timing = StepTiming(self.config, robot, self.clock, self.stats, self.why_stopping)
         self.actions = ActionSource(
             self.config, robot, policies, teleop, self.timing.pacer, self.clock, self.stats,
-            lambda: self._steps_before + self.stats.steps,
+            lambda: self._steps_before + self.stats.steps, fallback,
         )  # fmt: skip
         self.rules, self._next_rules = EndRules(self.config), EndRules(self.config)
         self.recorder = EpisodeRecorder(sink)

@@ -84,6 +84,7 @@ class PolicyHolder:
         clock_ns: Time since the epoch, nanoseconds.
         pass_in: What each pass of a policy is made in, for instance with autocast, by the policy: versions are tried
             out as they will act.
+        prepare: Called with each policy that is to act, once it has its weights and before it is offered.
 
     Attributes:
         pass_in: As given; whoever lets the policy act does it in this.
@@ -102,12 +103,14 @@ class PolicyHolder:
         on_free: Callable[[], None] = lambda: None,
         clock_ns: Callable[[], int] = time.time_ns,
         pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
+        prepare: Callable[[Policy], object] = lambda policy: None,
     ) -> None:
-        self.pass_in = pass_in
+        self.pass_in, self._prepare = pass_in, prepare
         self._spec, self._source, self._config_hash = spec, source, config_hash
         self._on_free, self._clock_ns = on_free, clock_ns
         self._task = Task()
         self._current = ReadyPolicy(make())
+        prepare(self._current.policy)
         self._spare = make()
         self._offer: ReadyPolicy | None = None
         self._seen = 0
@@ -169,6 +172,7 @@ class PolicyHolder:
         try:
             self._check(version)
             self._spare.load(version.arrays)
+            self._prepare(self._spare)
             self._try_out(self._spare)
         except BaseException as error:  # of the version, or of the policy's own code
             if is_of_a_person(error):

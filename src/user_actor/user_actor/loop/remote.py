@@ -18,7 +18,7 @@ import numpy as np
 from user_actor.loop.chunks import Delays, Ensemble, GoingOn, Plan
 from user_actor.loop.config import ChunksConfig, RemoteConfig
 from user_actor.loop.policy import check_plan
-from user_core.errors import PolicyError, SuiteError
+from user_core.errors import PolicyError
 from user_core.reasons import INFERENCE_REFUSED, INFERENCE_SILENT, NO_REASON, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import Pacer
@@ -68,6 +68,18 @@ class Handover(NamedTuple):
     version: int
     number: int = 0
     skipped: int = 0
+
+
+class Lateness(NamedTuple):
+    """How well another host answers.
+
+    Attributes:
+        why: Why an answer is late; false if none is.
+        heard_ns: When the last one came, monotonic nanoseconds; 0: none has come.
+    """
+
+    why: Reason
+    heard_ns: int
 
 
 class Planned(NamedTuple):
@@ -239,6 +251,7 @@ class InferenceLink:
         self._under_way: set[int] = set()  # stamps of those that may be answered soon
         self._newest: Answer | None = None
         self._heard_ns = self._probed_ns = 0
+        self._waits_since_ns = 0  # since when what was asked is not answered; 0: all is
         self._ending = False
         self.sent = self.sent_bytes = self.answered = self.superseded = 0
         self.lost = self.refused = self.unasked = self.version = 0
@@ -265,6 +278,7 @@ class InferenceLink:
         """What was asked until now is over."""
         with self._changed:
             self._waiting = self._newest = None
+            self._waits_since_ns = 0
             self._asked.clear()
             self._under_way.clear()
 
@@ -276,6 +290,7 @@ class InferenceLink:
         with self._changed:
             self.superseded += self._waiting is not None
             self._waiting = Request(observation, deterministic, step, going_on)
+            self._waits_since_ns = self._waits_since_ns or self._clock.monotonic_ns()
             self._changed.notify_all()
 
     def take(self) -> Answer | None:
@@ -297,15 +312,26 @@ class InferenceLink:
 
     def why_silent(self) -> Reason:
         """Why the other host counts as away; false if it does not."""
-        now_ns = self._clock.monotonic_ns()
-        silent_s = (now_ns - self._heard_ns) * 1e-9
+        silent_s = (self._clock.monotonic_ns() - self._heard_ns) * 1e-9
         if self._heard_ns and silent_s <= self.config.silence_s:
             return NO_REASON
+        return self._why_nothing_came()
+
+    def lateness(self, after_s: float) -> Lateness:
+        """Whether something that was asked has waited for an answer for so long."""
+        with self._changed:
+            since_ns, heard_ns = self._waits_since_ns, self._heard_ns
+        late = since_ns and self._clock.monotonic_ns() - since_ns > after_s * 1e9
+        return Lateness(self._why_nothing_came() if late else NO_REASON, heard_ns)
+
+    def _why_nothing_came(self) -> Reason:
+        now_ns = self._clock.monotonic_ns()
         counts_s = max(_TOLD_COUNTS_S, 4 * self.config.probe_s)
         if self._told_ns > self._heard_ns and now_ns - self._told_ns <= counts_s * 1e9:
             return Reason(INFERENCE_REFUSED, self._told)
         if self.last_refusal:
             return Reason(INFERENCE_REFUSED, self.last_refusal)
+        silent_s = (now_ns - self._heard_ns) * 1e-9
         since = f"for {silent_s:.0f} s" if self._heard_ns else "yet"
         return Reason(INFERENCE_SILENT, f"the inference host has not answered {since}")
 
@@ -349,6 +375,8 @@ class InferenceLink:
                 return
             self.last_refusal = ""
             self._heard_ns = self._clock.monotonic_ns()
+            more = self._waiting is not None or bool(self._under_way)
+            self._waits_since_ns = self._heard_ns if more else 0
             self._round_trips_ns.append(self._heard_ns - sent_ns)
             self.answered += 1
             self.version = chunk.policy_version
@@ -366,7 +394,7 @@ class InferenceLink:
                 expected=f"the robot's, {period_ns} ns",
             )
 
-    def _refuse(self, error: SuiteError) -> None:
+    def _refuse(self, error: Exception) -> None:
         self.refused += 1
         if str(error) != self.last_refusal:
             _log.warning("remote inference: %s", error)
@@ -380,7 +408,7 @@ class InferenceLink:
                 sent_bytes = self._send(
                     request.observation, request.deterministic, request.going_on
                 )
-            except SuiteError as error:
+            except Exception as error:  # without this thread nothing would be asked any more
                 with self._changed:
                     self._forget(request.observation.stamp_ns)
                     self._refuse(error)
@@ -444,6 +472,9 @@ class InferencePort(Protocol):
     def why_silent(self) -> Reason:
         """Why the other host counts as away; false if it does not."""
 
+    def lateness(self, after_s: float) -> Lateness:
+        """Whether something that was asked has waited for an answer for so long."""
+
     def probe(self, observation: Observation | None) -> None:
         """Between episodes: ask now and then, to hear whether anybody answers."""
 
@@ -497,16 +528,28 @@ class RemotePolicy:
         """Why an episode cannot go on; false if it can."""
         return self._port.why_silent()
 
+    def lateness(self, after_s: float) -> Lateness:
+        """Whether something that was asked has waited for an answer for so long."""
+        return self._port.lateness(after_s)
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether there is something to carry out in this step."""
+        return self.plans.row(self._pacer.step) is not None
+
     def begin(self) -> None:
         """A new episode."""
         self.plans.reset()
         self._forget_plans()
         self._port.begin()
 
-    def propose(self, observation: Observation, *, deterministic: bool) -> Planned | None:
+    def propose(
+        self, observation: Observation, *, deterministic: bool, waits: bool = True
+    ) -> Planned | None:
         """What the robot carries out in this step; None: nothing, for no answer came in time.
 
-        It waits for an answer, up to the end of the step, only where nothing is planned for this.
+        It waits for an answer, up to the end of the step, only where nothing is planned for this; with ``waits`` false
+        not even then, for another policy drives.
         """
         step, end_ns = self._pacer.step, self._pacer.due_ns
         self._ask(observation, step, deterministic)
@@ -514,9 +557,11 @@ class RemotePolicy:
         planned = self.plans.row(step)
         begin_ns = self._clock.monotonic_ns()
         until_ns = end_ns - int(_MARGIN_PERIODS * self._pacer.period_ns)
-        while planned is None and (answer := self._port.wait(until_ns)) is not None:
+        while planned is None and waits and (answer := self._port.wait(until_ns)) is not None:
             self._hand_over(answer, step)
             planned = self.plans.row(step)
+        if planned is None and not waits:
+            self.plans.interrupt(step)  # the robot moves on
         self.waited_ns = self._clock.monotonic_ns() - begin_ns
         return planned
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from user_actor.loop.chunks import GoingOn
 from user_actor.loop.policy import FixedPolicy, PolicyHolder, check_plan, planned
-from user_actor.loop.remote import Answer
+from user_actor.loop.remote import Answer, Lateness
 from user_core.reasons import NO_REASON, Reason
 from user_core.runtime.clock import Clock
 from user_core.specs import RobotSpec
@@ -91,6 +91,10 @@ class ThreadedPolicy:
     def why_silent(self) -> Reason:
         """It is here."""
         return NO_REASON
+
+    def lateness(self, after_s: float) -> Lateness:
+        """It is here."""
+        return Lateness(NO_REASON, 0)
 
     def probe(self, observation: Observation | None) -> None:
         """Nothing: it is here."""

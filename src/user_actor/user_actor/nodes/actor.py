@@ -16,7 +16,8 @@ from user_msgs.msg import ActorStatus, SafetyStatus
 from user_actor.config import ActorConfig
 from user_actor.loop import ActorLoop, EpisodeLoop, PolicyHolder
 from user_actor.loop.actor_loop import WAS_ASKED_BACK
-from user_actor.loop.policy import history_of
+from user_actor.loop.fallback import Fallback, policy_of_file
+from user_actor.loop.policy import FixedPolicy, history_of
 from user_actor.loop.remote import InferenceLink
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_actor.nodes.lease import LeaseKeeper
@@ -39,6 +40,7 @@ from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout, TransportError
 from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
+from user_core.runtime.clock import Clock
 from user_core.runtime.grants import grant_of_environment
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
@@ -205,8 +207,9 @@ class ActorNode(LifecycleNode):
             reward = config.reward.build("rewards", path="reward")
             episodes = EpisodeLoop(
                 robot, policy, reward, self._outbox, config.loop, teleop=teleop,
-                task=Task(description.task, config.instruction),
+                task=self._task(),
                 on_result=lambda result: self._tell(result, description),
+                fallback=self._fallback(spec, stack) if isinstance(policy, InferenceLink) else None,
             )  # fmt: skip
             loop = ActorLoop(episodes)
             service = f"{self.get_fully_qualified_name()}/go"
@@ -240,14 +243,35 @@ class ActorNode(LifecycleNode):
             self.diagnostics.watch("remote inference", remote.item)
             stack.callback(self.diagnostics.unwatch, "remote inference")
             return remote.link
+        return self._versions(spec, stack)
+
+    def _versions(self, spec: RobotSpec, stack: ExitStack) -> PolicyHolder:
+        """The learner's versions, which act here."""
+        config: ActorConfig = self.config
         seed, steps = config.loop.exploration.seed, self._outbox.total_steps
-        description = self._description
-        task = Task("" if description is None else description.task, config.instruction)
-        feed = stack.enter_context(PolicyFeed(config, spec, self._name, seed, steps, task))
+        feed = stack.enter_context(PolicyFeed(config, spec, self._name, seed, steps, self._task()))
         self._feed = feed
         self._show(stack, feed.flow)
         feed.announced(self._announced)
         return feed.holder
+
+    def _task(self) -> Task:
+        description = self._description
+        return Task("" if description is None else description.task, self.config.instruction)
+
+    def _fallback(self, spec: RobotSpec, stack: ExitStack) -> Fallback | None:
+        """What acts here while the policy on the other host does not answer."""
+        config: ActorConfig = self.config
+        chosen = config.remote.fallback
+        if not chosen.weights:
+            return None
+        policies: FixedPolicy | PolicyHolder
+        if chosen.weights == "versions":
+            policies = self._versions(spec, stack)
+        else:
+            choice = chosen.policy or config.policy
+            policies = policy_of_file(chosen.weights, choice, spec, self._task())
+        return Fallback(chosen, policies, Clock(), grace_s=config.remote.silence_s)
 
     def _show(self, stack: ExitStack, flow: Flow) -> None:
         self.diagnostics.watch(flow.name, flow.item)
@@ -389,10 +413,16 @@ class ActorNode(LifecycleNode):
         if self._description is not None:
             message.robot = self.config.robot or self._description.spec.robot
             message.task = self._description.task
-        if inference is not None:
+        fallback = None if loop is None else loop.episodes.actions.fallback
+        elsewhere = inference is not None and (fallback is None or not fallback.acts)
+        if inference is not None and elsewhere:
             message.policy_version = inference.version
+        elif fallback is not None and isinstance(fallback.policies, FixedPolicy):
+            message.policy_version = fallback.policies.current().number
         if feed is not None:
-            message.policy_version, message.policy_age_s = feed.holder.number, feed.holder.age_s()
+            if not elsewhere:
+                message.policy_version = feed.holder.number
+                message.policy_age_s = feed.holder.age_s()
             if feed.puller.stats.last_error:
                 message.warnings = [*message.warnings, feed.puller.stats.last_error]
                 message.warning_codes = [*message.warning_codes, POLICY_PULL]

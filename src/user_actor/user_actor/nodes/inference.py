@@ -20,6 +20,7 @@ from std_msgs.msg import String
 
 from user_actor.config import InferenceConfig
 from user_actor.inference import Client, InferenceServer
+from user_actor.inference.compiling import Compiler
 from user_actor.nodes.policy_feed import PolicyFeed
 from user_comm import topics
 from user_comm.converters import PolicyAnnouncement, RobotDescription
@@ -83,6 +84,7 @@ class InferenceNode(LifecycleNode):
         self._feeds: dict[str, PolicyFeed] = {}
         self._announced: dict[str, PolicyAnnouncement] = {}
         self._made_for = self._as_robot = ""
+        self._compiler: Compiler | None = None
         self._robots: dict[str, _Robot] = {}
         for name in [robot.strip("/") for robot in config.robots] or [""]:
             self._listen_to(name)
@@ -150,11 +152,19 @@ class InferenceNode(LifecycleNode):
         of_robot, first = next((n, d) for n, d in known.items() if self._hash(d) == made_for)
         self._as_robot = of_robot or first.spec.robot
         task = Task(first.task, config.instruction)
-        pass_in = _in_precision(config.precision)
+        pass_in, coarse = _in_precision(config.precision), config.precision != "float32"
+        compiler = None
+        if config.compile:
+            compiler = Compiler(config.batching.most, first.spec, task, pass_in, coarse)
+        self._compiler = compiler
         with ExitStack() as stack:
             stack.callback(self._forget)
             for topic in self._learners():
-                feed = PolicyFeed(config, first.spec, name, config.seed, task=task, pass_in=pass_in)
+                feed = PolicyFeed(
+                    config, first.spec, name, config.seed, task=task,
+                    pass_in=pass_in if compiler is None else compiler.pass_in,
+                    prepare=(lambda policy: None) if compiler is None else compiler.warm,
+                )  # fmt: skip
                 self._feeds[topic] = stack.enter_context(feed)
                 label = "" if topic == topics.POLICY.name else f" of {topic}"
                 self.diagnostics.watch(feed.flow.name + label, feed.flow.item)
@@ -165,6 +175,7 @@ class InferenceNode(LifecycleNode):
                 config.batching,
                 needs_version=config.before_first_version == "wait",
                 turns=self._turns(some) if config.shares_gpu else None,
+                size=(lambda count: count) if compiler is None else compiler.size,
             )
             self._server = server
             for robot in list(self._robots.values()):
@@ -293,6 +304,8 @@ class InferenceNode(LifecycleNode):
         clients = list(server.clients.values())
         why = next((c.counts.last_error for c in clients if c.counts.last_error), "")
         why = why or next((r.why_not for r in self._robots.values() if r.why_not), "")
+        if self._compiler is not None:
+            why = why or self._compiler.why_not
         passes = dict(server.batches)
         rows = sum(size * count for size, count in passes.items())
         values: dict[str, Any] = {
@@ -314,6 +327,9 @@ class InferenceNode(LifecycleNode):
                 values[f"{client.name} answer_p99_ms"] = round(
                     client.ages.percentile_ns(99) * 1e-6, 1
                 )
+        if self._compiler is not None:
+            values["compiled"] = not self._compiler.why_not
+            values["calls_not_warmed"] = self._compiler.unwarmed
         return Item("inference", Level.WARN if why else Level.OK, why, values)
 
 

@@ -55,6 +55,7 @@ class PolicyFeed:
         steps: Steps that the actor ever made.
         task: What is to be done: what versions are tried out for before the first episode.
         pass_in: What each pass of a policy is made in, by the policy.
+        prepare: Called with each policy that is to act, before it is offered.
 
     Attributes:
         holder: Has the policy to act with.
@@ -66,6 +67,7 @@ class PolicyFeed:
         self, config: FeedConfig, spec: RobotSpec, name: str, seed: int = -1, steps: int = 0,
         task: Task = _NO_TASK,
         pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
+        prepare: Callable[[Policy], object] = lambda policy: None,
     ) -> None:  # fmt: skip
         choice = config.policy
         config_hash = policy_config_hash(choice.plugin, choice.params, spec)
@@ -89,8 +91,9 @@ class PolicyFeed:
                 )
             )
             self.holder = PolicyHolder(
-                make, spec, self.puller, config_hash, self.puller.call_again, pass_in=pass_in
-            )
+                make, spec, self.puller, config_hash, self.puller.call_again, pass_in=pass_in,
+                prepare=prepare,
+            )  # fmt: skip
             self.holder.begin(task)
             # One thread pulls a version and loads it beside the policy that acts.
             self.puller.on_version = self.holder.load_newest

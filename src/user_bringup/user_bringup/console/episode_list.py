@@ -18,7 +18,7 @@ import numpy as np
 from user_bringup.console.quality_watch import Quality, QualityWatch
 from user_core.errors import StoreCorrupt, StoreError, SuiteError
 from user_core.specs import Array
-from user_core.types import EpisodeKey
+from user_core.types import ActedBy, EpisodeKey
 from user_learner.edits.entries import Edit
 from user_learner.edits.listing import EpisodeFilter, Listed, list_all, select
 from user_learner.edits.view import EditedEpisode, EditedEpisodes
@@ -235,6 +235,8 @@ def marks(columns: Mapping[str, Array]) -> dict[str, list[tuple[int, int]]]:
     if len(acted):
         found["person"] = _spans(acted[:-1] == 1)
         found["script"] = _spans(acted[:-1] == 2)
+        if fallback := _spans(acted[:-1] == ActedBy.FALLBACK):
+            found["fallback"] = fallback
     if "action" in columns and "proposed_action" in columns:
         action, proposed = columns["action"][:-1], columns["proposed_action"][:-1]
         differs = np.abs(action - proposed).reshape(len(action), -1).max(1, initial=0) > 1e-5

@@ -50,7 +50,12 @@ _FILTERS = {
     "excluded": "only those that edits exclude",
 }
 _PLAY_S = 0.1
-_COLOURS = {"person": "#2e7d3233", "script": "#1565c033", "changed by the gate": "#ef6c0044"}
+_COLOURS = {
+    "person": "#2e7d3233",
+    "script": "#1565c033",
+    "fallback": "#6a1b9a33",
+    "changed by the gate": "#ef6c0044",
+}
 
 
 def add_episode_pages(console: Console, app: FastAPI) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from user_bringup.monitor.shares import named
 from user_bringup.monitor.state import ONLINE, SystemState, level_of
+from user_core.reasons import LOCAL_POLICY
 
 ACTOR_STATES = ("waiting", "resetting", "running", "paused")
 LEARNER_STATES = ("waiting", "training", "limited", "paused", "finished")
@@ -71,7 +72,7 @@ def _robots(state: SystemState) -> Table:
             f"{a.episodes}",
             percent(a.success_rate),
             number(a.last_return, 2),
-            f"v{a.policy_version}",
+            f"v{a.policy_version}" + (" here" if LOCAL_POLICY in a.warning_codes else ""),
             duration(a.policy_age_s),
             f"{a.rate_hz:.1f}/s",
             f"{number(a.lateness_p99_ms, 1)} ms",

@@ -256,12 +256,16 @@ def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     import numpy as np
 
     from user_actor.config import ActorConfig
+    from user_actor.loop.fallback import policy_of_file
     from user_actor.loop.policy import check_plan
 
     config = from_mapping(ActorConfig, parameters, "actor")
     config.reward.build("rewards", path="reward")
     if config.loop.mode == "demonstration":
         return None
+    fallback = config.remote.fallback
+    if config.remote.enabled and fallback.weights not in ("", "versions"):
+        policy_of_file(fallback.weights, fallback.policy or config.policy, spec, Task())
     policy = config.policy.build("policies", spec, path="policy")
     rng = np.random.default_rng(0)
     seen = spec.sample_observation(rng, policy.observation_history)

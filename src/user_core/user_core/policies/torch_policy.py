@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -178,6 +178,9 @@ class TorchPolicy(Policy):
                 unit = torch.where(still, unit, distribution.sample(self._generator)[0])
         rows = unit.float().numpy().reshape(len(queries), network.rows, -1)
         return list(self._scale.to_robot(rows))
+
+    def acting_calls(self) -> list[tuple[Any, str]]:
+        return [(self._network, "encode")]
 
     def arrays(self) -> dict[str, Array]:
         return self._network.arrays()

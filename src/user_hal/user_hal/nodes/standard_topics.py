@@ -278,6 +278,7 @@ _ACTORS = {
     ActedBy.HUMAN: "human",
     ActedBy.SCRIPT: "script",
     ActedBy.RANDOM: "random",
+    ActedBy.FALLBACK: "fallback",
 }
 #: Corners of a box, and the pairs of them that its edges join.
 _CORNERS = [(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)]

@@ -118,6 +118,9 @@ class ActPolicy(ChunkPolicy):
         """Chunks for several robots by one pass, see :class:`~user_core.interfaces.BatchingPolicy`."""
         return self._chunks(self._network.inputs(self._batch(queries)))
 
+    def acting_calls(self) -> list[tuple[Any, str]]:
+        return [(self._network, "generate")]
+
     def _chunks(self, inputs: dict[str, Tensor]) -> list[Array]:
         """Chunks (T, A), one for each row of a batch."""
         network: Any = self._network

@@ -121,6 +121,15 @@ class LeRobotPolicy(Policy):
                 made[i] = chunk
         return made
 
+    def acting_calls(self) -> list[tuple[Any, str]]:
+        """Of ACT its model, of diffusion the network that takes noise away. Others have a way of their own
+        (``config: {compile_model: true}``) or none."""
+        policy = self._network.policy
+        kind = policy.config.type
+        if kind == "act":
+            return [(policy.model, "forward")]
+        return [(policy.diffusion.unet, "forward")] if kind == "diffusion" else []
+
     def arrays(self) -> dict[str, Array]:
         return self._network.arrays()
 

@@ -1,0 +1,163 @@
+"""What a policy does for most of its time, compiled by torch (``torch.compile``), and never while a robot waits.
+
+A compiled call is made for one form of its arguments: shapes, types, what is None. Each version of a policy is warmed
+before it is offered, in the forms that batches have (:meth:`Compiler.warm`); what comes in another form later is
+computed as it is written. Batches are filled up to a size that is warm (:meth:`Compiler.size`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from user_actor.loop.policy import planned, planned_together
+from user_core.errors import in_words
+from user_core.interfaces import Policy, Query, answers_in_batches
+from user_core.specs import Array, RobotSpec
+from user_core.types import Task
+
+_log = logging.getLogger(__name__)
+#: Forms of one call that are kept at most; torch's own limit is for programs whose forms never end.
+_FORMS = 64
+#: Compiled actions may be so far from the others, as a share of the largest, in float32 and in anything coarser.
+_ROUNDING, _COARSE_ROUNDING = 1e-3, 0.05
+
+
+class Compiler:
+    """Lets policies act by compiled calls; where that fails they act as they are written, and :attr:`why_not` says why.
+
+    Args:
+        most: Observations in a batch, at most.
+        spec: The robot's.
+        task: What policies are warmed with.
+        pass_in: What each pass is made in besides.
+        coarse: Whether that is with less than float32.
+
+    Attributes:
+        why_not: Why nothing is compiled; empty while something is.
+        unwarmed: Calls in forms that were not warm.
+    """
+
+    def __init__(
+        self, most: int, spec: RobotSpec, task: Task,
+        pass_in: Callable[[Policy], AbstractContextManager[Any]], coarse: bool = False,
+    ) -> None:  # fmt: skip
+        self._spec, self._task, self._pass_in = spec, task, pass_in
+        self._rounding = _COARSE_ROUNDING if coarse else _ROUNDING
+        self._sizes = [1]
+        while self._sizes[-1] < most:
+            self._sizes.append(min(most, 2 * self._sizes[-1]))
+        self._compiled: dict[tuple[type, str], Callable[..., Any]] = {}
+        self._warm: set[Any] = set()
+        self._warming = threading.local()
+        self.why_not = ""
+        self.unwarmed = 0
+
+    def size(self, count: int) -> int:
+        """How many observations a batch of so many is filled up to."""
+        return count if self.why_not else next(size for size in self._sizes if size >= count)
+
+    @contextmanager
+    def pass_in(self, policy: Policy) -> Iterator[None]:
+        """A pass of a policy is made in this."""
+        # For the pass only: a policy that loads or copies its network must find it as it was made.
+        calls = [] if self.why_not else list(policy.acting_calls())
+        for owner, name in calls:
+            setattr(owner, name, partial(self._call, owner, name))
+        try:
+            with self._pass_in(policy):
+                yield
+        finally:
+            for owner, name in calls:
+                delattr(owner, name)
+
+    def warm(self, policy: Policy) -> None:
+        """Compile what a policy calls, in all forms that it answers batches in; not in the thread that answers."""
+        if self.why_not:
+            return
+        try:
+            if not policy.acting_calls():
+                raise LookupError(f"policy {type(policy).__name__} names nothing to compile")
+            with self._pass_in(policy):
+                expected = self._try(policy)
+            self._warming.on = True
+            try:
+                with self.pass_in(policy):
+                    self._require_equal(expected, self._try(policy))
+                    self._try_sizes(policy)
+            finally:
+                self._warming.on = False
+                policy.reset(self._task)
+            if not self._warm:
+                raise LookupError(f"nothing that {type(policy).__name__} names was called")
+        except Exception as error:  # of torch, its compilers, or the policy: it acts as it is
+            said = str(error) if isinstance(error, LookupError) else in_words(error)
+            self.why_not = f"not compiled: {said.splitlines()[0][:300]}"
+            _log.warning("%s", self.why_not)
+
+    def _try(self, policy: Policy) -> Array:
+        policy.reset(self._task)
+        seen = self._spec.sample_observation(np.random.default_rng(0), policy.observation_history)
+        return planned(policy, seen, None, True)
+
+    def _require_equal(self, expected: Array, found: Array) -> None:
+        error = float(np.abs(found - expected).max(initial=0.0))
+        most = self._rounding * max(1.0, float(np.abs(expected).max(initial=0.0)))
+        if not error <= most:
+            raise LookupError(f"compiled actions differ by {error:.2g}, and may by {most:.2g}")
+
+    def _try_sizes(self, policy: Policy) -> None:
+        if not answers_in_batches(policy):
+            return
+        rng = np.random.default_rng(0)
+        for size in self._sizes:
+            seen = [
+                self._spec.sample_observation(rng, policy.observation_history) for _ in range(size)
+            ]
+            made = planned_together(policy, [Query(one, task=self._task) for one in seen])
+            if hasattr(policy, "continue_plan"):
+                going_on = [
+                    Query(one, task=self._task, plan=plan, frozen=1)
+                    for one, plan in zip(seen, made, strict=True)
+                ]
+                planned_together(policy, going_on)
+
+    def _call(self, owner: Any, name: str, *arguments: Any, **keywords: Any) -> Any:
+        """Instead of ``owner.name(...)``."""
+        import torch
+
+        own = getattr(type(owner), name)
+        if torch.is_grad_enabled():  # steered by gradients: that is left as it is
+            return own(owner, *arguments, **keywords)
+        key = type(owner), name
+        form = (
+            key, _form(arguments), _form(keywords), torch.is_inference_mode_enabled(),
+            torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"),
+        )  # fmt: skip
+        if form not in self._warm and not getattr(self._warming, "on", False):
+            self.unwarmed += 1
+            return own(owner, *arguments, **keywords)
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            torch._dynamo.config.recompile_limit = _FORMS
+            compiled = self._compiled[key] = torch.compile(own, dynamic=False)
+        made = compiled(owner, *arguments, **keywords)
+        self._warm.add(form)
+        return made
+
+
+def _form(value: Any) -> Any:
+    """What decides which compiled call fits an argument."""
+    if hasattr(value, "stride") and hasattr(value, "dtype"):
+        return tuple(value.shape), tuple(value.stride()), str(value.dtype), str(value.device)
+    if isinstance(value, Mapping):
+        return tuple((name, _form(one)) for name, one in value.items())
+    if isinstance(value, tuple | list):
+        return tuple(_form(one) for one in value)
+    return value
