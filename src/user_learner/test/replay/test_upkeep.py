@@ -25,7 +25,7 @@ from user_learner.replay.maintenance import verify
 from user_learner.replay.segments import LEAVING, SEGMENTS
 from user_learner.upkeep import retention
 from user_learner.upkeep.backup import RESTORING, backup, restore
-from user_learner.upkeep.retention import retain
+from user_learner.upkeep.retention import retain, survives_thinning
 from user_learner.upkeep.tiering import bring_back, move_old
 from user_testing.waiting import wait_until
 from user_testing.worlds.replay import (
@@ -278,6 +278,21 @@ def test_tags_thinning_and_edited_outcomes_are_rules_too(tmp_path):
     assert {keys[1], keys[2]} <= after.keys()
     assert 5 <= len(after) - 2 <= 20  # a tenth, and what was in the open segment
     assert verify(tmp_path).errors == []
+
+
+def test_what_thinning_kept_stays_the_next_time(tmp_path):
+    make(tmp_path, episodes=60, rows=100)
+    policy = RetentionConfig(max_rows=1, thin=3)
+    with StoreWriter(tmp_path, config=SMALL) as writer:
+        assert retain(writer, policy)
+        kept = contents(tmp_path)
+        assert len(kept) < 50
+        assert retain(writer, policy) == []
+        retain(writer, RetentionConfig(max_rows=1, thin=6))
+    assert_same(kept, {**kept, **contents(tmp_path)})
+    assert len(contents(tmp_path)) < len(kept)
+    mine = [key for key in kept if survives_thinning(key, 6)]
+    assert mine and set(mine) <= contents(tmp_path).keys()
 
 
 def test_an_index_that_is_lost_after_it_is_written_again_from_the_logs(tmp_path):

@@ -28,6 +28,7 @@ from user_learner.replay.reader import StoreReader
 from user_learner.replay.writer import StoreWriter
 from user_learner.robot_watch import RobotWatch
 from user_learner.training.progress import Rate
+from user_learner.upkeep.apart import Apart
 from user_learner.upkeep.compression import compress, saved_bytes
 from user_learner.upkeep.retention import retain
 from user_learner.upkeep.tiering import move_old
@@ -181,7 +182,9 @@ class ReplayNode(LifecycleNode):
                 self.diagnostics.resolve("upkeep")
 
     def _retain(self) -> None:
-        for gone in retain(self._writer, is_over=self._stop.is_set):
+        with Apart(self._stop.is_set) as apart:
+            retired = retain(self._writer, is_over=self._stop.is_set, apart=apart)
+        for gone in retired:
             self.get_logger().info(f"dropped by the retention policy: {gone}")
 
     def _move_old(self) -> None:

@@ -30,7 +30,9 @@ class RetentionConfig(Config):
         "say), those in which a person took over, and those with the tag `keep` (user episodes tag).",
     )
     thin: int = setting(
-        0, doc="Of the other old episodes each so manieth stays; 0: none does.", ge=0
+        0,
+        doc="Of the other old episodes one in so many stays, always the same ones; 0: none does.",
+        ge=0,
     )
 
     @property

@@ -7,6 +7,7 @@ crash before leaves files that the next opening removes, a crash after it likewi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from bisect import bisect_right
@@ -21,11 +22,12 @@ from sqlite3 import Connection
 
 import numpy as np
 
-from user_core.errors import StoreCorrupt
+from user_core.errors import StoreCorrupt, StoreError
 from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource, Outcome
 from user_learner.edits.log import EditLog
 from user_learner.edits.state import EditState
+from user_learner.replay.bucket import bring
 from user_learner.replay.config import RetentionConfig
 from user_learner.replay.index import StoreMeta, load_meta, set_meta, transaction
 from user_learner.replay.layout import LogEntry, encode_entry
@@ -42,6 +44,7 @@ from user_learner.replay.segments import (
     segment_header,
 )
 from user_learner.replay.writer import StoreWriter
+from user_learner.upkeep.apart import Apart, Stopped
 from user_learner.upkeep.compression import carry_over, lossy_codings
 
 #: Tag of `user episodes tag` with which an episode stays.
@@ -91,6 +94,7 @@ def retain(
     writer: StoreWriter,
     policy: RetentionConfig | None = None,
     is_over: Callable[[], bool] = lambda: False,
+    apart: Apart | None = None,
 ) -> list[Retired]:
     """Drop what a policy (by default the writer's) lets go, whole segments or by rule.
 
@@ -98,6 +102,7 @@ def retain(
         writer: Of the store; may append meanwhile, from other threads.
         policy: What stays.
         is_over: Asked between two steps of some seconds: whether to leave the rest for later.
+        apart: Writes the new segments, where given; a kill of it leaves the rest for later, too.
 
     Raises:
         StoreFull, StoreError: The disk is full, or fails; what was not dropped is there.
@@ -113,11 +118,14 @@ def retain(
         for plan in plans(reader, policy):
             if is_over():
                 break
-            gone += writer.rewrite(
-                plan.rows * reader.layout.row_nbytes,
-                partial(rewrite, reader, plan),
-                partial(install, writer.path),
-            )
+            write = partial(rewrite, reader, plan)
+            if apart is not None:
+                write = partial(_rewrite_apart, apart, writer.path, plan)
+            room = plan.rows * reader.layout.row_nbytes
+            try:
+                gone += writer.rewrite(room, write, partial(install, writer.path))
+            except Stopped:
+                break
         else:  # what was noted as leaving and is here stays by now: for instance, it has been tagged
             writer.note(leaving="[]")
     return gone
@@ -163,6 +171,7 @@ def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
         here = sum(row[3] for row in kept)
         if rows and here == rows:
             continue
+        bring(segment_directory(reader.path, segment))  # it is read now
         kind = source, lossy_codings(segment_directory(reader.path, segment), reader.layout)
         if not rows:  # it has but log entries, which can join others
             joins = next((one for one in open_ones if one[0] == source), None)
@@ -211,13 +220,20 @@ def _stays(reader: StoreReader, policy: RetentionConfig) -> Array:
     if "tagged" in policy.keep:
         stays[[number for number, edits in edited if KEEP_TAG in edits.tags]] = True
     if policy.thin:
-        there = those("SELECT id FROM episodes")
-        stays[np.flatnonzero(there & ~stays)[:: policy.thin]] = True
+        for number, *key in db.execute("SELECT id, producer, incarnation, number FROM episodes"):
+            stays[number] |= survives_thinning(EpisodeKey(*key), policy.thin)
     # What is in segments that are being filled cannot go as a whole.
     return stays | those(
         "SELECT DISTINCT x.episode FROM extents x JOIN segments s ON s.id = x.segment"
         " WHERE NOT s.sealed"
     )
+
+
+def survives_thinning(key: EpisodeKey, thin: int) -> bool:
+    """Whether an episode is among one in so many that stay. That depends on nothing but its key: what an earlier run has
+    kept stays in each later one, and also where more are thinned out by a multiple."""
+    name = f"{key.producer}/{key.incarnation}/{key.number}".encode()
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") % thin == 0
 
 
 def rewrite(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Rewritten:
@@ -260,6 +276,20 @@ def rewrite(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Re
         raise
     fresh.close()
     return Rewritten(plan, state, moved)
+
+
+def _rewrite_apart(apart: Apart, store: Path, plan: Plan, _: StoreMeta, number: int) -> Rewritten:
+    try:
+        return apart.call(rewrite_in, store, plan, number)
+    except (Stopped, StoreError):  # it may have been killed
+        remove_segment(segment_directory(store, number))
+        raise
+
+
+def rewrite_in(store: Path, plan: Plan, number: int) -> Rewritten:
+    """:func:`rewrite`, of any process."""
+    with closing(StoreReader(store, with_extents=False)) as reader:
+        return rewrite(reader, plan, reader.meta, number)
 
 
 def _staying(reader: StoreReader, plan: Plan) -> Iterator[tuple[int, LogEntry, int]]:
