@@ -109,6 +109,15 @@ def test_checkpoints_go_on_bit_by_bit_and_with_another_number_of_ranks(tmp_path,
     assert_alike(straight, policy_of(config(tmp_path / "alone", store, 1, shard="blocks")))
 
 
+def test_a_checkpoint_without_averages_opens(tmp_path, store):
+    """As those of before averages were published: what is averaged begins with the weights."""
+    before = policy_of(config(tmp_path, store, 1, updates=4, shard="blocks", average=0.0))
+    after = policy_of(config(tmp_path, store, 1, updates=4, shard="blocks", average=0.9))
+    same(before, after)
+    later = policy_of(config(tmp_path, store, 1, updates=6, shard="blocks", average=0.9))
+    assert any((later[name] != array).any() for name, array in before.items())
+
+
 def test_corrections_are_learned_by_two_ranks_with_half_of_a_network_each(tmp_path, store):
     """hg_dagger as it is configured, with a transformer: demonstrations and corrections from strata of their own."""
     recipe = yaml.safe_load((ROOT / "config/algorithms/hg_dagger.yaml").read_text())
