@@ -19,7 +19,7 @@ from user_learner.replay.bucket import MARK, fetch, in_bucket, missing, set_limi
 from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.maintenance import verify
 from user_learner.replay.segments import LEAVING, SEGMENTS
-from user_learner.sampling import ReplaySource, SamplerConfig
+from user_learner.sampling import ReplaySource, SamplerConfig, fetching
 from user_learner.sampling.fetching import Fetcher
 from user_learner.upkeep.backup import backup, restore
 from user_learner.upkeep.compression import compress
@@ -251,6 +251,29 @@ def test_one_segment_is_exchanged_for_another_where_little_may_be_here(tmp_path,
     finally:
         fetcher.stop()
     assert len(away(store)) >= total - 1
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 640 * 2**10])
+def test_draws_go_on_while_segments_are_exchanged(tmp_path, bucket, monkeypatch, memory_bytes):
+    """Mapped, and by way of the sample cache, which meets files that have just gone."""
+    monkeypatch.setattr(fetching, "EXCHANGE_S", 0.05)
+    store, seen, warnings = tmp_path / "store", set(), set()
+    make(store, episodes=60)
+    move_old(store, URL, 0, fetched_bytes=8 * 70_000)
+    most = len(directories(store))
+    config = SamplerConfig(refresh_period_s=0.05, memory_bytes=memory_bytes)
+    with closing(ReplaySource(store, config)) as source:
+
+        def all_seen():
+            batch = source.sample(64)
+            assert np.isfinite(batch.reward).all()
+            seen.update((batch.extras["row"] >> 10).tolist())
+            warnings.update(source.warnings)
+            return len(seen) == most
+
+        wait_until(all_seen, 60.0)
+        assert source.cached == bool(memory_bytes)
+    assert not warnings
 
 
 def test_an_endpoint_that_is_down_is_said_once_and_draws_go_on(tmp_path, bucket, down):

@@ -14,7 +14,7 @@ from user_learner.replay.bucket import changed, fetch, missing
 from user_learner.replay.segments import SEGMENTS
 
 #: Time between two segments, where one has to go for each that comes.
-_EXCHANGE_S = 30.0
+EXCHANGE_S = 30.0
 _LOOK_S = 2.0
 
 
@@ -27,13 +27,14 @@ class Fetcher:
     Args:
         stores: Their directories.
         seed: Of the order.
-        exchange_s: Time between two segments, where one has to go for each that comes.
+        exchange_s: Time between two segments, where one has to go for each that comes; None: :data:`EXCHANGE_S`.
     """
 
     def __init__(
-        self, stores: Sequence[Path], seed: int = 0, exchange_s: float = _EXCHANGE_S
+        self, stores: Sequence[Path], seed: int = 0, exchange_s: float | None = None
     ) -> None:
-        self._stores, self._exchange_s = list(stores), exchange_s
+        self._stores = list(stores)
+        self._exchange_s = EXCHANGE_S if exchange_s is None else exchange_s
         self._random = np.random.default_rng([seed, 2])
         self._stopping = threading.Event()
         self._trouble = ""

@@ -24,6 +24,7 @@ from user_core.errors import ConfigError, StoreCorrupt
 from user_core.runtime.files import pread_into
 from user_core.specs import Array
 from user_core.types import EpisodeSource
+from user_learner.replay.bucket import missing
 from user_learner.replay.layout import ColumnFile, RowLayout
 from user_learner.replay.packed import PackedColumn
 from user_learner.replay.segments import open_column
@@ -380,8 +381,9 @@ class SampleCache:
             with self._lock:
                 self._memory.give(rows)
                 self._unreadable.add(key)
-                text = f"rows cannot be read, and are passed over: {error}"
-                self._unread[self._path_of(segments, key)] = text
+                path = self._path_of(segments, key)
+                if not missing(path):  # else it has just gone back to its bucket
+                    self._unread[path] = f"rows cannot be read, and are passed over: {error}"
             return True
         with self._lock:
             if self._unread:
