@@ -18,6 +18,7 @@ from typing import Any
 
 from user_core.reasons import NO_REASON
 from user_core.runtime import came_up, last_words
+from user_core.runtime.abandoned_mutexes import release_abandoned_mutexes
 from user_core.runtime.half_made_ports import mend_half_made_ports
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
@@ -475,6 +476,7 @@ def _prepare(supervisor: int, niceness: int) -> None:
 def _tidy_memory() -> None:
     """What killed processes have left in shared memory, and what others would wait for."""
     mend_half_made_ports()
+    release_abandoned_mutexes()
     remove_abandoned_memory()
 
 
