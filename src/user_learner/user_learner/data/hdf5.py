@@ -163,12 +163,12 @@ class Hdf5Source:
                     continue
                 if key.startswith("next_") or not data.shape:
                     continue
-                fields[key] = plain_array(data[()], f"{key} of {what}")
-            for key in [key for key in fields if key.split("/")[0] in _OBSERVED]:
-                after = members.get(f"next_{key}")
-                if after is not None and len(fields[key]) == steps == len(after):
-                    last = plain_array(after[-1:], f"next_{key} of {what}")
-                    fields[key] = np.concatenate([fields[key], last])
+                after = members.get(f"next_{key}") if key.split("/")[0] in _OBSERVED else None
+                if after is None or not len(data) == steps == len(after):
+                    fields[key] = plain_array(data[()], f"{key} of {what}")
+                    continue
+                last = plain_array(after[-1:], f"next_{key} of {what}")
+                fields[key] = plain_array(_with_last(data, last), f"{key} of {what}")
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             if isinstance(error, CodecError):
                 raise
@@ -253,6 +253,16 @@ class Hdf5Source:
             )
         except (ValueError, AttributeError, TypeError, ZeroDivisionError):
             return "", None, ["attribute env_args is not JSON: passed over"]
+
+
+def _with_last(data: Any, last: Array) -> Array:
+    """The rows of a data set, and one more behind them, without a copy of the rows where both are of one kind."""
+    if last.shape[1:] != data.shape[1:] or last.dtype != data.dtype:
+        return np.concatenate([data[()], last])
+    rows = np.empty((len(data) + 1, *data.shape[1:]), data.dtype)
+    data.read_direct(rows, dest_sel=np.s_[:-1])
+    rows[-1:] = last
+    return rows
 
 
 def is_coded(data: Any) -> bool:
