@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from user_core.errors import ConfigError, PluginError, StoreCorrupt, StoreError, SuiteError
-from user_core.runtime.files import replace_durably, write_atomically
+from user_core.runtime.files import replace_durably, sync_directory, write_atomically
 from user_core.runtime.locks import FileLock
 
 SCHEME = "s3://"
@@ -146,6 +146,9 @@ def leave(path: Path, leaving: Path) -> None:
     """A segment is in its bucket no more, or will be gone: what that has is removed when it can be reached."""
     leaving.mkdir(exist_ok=True)
     os.replace(path / MARK, leaving / f"{path.name}-{time.time_ns()}{LEAVING_SUFFIX}")
+    # before anything is removed there: the mark must not come back with the power
+    sync_directory(leaving)
+    sync_directory(path)
 
 
 def keep_here(path: Path, leaving: Path) -> bool:
@@ -264,8 +267,17 @@ def open_bucket(url: str) -> tuple[Bucket, str]:
     name, prefix = parts.netloc, parts.path.strip("/")
     if not url.startswith(SCHEME) or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name):
         raise ConfigError("bucket", got=url, expected="s3://BUCKET/PREFIX")
-    said = tuple(os.environ.get(word, "") for word in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID"))
-    return _bucket(name, said), prefix
+    return _bucket(name, tuple(os.environ.get(word, "") for word in _SAID)), prefix
+
+
+#: What makes another client necessary.
+_SAID = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+)
 
 
 @lru_cache(maxsize=8)

@@ -39,6 +39,9 @@ class Fetcher:
         self._stopping = threading.Event()
         self._trouble = ""
         self._fetched: set[Path] = set()  # in this round
+        self._known: dict[
+            Path, tuple[int, list[Path]]
+        ] = {}  # when it was looked, and what was away
         self._thread = threading.Thread(target=self._run, name="replay-fetch", daemon=True)
 
     def start(self) -> None:
@@ -59,7 +62,7 @@ class Fetcher:
     def _run(self) -> None:
         backoff = Backoff(first_s=2.0, longest_s=60.0)
         while not self._stopping.is_set():
-            away = [path for store in self._stores for path in _away(store)]
+            away = [path for store in self._stores for path in self._away(store)]
             if not away:
                 self._trouble = ""
                 self._stopping.wait(_LOOK_S)
@@ -80,12 +83,13 @@ class Fetcher:
             self._trouble = ""
             backoff.attempts = 0
             self._fetched.add(path)
-            is_full = len(_away(path.parent.parent)) >= len(away)
+            is_full = sum(len(self._away(store)) for store in self._stores) >= len(away)
             self._stopping.wait(self._exchange_s if is_full else 0.0)
 
-
-def _away(store: Path) -> list[Path]:
-    """Segments that are in a bucket, and not here."""
-    if not changed(store):
-        return []
-    return [path for path in sorted((store / SEGMENTS).iterdir()) if missing(path)]
+    def _away(self, store: Path) -> list[Path]:
+        """Segments that are in a bucket, and not here; looked for only when others are here than before."""
+        now = changed(store)
+        if now != self._known.get(store, (0, []))[0]:
+            found = [path for path in sorted((store / SEGMENTS).iterdir()) if missing(path)]
+            self._known[store] = now, found
+        return self._known.get(store, (0, []))[1]

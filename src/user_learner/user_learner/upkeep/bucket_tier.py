@@ -86,7 +86,7 @@ def move_to_bucket(
             path = segment_directory(store, number)
             if in_bucket(path) is not None or path.is_symlink() or is_away(path):
                 report.there += 1
-            elif path.is_dir():
+            elif path.is_dir() and all(file.exists() for file in _files(path, layout)):
                 stays.append((path, bool(sealed), created_ns, _nbytes(path, layout)))
         left, report.here = sum(nbytes for *_, nbytes in stays), len(stays)
         for path, sealed, created_ns, nbytes in stays:
@@ -158,4 +158,4 @@ def _files(path: Path, layout: RowLayout) -> list[Path]:
 
 
 def _nbytes(path: Path, layout: RowLayout) -> int:
-    return sum(file.stat().st_size for file in _files(path, layout) if file.exists())
+    return sum(file.stat().st_size for file in _files(path, layout))
