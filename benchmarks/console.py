@@ -3,18 +3,16 @@
     python benchmarks/console.py keys [--presses 60]      # from a key to the driver's command
     python benchmarks/console.py list [--episodes 20000]  # how long the page of a large store takes
     python benchmarks/console.py store [--episodes 20000] [--steps 50]   # likewise, of a store with all its rows
-    python benchmarks/console.py cost [--rounds 2] [--seconds 60]   # control loop and learner, without and with a page open
+    python benchmarks/console.py cost [--rounds 3] [--seconds 20]   # control loop and learner, without and with a page open
 
-``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` runs
-a simulated arm at 20 Hz with four cameras of 128x128 and a learner that makes as many updates as it can, in turns
-without a console, with one that nobody looks at, and with a page that shows the cameras. With ``--apart`` the browser
-has the machine's last core for itself, and all else the others: as a tablet beside the robot's host.
+``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` is told of
+in :mod:`console_cost`; with ``--apart`` the browser has the machine's last core for itself, and all else the others: as
+a tablet beside the robot's host.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -31,14 +29,11 @@ from user_core.command_line import Parser
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "testing"))
 
+from console_cost import BROWSER, RATE_HZ, cost
+
 from user_testing.domains import claim_domain
 from user_testing.ports import free_port
 from user_testing.systems import started, words_of_run
-
-RATE_HZ = 20.0
-_BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-            "--disable-component-update", "--no-first-run")  # fmt: skip
-
 
 _KEYS = """
 name: keys
@@ -50,27 +45,6 @@ processes:
 """
 
 
-_COST = """
-name: cost
-values: {task: reach}
-roles: [learner]
-robots: {robot0: simulated_arm}
-processes:
-  hal:
-    parameters:
-      cameras:
-        devices:
-          one: &camera {plugin: fake, params: {width: 128, height: 128}}
-          two: *camera
-          three: *camera
-          four: *camera
-  learner:
-    parameters:
-      policy: {params: {observations: [tcp_pose, goal_position], ignored_observations: []}}
-      training: {utd: {target: null, learning_starts: 100}}
-"""
-
-
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A browser."""
@@ -78,7 +52,7 @@ def chromium() -> Iterator[Any]:
 
     with sync_playwright() as tools:
         browser = tools.chromium.launch(
-            executable_path=shutil.which("chromium"), args=list(_BROWSER)
+            executable_path=shutil.which("chromium"), args=list(BROWSER)
         )
         try:
             yield browser
@@ -211,66 +185,6 @@ def list_of(episodes: int, steps: int = 0) -> None:
         )
 
 
-def cost(rounds: int, seconds: float, apart: bool) -> None:
-    """Control loop and learner without a console, with one, and with a page that shows the camera."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    cores = sorted(os.sched_getaffinity(0))
-    if apart and len(cores) < 2:
-        sys.exit("--apart needs two cores")
-    if apart:
-        os.sched_setaffinity(0, cores[-1:])  # the browser inherits it, then all else the others
-    with chromium() as browser:
-        if apart:
-            os.sched_setaffinity(0, cores[:-1])
-        for _ in range(rounds):
-            for kind in ("none", "console", "page"):
-                found.setdefault(kind, []).append(_figures(browser, kind, seconds))
-    base = [statistics.median(column) for column in zip(*found["none"], strict=True)]
-    for kind, rows in found.items():
-        late, updates = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(
-            f"{kind:8} late p99 {late:.1f} ms (x {late / base[0]:.2f}), updates {updates:.1f}/s (x {updates / base[1]:.2f})"
-        )
-
-
-def _figures(browser: Any, kind: str, seconds: float) -> tuple[float, float]:
-    """Lateness p99 in ms, and updates a second, medians over the last part of a run."""
-    with tempfile.TemporaryDirectory() as folder:
-        port = free_port()
-        more = [] if kind == "none" else ["console:=true", f"console_port:={port}"]
-        file = Path(folder) / "cost.yaml"
-        file.write_text(_COST, encoding="utf-8")
-        words = words_of_run(
-            str(file), *more, f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
-        )
-        with started(words, stdout=open(os.devnull, "w")) as system:  # noqa: SIM115
-            page = browser.new_page()
-            if kind == "page":
-                _goto(page, f"http://127.0.0.1:{port}/")
-                page.wait_for_function(
-                    "() => document.querySelectorAll('img.camera').length == 4", timeout=120_000
-                )
-            history = Path(folder) / "r" / "history.jsonl"
-            states: list[dict[str, Any]] = []
-            end_s = time.monotonic() + 300
-            while time.monotonic() < end_s:
-                time.sleep(1.0)
-                if system.poll() is not None:
-                    sys.exit(f"the system has ended by itself, with {system.returncode}")
-                lines = history.read_text().splitlines() if history.exists() else []
-                states = [
-                    s for line in lines if (s := json.loads(line)).get("updates_per_s", 0) > 0
-                ]
-                if states and states[-1]["t"] - states[0]["t"] > seconds:
-                    break
-            page.close()
-        if not states:
-            sys.exit("the learner made no update within 300 s")
-        half = states[len(states) // 2 :]
-        late = statistics.median(s["lateness_p99_ms"] for s in half)
-        return late, statistics.median(s["updates_per_s"] for s in half)
-
-
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -279,8 +193,8 @@ def main() -> None:
     parser.add_argument("--presses", type=int, default=60)
     parser.add_argument("--episodes", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--apart", action="store_true", help="of cost: a core for the browser")
     arguments = parser.parse_args()
     domain = claim_domain()  # no robot of somebody else on this machine is met

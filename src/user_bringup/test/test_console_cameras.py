@@ -50,6 +50,8 @@ class Cameras:
         self.coded += 1
         if view.data is None:
             return None
+        if view.data == "bad":
+            raise cv2.error("no image")
         return cv2.imencode(".jpg", np.full((32, 48, 3), view.data, np.uint8))[1].tobytes()
 
 
@@ -131,6 +133,19 @@ def test_each_image_is_coded_once_for_all_pages_and_a_page_gets_what_another_one
             one.hear({"show": []})
             assert not graph.left
         assert graph.left == [A]
+
+    asyncio.run(look())
+
+
+def test_an_image_that_cannot_be_coded_keeps_nothing_else_back(graph, feed):
+    async def look():
+        async with a_page(feed) as (page, gets, _):
+            page.hear({"show": [A, B]})
+            graph.comes(A, "bad")
+            graph.comes(B, 60)
+            assert opened(await gets()).keys() == {B}
+            graph.comes(A, 90)
+            assert opened(await gets()).keys() == {A}
 
     asyncio.run(look())
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from user_bringup.console.config import ConsoleConfig
 from user_bringup.console.guard import REFUSED
 from user_bringup.console.shared import Graph
 
+_log = logging.getLogger(__name__)
 #: When nothing newer has come for this long, that is shown: a camera that has stopped must not look alive.
 STALE_S = 2.0
 #: Bundles that are under way to a page, at most: more than one, or a link of 300 ms would carry three a second.
@@ -81,7 +83,7 @@ class CameraFeed:
         self._period_s, self._quality = 1.0 / config.camera_rate_hz, config.jpeg_quality
         self._graph = graph
         self._cameras: dict[str, Shown] = {}
-        self._waiting: dict[Callable[[], bool], None] = {}
+        self._waiting: dict[CameraPage, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._next_s = 0.0
 
@@ -101,15 +103,15 @@ class CameraFeed:
             del self._cameras[topic]
             self._graph.leave_camera(shown.view)
 
-    def wait(self, takes: Callable[[], bool]) -> None:
-        """Call ``takes`` after each look until it returns True: then the page has what it waited for."""
-        self._waiting[takes] = None
+    def wait(self, page: CameraPage) -> None:
+        """Look for images of the cameras of a page until it takes some."""
+        self._waiting[page] = None
         if self._task is None:
             self._task = asyncio.create_task(self._look())
 
-    def wait_no_more(self, takes: Callable[[], bool]) -> None:
+    def wait_no_more(self, page: CameraPage) -> None:
         """The page has gone."""
-        self._waiting.pop(takes, None)
+        self._waiting.pop(page, None)
 
     async def _look(self) -> None:
         try:
@@ -119,8 +121,8 @@ class CameraFeed:
                     return
                 await asyncio.sleep(max(0.0, self._next_s - time.monotonic()))
                 self._next_s = time.monotonic() + self._period_s
-                due = [c for c in list(self._cameras.values()) if c.is_due(self._graph)]
-                if due:
+                wanted = {camera for page in self._waiting for camera in page.cameras}
+                if due := [camera for camera in wanted if camera.is_due(self._graph)]:
                     await asyncio.to_thread(self._code, due)
                 self._hand_out()
         finally:
@@ -128,12 +130,15 @@ class CameraFeed:
 
     def _code(self, due: Sequence[Shown]) -> None:
         for camera in due:
-            camera.code(self._graph, self._quality)
+            try:
+                camera.code(self._graph, self._quality)
+            except Exception:  # pages must still get the others, and the next
+                _log.exception("an image of %s cannot be shown", camera.view.topic)
 
     def _hand_out(self) -> None:
-        for takes in list(self._waiting):
-            if takes():
-                self._waiting.pop(takes, None)
+        for page in list(self._waiting):
+            if page.takes():
+                self._waiting.pop(page, None)
 
 
 class CameraPage:
@@ -186,12 +191,18 @@ class CameraPage:
     def _want(self) -> None:
         """Wait for images where some may be sent."""
         if self._shown and self._under_way < IN_FLIGHT and not self._ready.is_set():
-            self._feed.wait(self._takes)
+            self._feed.wait(self)
 
     def _newer(self) -> dict[str, Shown]:
         return {t: s for t, s in self._shown.items() if s.number and s.number != self._sent.get(t)}
 
-    def _takes(self) -> bool:
+    @property
+    def cameras(self) -> Iterable[Shown]:
+        """Those that it shows."""
+        return self._shown.values()
+
+    def takes(self) -> bool:
+        """Whether there is something new for it, which it will send."""
         if self._newer():
             self._ready.set()
         return self._ready.is_set()
@@ -210,7 +221,7 @@ class CameraPage:
 
     def close(self) -> None:
         """The page has gone."""
-        self._feed.wait_no_more(self._takes)
+        self._feed.wait_no_more(self)
         for topic in self._shown:
             self._feed.leave(topic)
         self._shown.clear()

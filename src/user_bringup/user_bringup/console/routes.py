@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,10 @@ def make_app(console: Console) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/console_static", StaticFiles(directory=_STATIC), name="console_static")
 
-    @functools.cache  # one for all pages
-    def feed(graph: Graph) -> CameraFeed:
-        return CameraFeed(console.config, graph)
+    feed: CameraFeed | None = None  # one for all pages
 
     async def show(websocket: WebSocket) -> None:
+        nonlocal feed
         graph = console.graph
         if graph is None:
             await websocket.close(REFUSED, "nothing runs")
@@ -49,7 +47,8 @@ def make_app(console: Console) -> FastAPI:
                 topic for view in list(graph.robots.values()) for topic in view.cameras.values()
             }
 
-        await show_cameras(feed(graph), known, websocket)
+        feed = feed or CameraFeed(console.config, graph)
+        await show_cameras(feed, known, websocket)
 
     async def drive(websocket: WebSocket, robot: str, ask: bool = False) -> None:
         await _Driving(console, websocket, robot).run(ask)

@@ -4,7 +4,7 @@
 (() => {
   const seen = new Map(); // the elements that are in view, and the topic of each
   const read = new TextDecoder();
-  const state = (window.userCameras = { messages: 0, bytes: 0, images: 0, drawn: 0, said: 0 });
+  const state = (window.userCameras = { messages: 0, size: 0, images: 0, drawn: 0, said: 0 });
   let socket = null, last = "[]", asked = false, drawing = Promise.resolve(), retryMs = 500;
 
   const say = (what) => { if (socket && socket.readyState === WebSocket.OPEN) { socket.send(JSON.stringify(what)); state.said++; } };
@@ -14,7 +14,7 @@
     socket.binaryType = "arraybuffer";
     socket.onopen = () => { retryMs = 500; last = "[]"; lost(false); tell(); };
     socket.onmessage = (event) => {
-      state.messages++; state.bytes += event.data.byteLength;
+      state.messages++; state.size += event.data.byteLength;
       const from = socket;
       drawing = drawing.then(() => draw(event.data)).catch(console.error).then(() => { if (from === socket) say({ drawn: 1 }); });
     };

@@ -49,15 +49,19 @@
       : state.engaged ? "YOU DRIVE" : "hold the switch to drive";
     let text = open ? (silent ? "no answer for 0.2 s: you do not drive" : wants) : (state.message || "not connected");
     if (open && sorted.length) text += `, round trip ${p50.toFixed(0)} ms`;
-    line.textContent = text;
-    line.dataset.engaged = String(Boolean(open && state.engaged && !silent));
+    if (line.textContent !== text) line.textContent = text; // what has not changed is not drawn again
+    const engaged = String(Boolean(open && state.engaged && !silent));
+    if (line.dataset.engaged !== engaged) line.dataset.engaged = engaged;
     const asked = document.getElementById("drive-asked");
     asked.hidden = !(open && state.askedBy);
     document.getElementById("drive-asked-by").textContent = `${state.askedBy} asks for the controls`;
     document.getElementById("drive-ask").hidden = !(!open && state.refused);
     const bars = document.querySelectorAll("[data-axis]");
     const values = axes();
-    bars.forEach((bar) => { bar.style.setProperty("--v", values[Number(bar.dataset.axis)]); });
+    bars.forEach((bar) => {
+      const value = String(values[Number(bar.dataset.axis)]);
+      if (bar.dataset.value !== value) { bar.dataset.value = value; bar.style.setProperty("--v", value); }
+    });
   }
 
   // `ask`: wait for the controls when another one has them.

@@ -1,0 +1,357 @@
+"""What the operator's console costs a robot and its learner: run by ``console.py cost``.
+
+One system runs all the time: a simulated arm at 20 Hz with four cameras of 128x128, and a learner that makes as many
+updates as it can. In turns there is no console, one that nobody looks at, one that a page without a browser looks at
+(:mod:`user_testing.console_page`, as from another device), and one with a page in Chromium on this host. Each turn
+counts, over the same time: the learner's updates, how much later than a period after the last each action was sent,
+and what each process took of the processor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from rclpy.qos import QoSProfile
+from user_msgs.msg import LearnerStatus
+
+from user_bringup.nodes.graph_listener import GraphListener
+from user_learner.replay import StoreReader
+from user_testing.ports import free_port
+from user_testing.systems import started, words_of_run
+
+BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+           "--disable-component-update", "--no-first-run")  # fmt: skip
+RATE_HZ = 20.0
+KINDS = ("no console", "nobody looks", "light page", "Chromium")
+#: What begins (a console, a browser) has begun after this; what the learner does first is over after that.
+_SETTLE_S, _WARM_S = 8.0, 30.0
+_COST = """
+name: cost
+values: {task: reach}
+roles: [learner]
+robots: {robot0: simulated_arm}
+processes:
+  hal:
+    parameters:
+      cameras:
+        devices:
+          one: &camera {plugin: fake, params: {width: 128, height: 128}}
+          two: *camera
+          three: *camera
+          four: *camera
+  learner:
+    parameters:
+      policy: {params: {observations: [tcp_pose, goal_position], ignored_observations: []}}
+      training: {utd: {target: null, learning_starts: 100}}
+"""
+
+
+class Updates(GraphListener):
+    """Hears how many updates the learner has made, and when that was true."""
+
+    def __init__(self) -> None:
+        super().__init__("benchmark", ["user_msgs/msg/LearnerStatus"])
+        self.said: list[tuple[float, int]] = []
+
+    def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:
+        """Each status."""
+        return LearnerStatus, self._take, QoSProfile(depth=10)
+
+    def _take(self, message: LearnerStatus) -> None:
+        stamp = message.header.stamp
+        self.said.append((stamp.sec + stamp.nanosec * 1e-9, message.update))
+
+    def rate(self, begin_s: float, end_s: float) -> float:
+        """Updates a second between two times since the epoch."""
+        said = [one for one in self.said if begin_s <= one[0] <= end_s]
+        if len(said) < 2:
+            return 0.0
+        return (said[-1][1] - said[0][1]) / (said[-1][0] - said[0][0])
+
+
+@dataclass
+class Turn:
+    """One of the turns: when it was, and shares of a core by what took them."""
+
+    kind: str
+    begin_s: float
+    end_s: float
+    shares: dict[str, float]
+    updates_per_s: float = 0.0
+    late_p99_ms: float = 0.0
+
+
+def cost(rounds: int, seconds: float, apart: bool) -> None:
+    """Measure, and print."""
+    cores = sorted(os.sched_getaffinity(0))
+    if apart and len(cores) < 2:
+        sys.exit("--apart needs two cores")
+    browsers_cores = set(cores[-1:]) if apart else set(cores)
+    if apart:
+        os.sched_setaffinity(0, cores[:-1])  # all that is started inherits it
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "cost.yaml").write_text(_COST, encoding="utf-8")
+        words = words_of_run(
+            folder / "cost.yaml", f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
+        )
+        updates = stack.enter_context(Updates())
+        with started(words, stdout=subprocess.DEVNULL) as system:
+            _wait(lambda: updates.said and updates.said[-1][1] > 0, system, "the first update")
+            say(f"the system runs; {_WARM_S:g} s until it does so evenly")
+            time.sleep(_WARM_S)
+            turns: list[Turn] = []
+            for number in range(rounds):
+                kinds = KINDS if number % 2 == 0 else KINDS[::-1]  # what drifts hits all alike
+                turns += _round(kinds, system, folder, seconds, browsers_cores)
+            compared = _compare(system, folder, browsers_cores)
+        for turn in turns:
+            turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
+        _note_lateness(folder / "r" / "replay", turns)
+    _tell(turns)
+    print(compared)
+
+
+def say(text: str) -> None:
+    """How far it is."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _wait(there: Callable[[], Any], system: subprocess.Popen[Any], what: str) -> None:
+    end_s = time.monotonic() + 240
+    while not there():
+        if system.poll() is not None:
+            sys.exit(f"the system has ended by itself, with {system.returncode}")
+        if time.monotonic() > end_s:
+            sys.exit(f"{what} did not come within 240 s")
+        time.sleep(0.2)
+
+
+def _round(
+    kinds: Sequence[str],
+    system: subprocess.Popen[Any],
+    folder: Path,
+    seconds: float,
+    cores: set[int],
+) -> Iterator[Turn]:
+    """One turn of each kind; the console goes on while kinds follow each other that need one."""
+    with ExitStack() as console:
+        at: tuple[str, subprocess.Popen[Any]] | None = None
+        for kind in kinds:
+            if kind == KINDS[0]:
+                console.close()
+                at = None
+            elif at is None:
+                at = console.enter_context(_console(folder))
+            with ExitStack() as looking:
+                counted = {"system": system.pid}
+                if at is not None:
+                    counted["console"] = at[1].pid
+                if kind == KINDS[2]:
+                    light = looking.enter_context(_light(at[0], _SETTLE_S + seconds + 60))
+                    counted["page"] = light.pid
+                elif kind == KINDS[3]:
+                    browser = looking.enter_context(_chromium(at[0], folder, cores))
+                    counted["page"] = browser.pid
+                say(kind)
+                time.sleep(_SETTLE_S)
+                begin_s, before = time.time(), _used_s(counted)
+                time.sleep(seconds)
+                took_s, after = time.time() - begin_s, _used_s(counted)
+            shares = {name: (after[name] - before.get(name, 0.0)) / took_s for name in after}
+            yield Turn(kind, begin_s, begin_s + took_s, shares)
+
+
+def _used_s(counted: dict[str, int]) -> dict[str, float]:
+    """Processor seconds of each with all its children, and of the system's parts."""
+    used: dict[str, float] = defaultdict(float)
+    for name, pid in counted.items():
+        try:
+            whole = psutil.Process(pid)
+            processes = [whole, *whole.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            sys.exit(f"{name} has ended")
+        for process in processes:
+            try:
+                times, words = process.cpu_times(), process.cmdline()
+            except psutil.Error:
+                continue
+            part = next((Path(w).name for w in words if w.endswith("_node")), "")
+            used[name] += times.user + times.system
+            if name == "system" and part:
+                used[part.removesuffix("_node")] += times.user + times.system
+    return used
+
+
+@contextmanager
+def _console(folder: Path) -> Iterator[tuple[str, subprocess.Popen[Any]]]:
+    port = free_port()
+    words = [
+        "user",
+        "console",
+        str(folder / "r"),
+        "--port",
+        str(port),
+        "--tokens",
+        str(folder / "t"),
+    ]
+    with started(words, stdout=subprocess.DEVNULL) as process:
+        yield f"http://127.0.0.1:{port}/", process
+
+
+@contextmanager
+def _light(url: str, seconds: float, quiet: bool = True) -> Iterator[subprocess.Popen[Any]]:
+    _until_served(url)
+    words = [sys.executable, "-m", "user_testing.console_page", url, "--seconds", f"{seconds:g}"]
+    path = f"{Path(__file__).parents[1] / 'testing'}:{os.environ.get('PYTHONPATH', '')}"
+    where = subprocess.DEVNULL if quiet else subprocess.PIPE
+    with started(words, stdout=where, env={**os.environ, "PYTHONPATH": path}) as process:
+        yield process
+
+
+@contextmanager
+def _chromium(url: str, folder: Path, cores: set[int]) -> Iterator[subprocess.Popen[Any]]:
+    """A browser that nothing drives: a tool that does makes it report each message."""
+    _until_served(url)
+    words = ["chromium", "--headless", *BROWSER, "--window-size=1280,1100", url,
+             f"--user-data-dir={folder}/browser"]  # fmt: skip
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        process = started(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with process as browser:
+            os.sched_setaffinity(0, ours)
+            yield browser
+    finally:
+        os.sched_setaffinity(0, ours)
+
+
+def _until_served(url: str) -> None:
+    import urllib.error
+    import urllib.request
+
+    end_s = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=60).read()
+            return
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > end_s:
+                raise
+            time.sleep(0.5)
+
+
+def _compare(system: subprocess.Popen[Any], folder: Path, cores: set[int]) -> str:
+    """The page without a browser beside one in Chromium, at the same console at the same time: what each gets."""
+    from playwright.sync_api import sync_playwright
+
+    say("the page without a browser beside one in Chromium")
+    with _console(folder) as (url, _), sync_playwright() as tools:
+        _until_served(url)
+        os_cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cores)
+        browser = tools.chromium.launch(
+            executable_path=shutil.which("chromium"), args=list(BROWSER)
+        )
+        os.sched_setaffinity(0, os_cores)
+        try:
+            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            updates = {"messages": 0, "size": 0, "said": 0}
+
+            def came(data: str | bytes) -> None:
+                updates["messages"] += 1
+                updates["size"] += len(data.encode() if isinstance(data, str) else data)
+
+            def went(_: str | bytes) -> None:
+                updates["said"] += 1
+
+            def opened(socket: Any) -> None:
+                if "/cameras" not in socket.url:
+                    socket.on("framereceived", came)
+                    socket.on("framesent", went)
+
+            page.on("websocket", opened)
+            page.goto(url, timeout=120_000)
+            page.wait_for_function(
+                "() => window.userCameras && userCameras.drawn > 3", timeout=120_000
+            )
+            with _light(url, 15.0, quiet=False) as light:
+                page.wait_for_timeout(4000)
+                began_s, first = time.monotonic(), page.evaluate("({...userCameras})")
+                first_updates = dict(updates)
+                page.wait_for_timeout(10_000)
+                took_s, last = time.monotonic() - began_s, page.evaluate("({...userCameras})")
+                last_updates = dict(updates)
+                answer, _ = light.communicate(timeout=120)
+        finally:
+            browser.close()
+    seen = json.loads(answer)
+    lines = ["a second:            messages   kB   answers   (Chromium; without a browser)"]
+    for name, real in (
+        ("updates", {n: last_updates[n] - first_updates[n] for n in updates}),
+        ("cameras", {n: last[n] - first[n] for n in ("messages", "size", "said")}),
+    ):
+        columns = [
+            f"{real[n] / took_s / scale:.1f} {seen[name][n] / seen['seconds'] / scale:.1f}"
+            for n, scale in (("messages", 1), ("size", 1000), ("said", 1))
+        ]
+        lines.append(f"{name:18}  " + "   ".join(columns))
+    images = (last["images"] - first["images"]) / took_s
+    lines.append(f"images               {images:.1f} {seen['images'] / seen['seconds']:.1f}")
+    return "\n".join(lines)
+
+
+def _note_lateness(store: Path, turns: Sequence[Turn]) -> None:
+    """How much later than a period after the last action each one was sent, from what was recorded."""
+    found = []
+    with StoreReader(store) as reader:
+        for episode in reader.episodes():
+            columns = reader.read_episode(episode)
+            stamps = columns["action_stamp_ns"][~columns["final"]].astype(np.int64)
+            stamps = stamps[stamps > 0]
+            if len(stamps) > 1:
+                found.append(np.stack([stamps[1:] * 1e-9, np.diff(stamps) * 1e-6]))
+    at_s, between_ms = np.concatenate(found, axis=1)
+    late_ms = np.maximum(0.0, between_ms - 1000 / RATE_HZ)
+    for turn in turns:
+        here = late_ms[(at_s >= turn.begin_s) & (at_s <= turn.end_s)]
+        turn.late_p99_ms = float(np.percentile(here, 99)) if len(here) else float("nan")
+
+
+def _tell(turns: Sequence[Turn]) -> None:
+    by_kind = {kind: [turn for turn in turns if turn.kind == kind] for kind in KINDS}
+    base = by_kind[KINDS[0]]
+    updates = statistics.mean(turn.updates_per_s for turn in base)
+    late = statistics.mean(turn.late_p99_ms for turn in base)
+    print(f"{len(base)} turns of each, means; load {os.getloadavg()[0]:.1f}")
+    for kind, found in by_kind.items():
+        rate = statistics.mean(turn.updates_per_s for turn in found)
+        p99 = statistics.mean(turn.late_p99_ms for turn in found)
+        parts = sorted({name for turn in found for name in turn.shares})
+        shares = ", ".join(
+            f"{name} {100 * statistics.mean(t.shares.get(name, 0.0) for t in found):.1f}"
+            for name in parts
+        )
+        print(
+            f"{kind:13} updates {rate:6.1f}/s (x {rate / updates:.3f}), late p99 {p99:5.2f} ms (x {p99 / late:.2f}); "
+            f"% of a core: {shares}"
+        )
+        print(
+            f"{'':13} "
+            + ", ".join(f"{t.updates_per_s:.1f}/s {t.late_p99_ms:.2f} ms" for t in found)
+        )

@@ -1,0 +1,47 @@
+"""The console gives way to what learns, and not while a person drives through it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_SCRIPT = """
+import asyncio, os, sys, time
+from pathlib import Path
+from user_bringup.console.precedence import Precedence, give_way
+
+def niceness():
+    return int(Path("/proc/self/autogroup").read_text().split()[-1])
+
+async def until(wanted):
+    end_s = time.monotonic() + 5
+    while niceness() != wanted and time.monotonic() < end_s:
+        await asyncio.sleep(0.02)
+    return niceness()
+
+async def drive():
+    precedence, found = Precedence(), [niceness()]
+    async with precedence.driving():
+        async with precedence.driving():
+            found.append(await until(0))
+        await asyncio.sleep(0.3)
+        found.append(niceness())
+    found.append(await until(6))
+    return found
+
+give_way()
+print(os.getpriority(os.PRIO_PROCESS, 0) >= 6, *asyncio.run(drive()))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/autogroup").exists(), reason="this kernel knows no groups of sessions"
+)
+def test_its_session_gives_way_until_somebody_drives_and_after_he_has_left():
+    found = subprocess.run(
+        [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, start_new_session=True, timeout=60
+    )  # fmt: skip
+    assert found.stdout.split() == ["True", "6", "0", "0", "6"], found.stderr
