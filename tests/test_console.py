@@ -380,9 +380,7 @@ def _a_page_without_a_browser_gets_the_same(page, console):
     real = page.evaluate("({...userCameras})")
     assert seen.images, seen
     assert seen.updates.messages, seen
-    assert seen.cameras.bytes / seen.images == pytest.approx(
-        real["bytes"] / real["images"], rel=0.3
-    )
+    assert seen.cameras.size / seen.images == pytest.approx(real["size"] / real["images"], rel=0.3)
     assert seen.cameras.said - seen.cameras.messages in (-1, 0, 1), seen
 
 
