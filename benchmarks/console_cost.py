@@ -119,12 +119,11 @@ def cost(rounds: int, seconds: float, apart: bool) -> None:
             for number in range(rounds):
                 kinds = KINDS if number % 2 == 0 else KINDS[::-1]  # what drifts hits all alike
                 turns += _round(kinds, system, folder, seconds, browsers_cores)
-            compared = _compare(system, folder, browsers_cores)
-        for turn in turns:
-            turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
-        _note_lateness(folder / "r" / "replay", turns)
-    _tell(turns)
-    print(compared)
+            for turn in turns:
+                turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
+            _note_lateness(folder / "r" / "replay", turns)
+            _tell(turns)
+            print(_compare(folder, browsers_cores), flush=True)
 
 
 def say(text: str) -> None:
@@ -163,7 +162,7 @@ def _round(
                 if at is not None:
                     counted["console"] = at[1].pid
                 if kind == KINDS[2]:
-                    light = looking.enter_context(_light(at[0], _SETTLE_S + seconds + 60))
+                    light = looking.enter_context(_light(at[0], _SETTLE_S + seconds + 60, cores))
                     counted["page"] = light.pid
                 elif kind == KINDS[3]:
                     browser = looking.enter_context(_chromium(at[0], folder, cores))
@@ -215,13 +214,29 @@ def _console(folder: Path) -> Iterator[tuple[str, subprocess.Popen[Any]]]:
 
 
 @contextmanager
-def _light(url: str, seconds: float, quiet: bool = True) -> Iterator[subprocess.Popen[Any]]:
+def _light(
+    url: str, seconds: float, cores: set[int], quiet: bool = True
+) -> Iterator[subprocess.Popen[Any]]:
     _until_served(url)
     words = [sys.executable, "-m", "user_testing.console_page", url, "--seconds", f"{seconds:g}"]
     path = f"{Path(__file__).parents[1] / 'testing'}:{os.environ.get('PYTHONPATH', '')}"
     where = subprocess.DEVNULL if quiet else subprocess.PIPE
-    with started(words, stdout=where, env={**os.environ, "PYTHONPATH": path}) as process:
-        yield process
+    with ExitStack() as stack:
+        with _on(cores):
+            environment = {**os.environ, "PYTHONPATH": path}
+            light = stack.enter_context(started(words, stdout=where, env=environment))
+        yield light
+
+
+@contextmanager
+def _on(cores: set[int]) -> Iterator[None]:
+    """What is started in the block stays on these cores."""
+    ours = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ours)
 
 
 @contextmanager
@@ -230,15 +245,11 @@ def _chromium(url: str, folder: Path, cores: set[int]) -> Iterator[subprocess.Po
     _until_served(url)
     words = ["chromium", "--headless", *BROWSER, "--window-size=1280,1100", url,
              f"--user-data-dir={folder}/browser"]  # fmt: skip
-    ours = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        process = started(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with process as browser:
-            os.sched_setaffinity(0, ours)
-            yield browser
-    finally:
-        os.sched_setaffinity(0, ours)
+    with ExitStack() as stack:
+        with _on(cores):
+            process = started(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            browser = stack.enter_context(process)
+        yield browser
 
 
 def _until_served(url: str) -> None:
@@ -256,19 +267,18 @@ def _until_served(url: str) -> None:
             time.sleep(0.5)
 
 
-def _compare(system: subprocess.Popen[Any], folder: Path, cores: set[int]) -> str:
+def _compare(folder: Path, cores: set[int]) -> str:
     """The page without a browser beside one in Chromium, at the same console at the same time: what each gets."""
     from playwright.sync_api import sync_playwright
 
     say("the page without a browser beside one in Chromium")
-    with _console(folder) as (url, _), sync_playwright() as tools:
+    with _console(folder) as (url, _), ExitStack() as stack:
         _until_served(url)
-        os_cores = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, cores)
-        browser = tools.chromium.launch(
-            executable_path=shutil.which("chromium"), args=list(BROWSER)
-        )
-        os.sched_setaffinity(0, os_cores)
+        with _on(cores):
+            tools = stack.enter_context(sync_playwright())
+            browser = tools.chromium.launch(
+                executable_path=shutil.which("chromium"), args=list(BROWSER)
+            )
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
             updates = {"messages": 0, "size": 0, "said": 0}
@@ -290,7 +300,7 @@ def _compare(system: subprocess.Popen[Any], folder: Path, cores: set[int]) -> st
             page.wait_for_function(
                 "() => window.userCameras && userCameras.drawn > 3", timeout=120_000
             )
-            with _light(url, 15.0, quiet=False) as light:
+            with _light(url, 15.0, cores, quiet=False) as light:
                 page.wait_for_timeout(4000)
                 began_s, first = time.monotonic(), page.evaluate("({...userCameras})")
                 first_updates = dict(updates)
@@ -338,7 +348,7 @@ def _tell(turns: Sequence[Turn]) -> None:
     base = by_kind[KINDS[0]]
     updates = statistics.mean(turn.updates_per_s for turn in base)
     late = statistics.mean(turn.late_p99_ms for turn in base)
-    print(f"{len(base)} turns of each, means; load {os.getloadavg()[0]:.1f}")
+    print(f"{len(base)} turns of each, means; load {os.getloadavg()[0]:.1f}", flush=True)
     for kind, found in by_kind.items():
         rate = statistics.mean(turn.updates_per_s for turn in found)
         p99 = statistics.mean(turn.late_p99_ms for turn in found)
