@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import recipes_corrections
 import recipes_late
 import recipes_longer
 import recipes_one_step
@@ -27,7 +28,7 @@ import recipes_online
 from learning_curves import EVALUATION_SEED, Ring, demonstrate
 
 from user_actor.loop import ActorLoopConfig, EpisodeLoop
-from user_actor.loop.ports import LocalTeleop, MemorySink
+from user_actor.loop.ports import MemorySink
 from user_core import plugins
 from user_core.command_line import Parser
 from user_core.config import from_mapping
@@ -176,102 +177,6 @@ def late(job: Job, scale: float) -> Job:
     return found
 
 
-def hg_dagger(job: Job, scale: float) -> Job:
-    """Rounds of episodes that the scripted person corrects, each followed by more cloning; and beside it, from the same
-    beginning, plain cloning with as many further demonstrated steps.
-
-    The person is the one of ``corrected.yaml``: the teleoperation plugin ``expert``, which sees no more than a robot
-    shows. What he did is half of each batch, as in the recipe.
-    """
-    with robot(job) as hal:
-        reward = plugins.build("rewards", "task")
-        ring = demonstrated(job, hal)
-        policy, plain = policy_of(job, hal.spec), policy_of(job, hal.spec)
-        updates = int(job["updates"] * scale)
-        algorithm = cloned(job, hal.spec, ring, updates, policy)
-        beside = cloned(job, hal.spec, ring, updates, plain)
-        episodes = max(2, int(job["evaluated"] * scale))
-        first = evaluated(hal, policy, episodes, replan_every=4)["success"]
-        curve: list[Job] = [{"steps": 0, "success": first, "more": 0, "success_plain": first}]
-        person = plugins.build("teleops", "expert", {"engage": "corrects", "seed": job["seed"]})
-        person.connect(hal.spec)
-        words = {
-            "replan_every": 4, "arbiter": {"hold_s": 0.0}, "max_episode_steps": 200,
-            "exploration": {"deterministic": not job.get("chance")},
-        }  # fmt: skip
-        config, trials = from_mapping(ActorLoopConfig, words), MemorySink("online")
-        loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
-        corrections, further = Ring(hal.spec, 60_000), Ring(hal.spec, 60_000)
-        start, shown = 10_000_000 * (job["seed"] + 1), 0
-        for _ in range(job["rounds"]):
-            results = []
-            for _ in range(job["episodes"]):
-                start += 1
-                if (result := loop.run(seed=start)) is not None:
-                    results.append(result)
-                    for row in _of_person(trials.rows.pop(result.key)):
-                        corrections.append(row)
-            while further.steps < corrections.steps:  # as many, demonstrated from the beginning
-                shown += 1
-                _join(
-                    further, demonstrate(hal, 1, 0.3, 1000 * (job["seed"] + 1) + shown, 400, reward)
-                )
-            for learner, acting, more in (
-                (algorithm, policy, corrections),
-                (beside, plain, further),
-            ):
-                mixed = [Windows(one, 8, len(curve)) for one in (ring, more) if one.steps]
-                for _ in range(updates // 4):
-                    parts = [one.sample(256 // len(mixed)) for one in mixed]
-                    learner.update(_concatenated(parts))
-                acting.load(learner.policy_arrays())
-            curve.append({
-                "steps": corrections.steps, "more": further.steps,
-                "interventions": round(float(np.mean([r.takeovers for r in results])), 2),
-                "by_person": round(
-                    sum(r.interventions for r in results) / max(1, sum(r.length for r in results)), 3
-                ),
-                "helped": round(float(np.mean([r.outcome is Outcome.SUCCESS for r in results])), 3),
-                "success": evaluated(hal, policy, episodes, replan_every=4)["success"],
-                "success_plain": evaluated(hal, plain, episodes, replan_every=4)["success"],
-            })  # fmt: skip
-    return {"curve": curve}
-
-
-def _of_person(rows: list[Any]) -> list[Any]:
-    """Stretches that a person drove, each as an episode of its own."""
-    from user_core.types import ActedBy, FinalObservation
-
-    found: list[Any] = []
-    for row in rows:
-        drove = isinstance(row, Step) and row.acted_by in (ActedBy.HUMAN, ActedBy.SCRIPT)
-        if drove:
-            found.append(row)
-        elif found and isinstance(found[-1], Step):
-            found.append(FinalObservation(row.observation, row.stamp_ns))
-    return found
-
-
-def _join(ring: Ring, more: Ring) -> None:
-    from user_core.types import FinalObservation
-
-    for row in range(more.rows):
-        seen = {name: array[row] for name, array in more.observation.items()}
-        if more.last[row]:
-            ring.append(FinalObservation(seen))
-        else:
-            ring.append(Step(seen, more.action[row], more.action[row], 0.0))
-
-
-def _concatenated(parts: list[Batch]) -> Batch:
-    seen = {
-        name: np.concatenate([p.observation[name] for p in parts]) for name in parts[0].observation
-    }
-    action, zeros = (np.concatenate([getattr(p, n) for p in parts]) for n in ("action", "reward"))
-    mask = np.concatenate([p.extras["mask"] for p in parts])
-    return Batch(seen, action, 0 * zeros, 0 * zeros, seen, {"mask": mask})
-
-
 #: A point that goes from below to above a disc, left or right of it.
 POINT = RobotSpec(
     "point", {"position": ArraySpec((2,), low=-2.0, high=2.0)},
@@ -319,7 +224,7 @@ def two_ways(job: Job, scale: float) -> Job:
 
 
 KINDS = {
-    "bc": bc, "noise": bc, "late": late, "hg_dagger": hg_dagger, "two_ways": two_ways,
+    "bc": bc, "noise": bc, "late": late, "hg_dagger": recipes_corrections.hg_dagger, "two_ways": two_ways,
     "online": recipes_online.online, "from_half": recipes_online.online, "guided": recipes_late.guided,
     "one_step": recipes_one_step.one_step, "longer": recipes_longer.longer,
 }  # fmt: skip
@@ -334,11 +239,6 @@ def jobs(seeds: list[int]) -> list[Job]:
                 "kind": "late", "task": "pick_place", "policy": "flow", "demonstrations": 200, "seed": seed,
                 "updates": 8000, "rows": 24, "params": {"prefix_rows": prefix} if prefix else {},
             })  # fmt: skip
-    for seed in seeds:
-        found.append({
-            "kind": "hg_dagger", "task": "pick_place", "policy": "flow", "demonstrations": 20, "seed": seed,
-            "updates": 2000, "rounds": 12, "episodes": 10, "evaluated": 20,
-        })  # fmt: skip
     for demonstrations in (200, 50, 20):
         for seed in seeds:
             for task in ("pick_place", "peg_insertion"):
@@ -358,6 +258,7 @@ def jobs(seeds: list[int]) -> list[Job]:
         found.append({"kind": "two_ways", "policy": policy, "seed": 0, "updates": 3000, "rows": 16})
     return (
         found
+        + recipes_corrections.jobs(seeds)
         + recipes_online.jobs(seeds)
         + recipes_late.jobs(seeds)
         + recipes_one_step.jobs(seeds)
@@ -438,22 +339,6 @@ def tables(lines: list[Job]) -> str:
         text.append(
             f"| {execution} | {delay} | {100 * means[0]:.0f} % | {means[1]:.3f} | {means[2]:.0f} |"
         )
-    text += [
-        "",
-        "| round | corrected steps | interventions an episode | steps by the person | success | "
-        "demonstrated steps | success of plain cloning |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    curves = [line["result"]["curve"] for line in lines if line["job"]["kind"] == "hg_dagger"]
-    for number, points in enumerate(zip(*curves, strict=False)):
-        cells = []
-        for name, form in (
-            ("steps", "{:.0f}"), ("interventions", "{:.2f}"), ("by_person", "{:.0%}"),
-            ("success", "{:.0%}"), ("more", "{:.0f}"), ("success_plain", "{:.0%}"),
-        ):  # fmt: skip
-            values = [point[name] for point in points if name in point]
-            cells.append(form.format(np.mean(values)) if values else "")
-        text.append(f"| {number} | {' | '.join(cells)} |")
     text += ["", "| policy | through the disc | to the right |", "|---|---|---|"]
     for line in lines:
         if line["job"]["kind"] == "two_ways":
@@ -505,6 +390,7 @@ def main() -> None:
     )
     parser.add_argument("--picture", type=Path, help="draw the ways past the disc")
     parser.add_argument("--curves", type=Path, help="draw the curves of recipes with rewards")
+    parser.add_argument("--corrections", type=Path, help="draw what corrections bring")
     arguments = parser.parse_args()
     if not arguments.table:
         done = [line["job"] for line in read(arguments.out) if line["scale"] == arguments.scale]
@@ -524,8 +410,11 @@ def main() -> None:
     print(recipes_late.table(lines))
     print(recipes_one_step.table(lines))
     print(recipes_longer.table(lines))
+    print(recipes_corrections.table(lines))
     if arguments.curves:
         recipes_online.draw(lines, arguments.curves)
+    if arguments.corrections:
+        recipes_corrections.draw(lines, arguments.corrections)
     if arguments.picture:
         picture(lines, arguments.picture)
 

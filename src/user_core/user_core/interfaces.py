@@ -487,7 +487,7 @@ class LossNetwork(PolicyNetwork, Protocol):
 
     It may have ``observe_actions(action, weight)``, called with the arguments of :meth:`loss` before each
     update, for instance to settle the scale of actions in buffers of the module; and ``decaying()``, names of those
-    parameters that an optimiser may decay (of matrices that began at random).
+    parameters that an optimiser may decay.
     """
 
     def loss(

@@ -136,16 +136,15 @@ def test_decay_is_that_of_adamw() -> None:
     np.testing.assert_array_equal(flat.arrays()["a"], before["a"])
 
 
-def test_matrices_decay_and_no_biases_nor_pretrained_encoders() -> None:
+def test_matrices_of_perceptrons_decay_and_no_biases() -> None:
     algorithm = bc(weight_decay=2.0, learning_rate=0.01)
-    names = {name for name, share in algorithm._decay().items() if share == 0.02}
-    assert names == {"denoiser.layer0.weight", "denoiser.head.weight"}
+    assert algorithm._decay() == {"denoiser.layer0.weight": 0.02, "denoiser.head.weight": 0.02}
     assert not bc(weight_decay=0.0)._decay()
-    network = ActPolicy(ActConfig(**SMALL, embedding=16, layers=1), SPEC).network()
-    assert "style_leave.weight" in network.decaying()
-    assert not any("bias" in name or "norm" in name for name in network.decaying())
-    network.encoder.pretrained = torch.nn.Linear(2, 2)
-    assert not any("pretrained" in name for name in network.decaying())
+    both = flow(distill=True).network().decaying()
+    assert {"denoiser.head.weight", "student.head.weight"} <= set(both)
+    transformer = flow(backbone="transformer", embedding=16, layers=1).network()
+    assert not transformer.decaying()
+    assert not bc(ActPolicy(ActConfig(**SMALL, embedding=16, layers=1), SPEC))._decay()
 
 
 def test_shaking_is_not_learned_by_heart() -> None:

@@ -158,15 +158,6 @@ class ChunkNetwork(nn.Module):
         offset.copy_(middle)
         scale.copy_(1 / torch.maximum(half.float(), least.to(half.device)))
 
-    def decaying(self) -> list[str]:
-        """Names of weights that may become smaller of themselves while they learn: matrices and convolutions that began at
-        random, not those of a pretrained encoder."""
-        return [
-            name
-            for name, parameter in self.named_parameters()
-            if name.endswith("weight") and parameter.dim() > 1 and ".pretrained." not in name
-        ]
-
     def arrays(self) -> dict[str, Array]:
         """What an actor needs, by the names that torch gives; a copy."""
         return {
@@ -235,6 +226,17 @@ class GenerativeNetwork(ChunkNetwork):
             self.features, config.rows, self.code.size, config.embedding, config.layers, config.heads,
             config.image_channels, config.image_encoder, parts,
         )  # fmt: skip
+
+    def decaying(self) -> list[str]:
+        """Names of weights that may become smaller of themselves while they learn: the matrices of perceptrons. How much
+        transformers would bear was not measured."""
+        return [
+            f"{part}.{name}"
+            for part, module in self.named_children()
+            if isinstance(module, Perceptron)
+            for name, parameter in module.named_parameters()
+            if parameter.dim() > 1
+        ]
 
     @property
     def acting(self) -> nn.Module:

@@ -55,7 +55,7 @@ class BCConfig(Config):
     weight_decay: float = setting(
         1.0,
         doc="Decay of weights at each update, as a share of the learning rate (AdamW), of policies that say which of "
-        "theirs begin at random (flow, diffusion, act). Without it the shaking of a hand is learned by heart. 0: none.",
+        "theirs may (perceptrons of flow and diffusion). Without it the shaking of a hand is learned by heart. 0: none.",
         ge=0,
         le=100,
         read_only=False,
@@ -172,7 +172,7 @@ class BC(Algorithm):
     def _decay(self) -> dict[str, float]:
         """By which share each weight is made smaller at each update; of those that are."""
         share = self.config.learning_rate * self.config.weight_decay
-        names = getattr(self.network, "decaying", list)() if share else []
+        names: list[str] = getattr(self.network, "decaying", list)() if share else []
         return dict.fromkeys(names, share)
 
     def _shard(self, copy: Callable[[], Any]) -> Any:

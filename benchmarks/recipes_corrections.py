@@ -1,0 +1,181 @@
+"""Corrections by a scripted person beside as many further demonstrations, from the same cloned policy.
+
+    python benchmarks/recipes.py --only hg_dagger --seeds 0 --out corrections.jsonl --corrections docs/pictures/corrections.png
+
+Part of ``recipes.py``, which runs the jobs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from learning_curves import Ring, demonstrate
+
+from user_actor.loop import ActorLoopConfig, EpisodeLoop
+from user_actor.loop.ports import LocalTeleop, MemorySink
+from user_core import plugins
+from user_core.config import from_mapping
+from user_core.types import ActedBy, Batch, FinalObservation, Outcome, Step
+
+Job = dict[str, Any]
+
+
+def jobs(seeds: list[int]) -> list[Job]:
+    """From 20 demonstrations."""
+    return [
+        {
+            "kind": "hg_dagger", "task": "pick_place", "policy": "flow", "demonstrations": 20, "seed": seed,
+            "updates": 2000, "rounds": 12, "episodes": 10, "evaluated": 20,
+        }
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def hg_dagger(job: Job, scale: float) -> Job:
+    """Rounds of episodes that the scripted person corrects, each followed by more cloning; and beside it, from the same
+    beginning, plain cloning with as many further demonstrated steps.
+
+    The person is the one of ``corrected.yaml``: the teleoperation plugin ``expert``, which sees no more than a robot
+    shows. What he did is half of each batch, as in the recipe.
+    """
+    from recipes import Windows, cloned, demonstrated, evaluated, policy_of, robot
+
+    with robot(job) as hal:
+        reward = plugins.build("rewards", "task")
+        ring = demonstrated(job, hal)
+        policy, plain = policy_of(job, hal.spec), policy_of(job, hal.spec)
+        updates = int(job["updates"] * scale)
+        algorithm = cloned(job, hal.spec, ring, updates, policy)
+        beside = cloned(job, hal.spec, ring, updates, plain)
+        episodes = max(2, int(job["evaluated"] * scale))
+        first = evaluated(hal, policy, episodes, replan_every=4)["success"]
+        curve: list[Job] = [{"steps": 0, "success": first, "more": 0, "success_plain": first}]
+        person = plugins.build("teleops", "expert", {"engage": "corrects", "seed": job["seed"]})
+        person.connect(hal.spec)
+        words = {
+            "replan_every": 4, "arbiter": {"hold_s": 0.0}, "max_episode_steps": 200,
+            "exploration": {"deterministic": not job.get("chance")},
+        }  # fmt: skip
+        config, trials = from_mapping(ActorLoopConfig, words), MemorySink("online")
+        loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
+        corrections, further = Ring(hal.spec, 60_000), Ring(hal.spec, 60_000)
+        start, shown = 10_000_000 * (job["seed"] + 1), 0
+        for _ in range(job["rounds"]):
+            results = []
+            for _ in range(job["episodes"]):
+                start += 1
+                if (result := loop.run(seed=start)) is not None:
+                    results.append(result)
+                    for row in _of_person(trials.rows.pop(result.key)):
+                        corrections.append(row)
+            while further.steps < corrections.steps:  # as many, demonstrated from the beginning
+                shown += 1
+                _join(
+                    further, demonstrate(hal, 1, 0.3, 1000 * (job["seed"] + 1) + shown, 400, reward)
+                )
+            for learner, acting, more in (
+                (algorithm, policy, corrections),
+                (beside, plain, further),
+            ):
+                mixed = [Windows(one, 8, len(curve)) for one in (ring, more) if one.steps]
+                for _ in range(updates // 4):
+                    parts = [one.sample(256 // len(mixed)) for one in mixed]
+                    learner.update(_concatenated(parts))
+                acting.load(learner.policy_arrays())
+            curve.append({
+                "steps": corrections.steps, "more": further.steps,
+                "interventions": round(float(np.mean([r.takeovers for r in results])), 2),
+                "by_person": round(
+                    sum(r.interventions for r in results) / max(1, sum(r.length for r in results)), 3
+                ),
+                "helped": round(float(np.mean([r.outcome is Outcome.SUCCESS for r in results])), 3),
+                "success": evaluated(hal, policy, episodes, replan_every=4)["success"],
+                "success_plain": evaluated(hal, plain, episodes, replan_every=4)["success"],
+            })  # fmt: skip
+    return {"curve": curve}
+
+
+def _of_person(rows: list[Any]) -> list[Any]:
+    """Stretches that a person drove, each as an episode of its own."""
+    found: list[Any] = []
+    for row in rows:
+        drove = isinstance(row, Step) and row.acted_by in (ActedBy.HUMAN, ActedBy.SCRIPT)
+        if drove:
+            found.append(row)
+        elif found and isinstance(found[-1], Step):
+            found.append(FinalObservation(row.observation, row.stamp_ns))
+    return found
+
+
+def _join(ring: Ring, more: Ring) -> None:
+    for row in range(more.rows):
+        seen = {name: array[row] for name, array in more.observation.items()}
+        if more.last[row]:
+            ring.append(FinalObservation(seen))
+        else:
+            ring.append(Step(seen, more.action[row], more.action[row], 0.0))
+
+
+def _concatenated(parts: list[Batch]) -> Batch:
+    seen = {
+        name: np.concatenate([p.observation[name] for p in parts]) for name in parts[0].observation
+    }
+    action, zeros = (np.concatenate([getattr(p, n) for p in parts]) for n in ("action", "reward"))
+    mask = np.concatenate([p.extras["mask"] for p in parts])
+    return Batch(seen, action, 0 * zeros, 0 * zeros, seen, {"mask": mask})
+
+
+def table(lines: list[Job]) -> str:
+    """Markdown: means over seeds."""
+    curves = [line["result"]["curve"] for line in lines if line["job"]["kind"] == "hg_dagger"]
+    if not curves:
+        return ""
+    text = [
+        "",
+        "| round | corrected steps | interventions an episode | steps by the person | success | "
+        "demonstrated steps | success of plain cloning |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for number, points in enumerate(zip(*curves, strict=False)):
+        cells = []
+        for name, form in (
+            ("steps", "{:.0f}"), ("interventions", "{:.2f}"), ("by_person", "{:.0%}"),
+            ("success", "{:.0%}"), ("more", "{:.0f}"), ("success_plain", "{:.0%}"),
+        ):  # fmt: skip
+            values = [point[name] for point in points if name in point]
+            cells.append(form.format(np.mean(values)) if values else "")
+        text.append(f"| {number} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def draw(lines: list[Job], path: Path) -> None:
+    """Success by further steps, and interventions by rounds; a thin line a seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves = [line["result"]["curve"] for line in lines if line["job"]["kind"] == "hg_dagger"]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.6))
+    for number, curve in enumerate(curves):
+        for name, steps, label, colour in (
+            ("success", "steps", "corrected", "tab:blue"),
+            ("success_plain", "more", "demonstrated", "tab:orange"),
+        ):
+            left.plot(
+                [point[steps] for point in curve], [100 * point[name] for point in curve],
+                marker=".", lw=1.2, color=colour, label=None if number else label,
+            )  # fmt: skip
+        right.plot(
+            range(1, len(curve)), [point["interventions"] for point in curve[1:]],
+            marker=".", lw=1.2, color="tab:blue",
+        )  # fmt: skip
+    left.axhline(90, color="0.7", lw=0.8, ls="--")
+    left.set(xlabel="further steps by the person", ylabel="success, %", ylim=(0, 103))
+    left.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.62))
+    right.xaxis.get_major_locator().set_params(integer=True)
+    right.set(xlabel="round of 10 episodes", ylabel="interventions an episode", ylim=(0, None))
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
