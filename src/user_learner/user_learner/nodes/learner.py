@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import math
@@ -120,6 +121,9 @@ class LearnerNode(LifecycleNode):
                     f"training from update {progress.update}, "
                     f"{progress.environment_steps} environment steps"
                 )
+                gc.unfreeze()  # of a training before this one
+                gc.collect()
+                gc.freeze()  # to look at all that is there takes 0.2 s, in which nobody can draw a batch
                 if not stop.is_set():  # who stopped it before did not know the loop
                     loop.run()
         except BaseException as error:  # of an algorithm, a plugin, the disk; SystemExit, too

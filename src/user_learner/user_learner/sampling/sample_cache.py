@@ -156,6 +156,8 @@ _OVERHEAD_BYTES = 40
 #: For what does not grow with the rows: threads, tables of units, halves of large pages.
 _RESERVE_BYTES = 8 * 2**20
 _LOOK_PERIOD_S = 0.05
+#: How long the first batch waits for memory to be filled.
+_FILL_S = 0.5
 #: How long sampling waits for the disk at most, where it does.
 _PATIENCE_S = 2.0
 #: Reading may catch up on pauses of this length.
@@ -215,6 +217,7 @@ class SampleCache:
         self._exchanged = threading.Condition(self._lock)
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._filled = False  # once
 
     @property
     def warnings(self) -> list[str]:
@@ -275,15 +278,22 @@ class SampleCache:
             self._share_out()
 
     def settle(self) -> None:
-        """See :class:`Pool`. The first time it fills the memory, as fast as the disk can."""
-        with self._lock:
-            starting = [r for r in self._sets if len(r.deficits.table) and not len(r)]
-        if starting or self._thread is None:
-            while self._exchange():
-                pass
+        """See :class:`Pool`. At first it begins to fill the memory, as fast as the disk can, and leaves the rest to its
+        thread: the first batches are drawn from what is there by then."""
+        began_s = time.monotonic()
+        while self._thread is None or self._are_starting():
+            if not self._exchange():
+                break
+            if time.monotonic() - began_s > _FILL_S and not self._are_starting():
+                break
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="replay-cache", daemon=True)
             self._thread.start()
+
+    def _are_starting(self) -> bool:
+        """Whether there are strata that nothing can be drawn from yet."""
+        with self._lock:
+            return any(len(units.deficits.table) and not len(units) for units in self._sets)
 
     def fit(self, budget_bytes: int) -> None:
         """Take no more memory than this from now on, to about a hundredth; what is over leaves unit by unit. It does
@@ -371,6 +381,7 @@ class SampleCache:
                 self._drop_beyond()
             chosen = self._choose()
             if chosen is None:
+                self._filled = True
                 return False
             units, key, unit, leaving = chosen
             rows, segments = self._memory.take(len(unit.addresses)), self._snapshot.segments
@@ -392,7 +403,7 @@ class SampleCache:
                 self._memory.give(rows)
                 return True
             # What is loaded together at first would else leave together, all within a moment.
-            drawn = 0.0 if self._thread else self._rng.random() * self._config.draws_per_load
+            drawn = 0.0 if self._filled else self._rng.random() * self._config.draws_per_load
             old = units.publish(key, unit, rows, demonstration, drawn)
             self._leave([] if old is None else [old])
             self._leave(units.drop(other for other in leaving if other in units))
