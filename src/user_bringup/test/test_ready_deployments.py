@@ -5,6 +5,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,8 +14,11 @@ pytest.importorskip("rclpy")
 from user_bringup.running import explain, find_deployment, prepare, prepare_run, read_deployment
 from user_bringup.running.find import config_folder
 from user_bringup.running.prepare import _is_free as is_free
+from user_core import plugins
 from user_core.config import load_yaml
 from user_core.errors import ConfigError
+from user_core.specs import ArraySpec, RobotSpec
+from user_core.types import Batch
 from user_fleet.deployment import Faults, load_record, parse_overrides
 from user_fleet.deployment.check import node_config
 
@@ -47,6 +51,29 @@ def test_every_ready_deployment_is_right(name):
 def test_every_algorithm_fits_a_deployment(algorithm):
     assert not faults_of("sim_single", f"algorithm:={algorithm}")
     assert load_yaml(FOLDER / "algorithms" / f"{algorithm}.yaml")["training"]["batch_size"] > 0
+
+
+def test_the_algorithm_for_choices_prefers_a_goal_to_staying_alive():
+    """The goal pays once and ends the episode; walking about is paid by nothing but entropy."""
+    ready = load_yaml(FOLDER / "algorithms" / "sac_choices.yaml")
+    choices = ArraySpec((1,), "int64", low=0, high=1, categorical=(0,))
+    spec = RobotSpec("walker", {"x": ArraySpec((1,))}, choices, period_s=0.1)
+
+    def policy():
+        return plugins.build("policies", ready["policy"]["plugin"], ready["policy"]["params"], spec)
+
+    quick = {"actor_learning_rate": 3e-3, "critic_learning_rate": 3e-3}
+    params = {**ready["algorithm"]["params"], **quick}
+    algorithm = plugins.build("algorithms", ready["algorithm"]["plugin"], params, spec, policy())
+    x, rng = np.zeros((64, 1), np.float32), np.random.default_rng(0)
+    for _ in range(300):
+        goes = rng.integers(0, 2, (64, 1))
+        reaches = goes[:, 0].astype(np.float32)
+        algorithm.update(Batch({"x": x}, goes, reaches, np.float32(0.9) * (1 - reaches), {"x": x}))
+    actor = policy()
+    actor.load(algorithm.policy_arrays())
+    drawn = [int(actor.act({"x": x[0]})[0, 0]) for _ in range(200)]
+    assert np.mean(drawn) > 0.7
 
 
 @pytest.mark.parametrize("name", ["sim_single", "real_robot"])

@@ -34,7 +34,7 @@ class Nested(gymnasium.Env[Any, Any]):
     observation_space = spaces.Dict(
         {
             "arm": spaces.Dict({"position": spaces.Box(-1.0, 1.0, (2,), np.float64)}),
-            "camera": spaces.Box(0, 255, (4, 5, 3), np.uint8),
+            "camera": spaces.Box(0, 255, (16, 20, 3), np.uint8),
             "pair": spaces.Tuple((spaces.Discrete(3, start=2), spaces.MultiBinary(2))),
             "dials": spaces.MultiDiscrete([2, 5]),
         }
@@ -144,7 +144,7 @@ def test_nested_spaces_get_dotted_names_and_actions_their_shape() -> None:
     specs = robot.spec.observation
     assert set(specs) == {"arm.position", "camera", "pair.0", "pair.1", "dials"}
     assert specs["arm.position"].dtype == "float32"
-    assert specs["camera"].dtype == "uint8" and specs["camera"].shape == (4, 5, 3)
+    assert specs["camera"].dtype == "uint8" and specs["camera"].shape == (16, 20, 3)
     assert (specs["pair.0"].low, specs["pair.0"].high) == (2.0, 4.0)
     assert specs["dials"].high == (1.0, 4.0)
     assert robot.spec.action.shape == (2,)

@@ -132,6 +132,7 @@ def test_images_of_every_common_layout_are_height_width_channels(
         spaces.Box(-1, 1, (20, 24, 3), np.float32),
         spaces.Box(0, 1, (20, 24, 3), np.int8),
         spaces.Box(0, 255, (8, 8), np.uint8),
+        spaces.Box(0, 255, (7, 7, 3), np.uint8),
         spaces.Discrete(3),
     ],
 )
@@ -151,7 +152,15 @@ def test_a_setting_says_what_is_an_image_and_what_is_none() -> None:
     with pytest.raises(DeviceFault, match=r"'image'.*expected 0 to 1"):
         shown(given, images={"image": {"layout": "hw", "range": [0, 1]}})
     cells = {"shows": spaces.Box(0, 255, (7, 7, 3), np.uint8)}
-    assert set(robot(cells, images={"image": {"layout": "none"}}).spec.observation) == {"state"}
+    numbers = robot(cells).spec.observation["state"]
+    assert (numbers.shape, numbers.dtype) == ((7, 7, 3), "float32"), (
+        "no policy takes it for an image"
+    )
+    image = robot(cells, images={"image": {"layout": "hwc"}}).spec.observation["image"]
+    assert image.dtype == "uint8"
+    large = {"shows": spaces.Box(0, 255, (20, 24, 3), np.uint8)}
+    numbers = robot(large, images={"image": {"layout": "none"}}).spec.observation["state"]
+    assert numbers.dtype == "float32"
     with pytest.raises(ConfigError, match=r"images.front: got no such observation.*'image'"):
         robot(cells, images={"front": {}})
     with pytest.raises(ConfigError, match=r"layout: got 'nhwc' for an array of shape \[7, 7, 3\]"):

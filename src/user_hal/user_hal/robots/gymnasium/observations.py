@@ -62,8 +62,8 @@ class Observations:
                 "observation", got=f"{space}, all ignored", expected="at least one array"
             )
         known = {*self.specs, self._single, *([RENDER] if config.render_image else [])}
-        if layout_of(space) != "none":
-            known.add("image")  # also where a setting says that it is none
+        if isinstance(space, spaces.Box) and len(space.shape) > 1:
+            known.add("image")  # also where it is none until a setting says that it is one
         for name in config.images:
             if name not in known:
                 raise ConfigError(
@@ -113,7 +113,8 @@ class Observations:
             raise SpecError(
                 f"observation {name!r}", got="two leaves of that name", expected="unique names"
             )
-        config = self._config.images.get(name)
+        is_single = children_of(self._space) is None
+        config = self._config.images.get("image" if is_single else name)
         says_none = config is not None and config.layout == "none"
         if not says_none and (config is not None or layout_of(leaf) != "none"):
             if not isinstance(leaf, spaces.Box):
@@ -129,6 +130,8 @@ class Observations:
                 )
             return
         spec = leaf_spec(leaf, self._config.float_dtype, name)
+        if spec.dtype == "uint8" and len(spec.shape) == 3:  # else a policy takes it for an image
+            spec = ArraySpec(spec.shape, self._config.float_dtype, spec.low, spec.high)
         if not spec.size:
             self._empty.add(name)
             self.notes.append(f"observation {name!r} has no numbers ({leaf}): left out")

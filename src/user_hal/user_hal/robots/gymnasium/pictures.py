@@ -6,11 +6,14 @@ What is an image is told by type, shape and bounds, or by a setting:
 layout                taken for an image by itself
 ====================  ============================================================================
 ``hw``                uint8 of at least 16 x 16
-``hwc``               uint8 with 1, 3 or 4 channels, or at least 16 x 16 and at most 64 channels
+``hwc``               uint8 of at least 16 x 16, with at most 64 channels
 ``chw``, ``nhw``      uint8 of at least 16 x 16 with at most 64 channels or images in front
 ``nhwc``, ``nchw``    uint8 of at least 8 x 8 with 1, 3 or 4 channels, n images in front
 floats, other ints    likewise with 1, 3 or 4 channels, at least 16 x 16, bounds 0 to 1 or 0 to 255
 ====================  ============================================================================
+
+Smaller arrays are symbols for the most part (the 7 x 7 x 3 bytes of MiniGrid are kinds, colours and states of
+things, of at most 10). As an image, divided by 255 and shifted by 4 pixels, they tell next to nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ def _layout_of_bytes(shape: tuple[int, ...]) -> Layout:
     if len(shape) == 2 and min(shape) >= 16:
         return "hw"
     if len(shape) == 3:
-        if shape[2] in _CHANNELS:
+        if shape[2] in _CHANNELS and min(shape[:2]) >= 16:
             return "hwc"
         if 0 < shape[0] <= min(_MOST_CHANNELS, min(shape[1:]) - 1) and min(shape[1:]) >= 16:
             return "chw"
