@@ -1,6 +1,7 @@
 import math
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -11,8 +12,9 @@ from user_core.errors import ConfigError
 from user_core.types import ActedBy, EpisodeSource
 from user_learner.replay import StoreWriter
 from user_learner.replay.layout import RowLayout
-from user_learner.sampling import ReplaySource, Stratum
+from user_learner.sampling import ReplaySource, Stratum, cache_units, sample_cache
 from user_learner.sampling.batches import batch_nbytes
+from user_testing.waiting import wait_until
 from user_testing.worlds.replay import (
     IMAGE_SCHEMA,
     QUICK,
@@ -268,3 +270,46 @@ def test_memory_stays_within_its_budget(large):
 
 def test_little_address_space_is_enough(large):
     assert not measured(large, 10**9, address_space=2 * 2**30)[1]
+
+
+def test_what_is_loaded_next_is_not_picked_at_each_draw(tmp_path, monkeypatch):
+    """Of very many units a pick takes a millisecond, and nothing is loaded before something was drawn enough."""
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(0), [Plan(200)] * 100)
+    picks, pick = [], cache_units.Needs.pick
+    monkeypatch.setattr(
+        cache_units.Needs, "pick", lambda *words: picks.append(pick(*words)) or picks[-1]
+    )
+    config = FAST.replace(
+        memory_bytes=budget(SCHEMA, 6000), draws_per_load=1e6, max_draws_per_load=0
+    )
+    with ReplaySource(tmp_path, config) as source:
+        source.sample(BATCH)
+        source._pool._filled = True
+        source._pool._exchange()
+        before = len(picks)
+        for _ in range(100):
+            source.sample(BATCH)
+            assert not source._pool._exchange()
+        assert len(picks) == before
+
+
+def test_the_first_batch_does_not_wait_until_memory_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_cache, "_FILL_S", 0.0)
+    threads, exchange = [], sample_cache.SampleCache._exchange
+
+    def told(cache):
+        threads.append(threading.current_thread())
+        return exchange(cache)
+
+    monkeypatch.setattr(sample_cache.SampleCache, "_exchange", told)
+    with StoreWriter(tmp_path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(0), [Plan(200)] * 100)
+    config = FAST.replace(
+        memory_bytes=budget(SCHEMA, 6000), draws_per_load=1e6, max_draws_per_load=0
+    )
+    with ReplaySource(tmp_path, config) as source:
+        source.sample(BATCH)
+        assert threads.count(threading.current_thread()) == 1
+        units = source._pool._sets[0]
+        wait_until(lambda: units.used > units.quota // 2, "memory is filled")
