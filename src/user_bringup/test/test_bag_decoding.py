@@ -86,11 +86,10 @@ def test_every_type_of_ros_is_read_as_rosbags_reads_it() -> None:
             other.append(name)
             continue
         for little in (True, False):
-            for _ in range(2):
-                data = bytes(store.serialize_cdr(made.message(name), name, little_endian=little))
-                theirs = store.deserialize_cdr(data, name)
-                assert same(decode(data), theirs), (name, little)
-                assert same(decode(memoryview(data)), theirs), (name, little)
+            data = bytes(store.serialize_cdr(made.message(name), name, little_endian=little))
+            theirs = store.deserialize_cdr(data, name)
+            assert same(decode(data), theirs), (name, little)
+            assert same(decode(memoryview(data)), theirs), (name, little)
     assert not other
 
 

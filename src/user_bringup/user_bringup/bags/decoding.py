@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,8 @@ _KINDS = {"byte": "int8", "char": "uint8"}
 #: Before the content: two bytes that say the order of bytes, two of options.
 _HEAD = 4
 
+#: The order of bytes.
+_Order = Literal["<", ">"]
 #: A message, and where what follows it begins.
 _Read = Callable[[Any, int, int], tuple[Any, int]]
 
@@ -64,7 +66,7 @@ class Decoders:
 
         return decode
 
-    def reader(self, name: str, order: str) -> _Read:
+    def reader(self, name: str, order: _Order) -> _Read:
         """Reads one message of a type anywhere in some bytes; raises as :meth:`of`."""
         if (name, order) not in self._made:
             self._made[name, order] = _Writer(self, self._store, order).written(name)
@@ -74,8 +76,9 @@ class Decoders:
 class _Writer:
     """Writes the function that reads one type."""
 
-    def __init__(self, decoders: Decoders, store: Any, order: str) -> None:
-        self._decoders, self._store, self._order = decoders, store, order
+    def __init__(self, decoders: Decoders, store: Any, order: _Order) -> None:
+        self._decoders, self._store = decoders, store
+        self._order: _Order = order
         self._lines: list[str] = []
         self._known: dict[str, Any] = {"new": object.__new__, "frombuffer": np.frombuffer}
         self._run: list[tuple[str, str]] = []  # numbers that are read at once: name, code

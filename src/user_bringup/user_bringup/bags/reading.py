@@ -83,7 +83,7 @@ class Bag:
         self._store = self._typestore(distribution, folders)
         self._readers = Decoders(self._store)
         self._classes: dict[str, type[Any]] = {}
-        self._decoders: dict[str, Callable[[bytes], Any]] = {}  # by topic
+        self._decoders: dict[str, Callable[[bytes | memoryview], Any]] = {}  # by topic
         self._unpack: Any = None
         about = _metadata(path) if path.is_dir() else {}
         if str(about.get("compression_mode") or "").upper() == "MESSAGE":
@@ -170,13 +170,13 @@ class Bag:
                 expected=f"a {self.types[message.topic]}",
             ) from error  # fmt: skip
 
-    def _decoder(self, name: str) -> Callable[[bytes], Any]:
+    def _decoder(self, name: str) -> Callable[[bytes | memoryview], Any]:
         """Makes messages of a type. Raises TransportError where it is not known."""
         store, unpack = self._store, self._unpack
-        decode: Callable[[bytes], Any]
+        decode: Callable[[bytes | memoryview], Any]
         if name.endswith("_Event") and "/srv/" in name:
             # what was asked and answered is not needed, nor is its definition
-            def decode(data: bytes) -> Any:
+            def decode(data: bytes | memoryview) -> Any:
                 return SimpleNamespace(info=store.deserialize_cdr(data[:_EVENT_BYTES], _EVENT_INFO))
         else:
             self.message_class(name)
@@ -279,7 +279,9 @@ def _as_ros(node: tuple[Any, Any]) -> str:
     return f"{inner}[{detail[1]}]" if kind.name == "ARRAY" else f"sequence<{inner}>"
 
 
-def _deserialized(deserialize: Callable[[bytes, str], Any], name: str, data: bytes) -> Any:
+def _deserialized(
+    deserialize: Callable[[bytes | memoryview, str], Any], name: str, data: bytes | memoryview
+) -> Any:
     return deserialize(data, name)
 
 

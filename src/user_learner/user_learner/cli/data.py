@@ -69,6 +69,10 @@ def parser() -> Parser:
         f"separated by commas ({', '.join(MEANINGS)})",
     )  # fmt: skip
     add_format(load)
+    load.add_argument(
+        "--processes", type=int, default=None,
+        help="how many processes read; without it as many as there are cores, where there is much to read",
+    )  # fmt: skip
     load.set_defaults(run=_import)
 
     give = commands.add_parser("export", help="write episodes of a store as a data set")
@@ -175,6 +179,7 @@ def _import(options: argparse.Namespace, console: Console) -> int:
                         report = import_data(
                             path, target, mapping, format_name=options.format, source=source,
                             progress=update, accepted=accepted, options=format_options(options),
+                            processes=options.processes,
                         )  # fmt: skip
                 except SuiteError as error:
                     if error.may_pass or error.code == "store_full":

@@ -9,8 +9,7 @@ recognised.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from user_core.errors import SuiteError
 from user_core.specs import RobotSpec, digest
 from user_core.types import EpisodeKey, EpisodeSource, TrajectorySchema
 from user_learner.data.mapping import DataMapping, Mapped, load_mapping, propose
-from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
+from user_learner.data.reading_ahead import ReadingAhead
+from user_learner.data.source import Description, EpisodeRef, Source, open_source
 from user_learner.replay.index import connect, store_at
 from user_learner.replay.layout import require_same_schema
 from user_learner.replay.meaning import join_meaning
@@ -58,6 +58,7 @@ def import_data(
     progress: Progress | None = None,
     accepted: Collection[str] = (),
     options: Mapping[str, Any] | None = None,
+    processes: int | None = 0,
 ) -> ImportReport:
     """Take the episodes of a data set into a store, each at most once.
 
@@ -71,6 +72,7 @@ def import_data(
         progress: Called with episodes done and in all.
         accepted: Differences of meaning that are none, see :mod:`user_core.meaning`.
         options: What only the format understands; before those of the mapping.
+        processes: How many read, see :class:`~user_learner.data.reading_ahead.ReadingAhead`.
 
     Raises:
         SchemaMismatch: The data has other shapes, or means other things, than the store. Nothing
@@ -80,11 +82,12 @@ def import_data(
     """
     report = ImportReport()
     options = {**(mapping.options if mapping else {}), **(options or {})}
-    with open_source(path, format_name or (mapping.format if mapping else ""), options) as data:
+    format_name = format_name or (mapping.format if mapping else "")
+    with open_source(path, format_name, options) as data:
         description = data.describe()
         if mapping is None and description.as_it_was is None and not description.roles:
             data.episodes()  # a format that lacks something says what, better than the search for an action
-        taking = _Taking(description, mapping)
+        taking = Taken(description, mapping)
         report.mapping = taking.mapping
         if target.schema is not None:
             require_same_schema(target.schema, taking.schema, str(path))
@@ -92,11 +95,16 @@ def import_data(
             target.path, target.schema, taking.spec, str(path), accepted, "--accept "
         )
         report.notes += description.notes
-        _take_all(data, taking, target, source, report, progress or (lambda done, total: None))
+        with ReadingAhead(data, taking, path, format_name, options, processes) as reading:
+            refs = list(data.episodes())
+            _take_all(
+                reading, refs, taking, target, source, report,
+                progress or (lambda done, total: None),
+            )  # fmt: skip
     return report
 
 
-class _Taking:
+class Taken:
     """How the episodes of a data set become those of a store."""
 
     def __init__(self, description: Description, mapping: DataMapping | None) -> None:
@@ -122,49 +130,47 @@ class _Taking:
 
 
 def _take_all(
-    data: Source,
-    taking: _Taking,
+    reading: ReadingAhead,
+    refs: list[EpisodeRef],
+    taking: Taken,
     target: StoreWriter,
     source: EpisodeSource | None,
     report: ImportReport,
     progress: Progress,
 ) -> None:
     log = ImportLog(target.path, target.store)
-    refs = list(data.episodes())
     waiting: dict[EpisodeKey, str] = {}
-    with ThreadPoolExecutor(1, thread_name_prefix="import") as reading:
-        try:
-            for done, (ref, future) in enumerate(_ahead(reading, data, taking, refs, log)):
-                progress(done, len(refs))
-                if future is None:
-                    report.duplicates += 1
-                    report.unread += 1
-                    continue
-                try:
-                    episode = future.result()
-                except (SuiteError, MemoryError) as error:
-                    report.skipped.append(f"episode {ref.number}: {in_one_line(error)}")
-                    continue
-                if source is not None:
-                    result = episode.result and replace(episode.result, source=source)
-                    episode = replace(episode, source=source, result=result)
-                before = len(report.skipped)
-                take(target, episode, taking.schema.hash, report)
-                if len(report.skipped) == before:
-                    waiting[episode.key] = ref.place
-                if len(waiting) >= COMMIT_EPISODES:
-                    target.commit()
-                    log.add(_committed(target.path, waiting))
-                    waiting = {}
-            target.commit()
-            log.add(_committed(target.path, waiting))
-            progress(len(refs), len(refs))
-        except BaseException:
-            reading.shutdown(cancel_futures=True)
-            with suppress(SuiteError, OSError):  # the error that is on its way says it
+    try:
+        for done, read in enumerate(reading.read(refs, log)):
+            progress(done, len(refs))
+            if read.known:
+                report.duplicates += 1
+                report.unread += 1
+                continue
+            if read.episode is None:
+                report.skipped.append(f"episode {read.ref.number}: {read.why}")
+                continue
+            episode = read.episode
+            if source is not None:
+                result = episode.result and replace(episode.result, source=source)
+                episode = replace(episode, source=source, result=result)
+            before = len(report.skipped)
+            take(target, episode, taking.schema.hash, report)
+            if len(report.skipped) == before:
+                waiting[episode.key] = read.ref.place
+            if len(waiting) >= COMMIT_EPISODES:
                 target.commit()
                 log.add(_committed(target.path, waiting))
-            raise
+                waiting = {}
+        target.commit()
+        log.add(_committed(target.path, waiting))
+        progress(len(refs), len(refs))
+    except BaseException:
+        reading.close()
+        with suppress(SuiteError, OSError):  # the error that is on its way says it
+            target.commit()
+            log.add(_committed(target.path, waiting))
+        raise
 
 
 def _committed(store: Path, waiting: dict[EpisodeKey, str]) -> list[str]:
@@ -178,23 +184,6 @@ def _committed(store: Path, waiting: dict[EpisodeKey, str]) -> list[str]:
                 (key.producer, key.incarnation, key.number),
             ).fetchone()
         ]
-
-
-def _ahead(
-    reading: ThreadPoolExecutor,
-    data: Source,
-    taking: _Taking,
-    refs: list[EpisodeRef],
-    log: ImportLog,
-) -> Iterator[tuple[EpisodeRef, Future[RecordedEpisode] | None]]:
-    """Episodes, the next of which is decoded while one is written."""
-    pending: list[tuple[EpisodeRef, Future[RecordedEpisode] | None]] = []
-    for ref in refs:
-        known = bool(ref.place) and ref.place in log
-        pending.append((ref, None if known else reading.submit(taking.read, data, ref)))
-        if len(pending) > 1:
-            yield pending.pop(0)
-    yield from pending
 
 
 class ImportLog:
@@ -218,8 +207,8 @@ class ImportLog:
                 if said.get("store") == identity:
                     self._known.update(said["places"])
 
-    def __contains__(self, place: str) -> bool:
-        return digest(place)[:24] in self._known
+    def __contains__(self, place: object) -> bool:
+        return isinstance(place, str) and digest(place)[:24] in self._known
 
     def add(self, places: list[str]) -> None:
         """Say that these are in the store, which has committed them."""

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -291,17 +292,17 @@ class Bucket:
 
     def __init__(self, name: str) -> None:
         try:
-            import boto3
-            from botocore.config import Config
-            from botocore.exceptions import BotoCoreError, ClientError
+            boto3 = import_module("boto3")
+            make_config = import_module("botocore.config").Config
+            errors = import_module("botocore.exceptions")
         except ImportError as error:
             raise PluginError(
                 "segments in a bucket need boto3", got=str(error), expected="boto3 to be installed",
                 hint="pip install -r requirements/extra_s3.txt",
             ) from error  # fmt: skip
-        self.name, self._failed = name, (BotoCoreError, ClientError)
+        self.name, self._failed = name, (errors.BotoCoreError, errors.ClientError)
         # digests are ours: not every server knows the newest checksums of Amazon's
-        config = Config(
+        config = make_config(
             connect_timeout=5, read_timeout=30, retries={"max_attempts": 2},
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

@@ -73,7 +73,7 @@ class FieldPath:
         several = ways if len(ways := _parts(text, ",")) > 1 else []
         self._several = [FieldPath(way.strip()) for way in several]
         # whether it goes to an element that some messages may lack
-        self.selects = any(way.selects for way in self._several)
+        self.selects: bool = any(way.selects for way in self._several)
         if several:
             return
         for part in _parts(text, "."):

@@ -1,0 +1,168 @@
+"""Episodes of a data set, read while others are written: by a thread, or by several processes where there is much to read.
+
+What a process gives is what the thread gives; the episodes come in the order of the data set either way.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Container, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from user_core.codecs.trajectory import RecordedEpisode
+from user_core.errors import SuiteError
+from user_core.runtime.closing import Closing
+from user_learner.data.mapping import DataMapping
+from user_learner.data.source import EpisodeRef, Source, in_one_line, open_source
+
+#: Processes read when reading has taken so long, and so much is still to come, both in seconds: they take a second or
+#: two to start.
+_TRIED_S, _LEFT_S = 3.0, 10.0
+_MOST_PROCESSES = 8
+_PR_SET_PDEATHSIG = 1
+
+
+class Taking(Protocol):
+    """Makes an episode of a store of one of a data set."""
+
+    mapping: DataMapping | None
+
+    def read(self, data: Source, ref: EpisodeRef) -> RecordedEpisode:
+        """Raises SuiteError where it cannot be."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """An episode, or why there is none. ``known``: it was not read, for it is there."""
+
+    ref: EpisodeRef
+    episode: RecordedEpisode | None = None
+    why: str = ""
+    known: bool = False
+
+
+class ReadingAhead(Closing):
+    """Reads episodes before they are asked for.
+
+    Args:
+        data: The data set, which is open.
+        taking: What is made of it.
+        path, format_name, options: How it was opened: each process opens it again.
+        processes: How many read; 0: a thread does; None: as many as there are cores, once it turns out to be worth it.
+            The program must then be one that may be imported (``if __name__ == "__main__"``).
+    """
+
+    def __init__(
+        self,
+        data: Source,
+        taking: Taking,
+        path: str | Path,
+        format_name: str,
+        options: Mapping[str, Any],
+        processes: int | None = 0,
+    ) -> None:
+        self._data, self._taking, self._asked = data, taking, bool(processes)
+        self._open_again = (str(path), format_name, dict(options), taking.mapping)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="import")
+        self._pool: ProcessPoolExecutor | None = None
+        self._count = (
+            min(len(os.sched_getaffinity(0)), _MOST_PROCESSES) if processes is None else processes
+        )
+        self._began_s = time.monotonic()
+
+    def read(self, refs: Iterable[EpisodeRef], known: Container[str]) -> Iterator[Read]:
+        """Episodes in their order; those whose place is known are not read."""
+        waiting: deque[tuple[EpisodeRef, Future[RecordedEpisode | str] | None]] = deque()
+        left = deque((ref, bool(ref.place) and ref.place in known) for ref in refs)
+        unread, done = sum(not there for _, there in left), 0
+        while left or waiting:
+            while left and len(waiting) < self._depth(done, unread - done):
+                ref, there = left.popleft()
+                waiting.append((ref, None if there else self._begin(ref)))
+            ref, future = waiting.popleft()
+            if future is None:
+                yield Read(ref, known=True)
+                continue
+            found = self._result(ref, future)
+            done += 1
+            yield Read(ref, why=found) if isinstance(found, str) else Read(ref, found)
+
+    def close(self) -> None:
+        """Stop reading. Idempotent."""
+        for executor in (self._thread, self._pool):
+            if executor is not None:
+                executor.shutdown(cancel_futures=True)
+        self._pool = None
+
+    def _begin(self, ref: EpisodeRef) -> Future[RecordedEpisode | str]:
+        if self._pool is not None and self._count:
+            with suppress(BrokenProcessPool):
+                return self._pool.submit(_read_there, ref)
+        return self._thread.submit(_tried, self._taking, self._data, ref)
+
+    def _result(
+        self, ref: EpisodeRef, future: Future[RecordedEpisode | str]
+    ) -> RecordedEpisode | str:
+        try:
+            return future.result()
+        except BrokenProcessPool:  # one was killed: for want of memory, most likely
+            self._count = 0
+            return self._thread.submit(_tried, self._taking, self._data, ref).result()
+
+    def _depth(self, done: int, left: int) -> int:
+        """How many episodes are being read, or wait to be written."""
+        if self._pool is None and self._count > 1 and self._is_worth_it(done, left):
+            self._pool = ProcessPoolExecutor(
+                self._count, multiprocessing.get_context("spawn"), _open_there,
+                (os.getpid(), *self._open_again),
+            )  # fmt: skip
+        return max(2, self._count + 1) if self._pool is not None else 2
+
+    def _is_worth_it(self, done: int, left: int) -> bool:
+        if self._asked:
+            return left > 1
+        spent_s = time.monotonic() - self._began_s
+        return done > 0 and spent_s > _TRIED_S and spent_s / done * left > _LEFT_S
+
+
+def _tried(taking: Taking, data: Source, ref: EpisodeRef) -> RecordedEpisode | str:
+    """An episode, or why there is none: errors of ours do not all travel between processes."""
+    try:
+        return taking.read(data, ref)
+    except (SuiteError, MemoryError) as error:
+        return in_one_line(error)
+
+
+#: Of a process that reads: what it reads from, and what it makes of it.
+_there: list[Any] = []
+
+
+def _open_there(
+    parent: int,
+    path: str,
+    format_name: str,
+    options: Mapping[str, Any],
+    mapping: DataMapping | None,
+) -> None:
+    from user_learner.data.importing import Taken
+
+    with suppress(OSError, AttributeError):  # it ends with who has started it, however that ends
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise SystemExit
+    data = open_source(path, format_name, options).__enter__()
+    _there[:] = [Taken(data.describe(), mapping), data]
+
+
+def _read_there(ref: EpisodeRef) -> RecordedEpisode | str:
+    return _tried(_there[0], _there[1], ref)
