@@ -44,6 +44,7 @@ class Lab:
             self.store.note_host("h1", "here", "", REPORT.to_json())
         self.scheduler = Scheduler(self.store)
         self.log = ""
+        self.all_is_known = threading.Event()  # who asks for the log has it to its end
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self._work)
         (folder / "one.yaml").write_text(EXPERIMENT)
@@ -55,11 +56,13 @@ class Lab:
                 self.scheduler.step(view_of(self.store))
 
     def log_part(self, host: str, fencing: int, offset: int) -> dict[str, Any]:
-        """As a host answers, 40 bytes at a time."""
+        """As a host answers, 200 bytes at a time."""
         if not self.log:
             raise TransportError(f"log of grant {fencing}", got=f"no answer of {host}")
         begin = max(0, len(self.log) + offset) if offset < 0 else offset
-        part = self.log[begin : begin + 40]
+        part = self.log[begin : begin + 200]
+        if not part:
+            self.all_is_known.set()
         return {"offset": begin, "end": begin + len(part), "size": len(self.log), "text": part}
 
     def run(self, *words: str) -> tuple[int, str]:
@@ -115,11 +118,19 @@ def test_logs_are_fetched_in_parts_and_bounded(
     assert (row["role"], row["line"]) == ("robots", "step 99")
     with pytest.raises(ConfigError, match="learner"):
         lab.run("logs", "one", "learner")
-    more = threading.Timer(1.5, lambda: setattr(lab, "log", lab.log + "ne\nthe end\n"))
-    end = threading.Timer(3.0, lambda: lab.store.ask({"do": "finish", "name": "one"}))
-    more.start()
-    end.start()
+
+    def goes_on() -> None:
+        assert lab.all_is_known.wait(60)
+        lab.log += "ne\nthe end\n"
+        lab.all_is_known.clear()
+        assert lab.all_is_known.wait(60)
+        lab.store.ask({"do": "finish", "name": "one"})
+
+    lab.all_is_known.clear()
+    going = threading.Thread(target=goes_on)
+    going.start()
     assert lab.run("logs", "one", "-f", "-n", "0")[0] == 0  # ends with the experiment
+    going.join()
     assert capsys.readouterr().out == "half a line\nthe end\n"
 
 

@@ -332,7 +332,9 @@ class _Up:
     def _process_words(self) -> dict[str, str]:
         fine = (ChildState.RUNNING, ChildState.STOPPING, ChildState.ENDED)
         return {
-            name: "" if child.state in fine else f"{child.state.value}, {child.detail}"
+            name: ""
+            if child.state in fine
+            else ", ".join(filter(None, (child.state.value, child.detail)))
             for name, child in self.supervisor.children.items()
         }
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from user_core.command_line import Parser
 from user_core.errors import SpecError
-from user_core.types import PLAN, EpisodeSource
+from user_core.types import PLAN, EpisodeSource, Outcome
 from user_learner.cli.running import progress, run
 from user_learner.edits.entries import OUTCOMES, Edit, label
 from user_learner.edits.listing import EpisodeFilter, Listed, list_all, named, select
@@ -262,7 +262,8 @@ def _append(options: argparse.Namespace, console: Console, view: EditedEpisodes,
     if options.json:
         print(json.dumps(_entry(done, view)))
     else:
-        what = f" of {len(done.episodes):,} episodes" if done.episodes else ""
+        count = len(done.episodes)
+        what = f" of {count:,} episode{'s' if count > 1 else ''}" if count else ""
         console.print(f"edit {done.number}: {done.kind.value}{what} (undo: user episodes undo "
                       f"{options.store} {done.number})", soft_wrap=True)  # fmt: skip
     return 0
@@ -343,8 +344,7 @@ def _log(options: argparse.Namespace, console: Console, view: EditedEpisodes) ->
     table = Table("#", "when", "who", "what", "episodes", "why")
     for edit in view.log.edits:
         when = datetime.datetime.fromtimestamp(edit.time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
-        values = ", ".join(f"{k} {v}" for k, v in edit.values.items() if v not in (None, []))
-        what = f"{edit.kind.value} {values}".strip()
+        what = _in_words(edit)
         if edit.number in view.state.undone:
             what += " (undone)"
         episodes = str(edit.episodes[0]) if len(edit.episodes) == 1 else f"{len(edit.episodes):,}"
@@ -353,6 +353,23 @@ def _log(options: argparse.Namespace, console: Console, view: EditedEpisodes) ->
         )
     console.print(table)
     return 0
+
+
+def _in_words(edit: Edit) -> str:
+    """What an edit does: ``relabel outcome success, reward 1, terminated yes``."""
+    said = []
+    for name, value in edit.values.items():
+        if name == "outcome":
+            value = Outcome(value).name.lower()
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, float):
+            value = f"{value:g}"
+        elif isinstance(value, (list, tuple)):
+            value = " ".join(map(str, value))
+        if value not in (None, ""):
+            said.append(f"{name} {value}")
+    return f"{edit.kind.value} {', '.join(said)}".strip()
 
 
 def _entry(edit: Edit, view: EditedEpisodes) -> dict[str, Any]:

@@ -172,8 +172,8 @@ def _relabel(options: argparse.Namespace, console: Console) -> int:
         with progress(console, "judging episodes") as update:
             report = relabel(view, choice, column, options.author, options.reason, update)
         console.print(
-            f"{report.steps:,} steps of {report.episodes:,} episodes judged, {report.before:,} episodes "
-            f"were; {report.changed:,} steps differ from what was recorded; a success in "
+            f"{report.steps:,} steps of {report.episodes:,} episodes judged ({report.before:,} episodes had "
+            f"been before); {report.changed:,} steps differ from what was recorded; a success in "
             f"{report.successes:,} episodes",
             soft_wrap=True,
         )

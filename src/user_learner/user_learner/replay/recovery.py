@@ -288,6 +288,21 @@ def bad_block(path: Path, layout: RowLayout, block_rows: int, entry: LogEntry) -
     return None
 
 
+def require_whole(path: Path, layout: RowLayout, block_rows: int, entry: LogEntry) -> None:
+    """Refuse rows that are damaged: written anew they would get checksums that are right for them.
+
+    Raises:
+        StoreCorrupt: A block of a segment's directory disagrees with an entry's checksums.
+    """
+    block = bad_block(path, layout, block_rows, entry)
+    if block is not None:
+        raise StoreCorrupt(
+            f"segment {path}", got=f"another checksum of block {block}",
+            expected="rows as they were written",
+            hint="user replay verify STORE --repair sets damaged rows aside",
+        )  # fmt: skip
+
+
 def _cut_incomplete_chunks(found: list[_Found]) -> None:
     """Cut off the beginnings of chunks whose other piece, in another segment, never came."""
     pieces: dict[ChunkId | EpisodeKey, int] = defaultdict(int)

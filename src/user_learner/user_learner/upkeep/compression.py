@@ -42,7 +42,7 @@ from user_learner.replay.packed import (
     unpack_file,
 )
 from user_learner.replay.reader import StoreReader
-from user_learner.replay.recovery import bad_block
+from user_learner.replay.recovery import require_whole
 from user_learner.replay.segments import (
     SEGMENTS,
     is_away,
@@ -373,12 +373,7 @@ class _Work:
         layout, block_rows = self._reader.layout, self._reader.meta.block_rows
         for entry in self._reader.log(segment.number):
             self._before_group()
-            block = bad_block(segment.path, layout, block_rows, entry)
-            if block is not None:
-                raise StoreCorrupt(
-                    f"block {block}", got="another checksum", expected="rows as they were written",
-                    hint="user replay verify STORE --repair sets damaged rows aside",
-                )  # fmt: skip
+            require_whole(segment.path, layout, block_rows, entry)
 
     def _note(self, segment: _Segment, reason: str) -> None:
         self._report.notes.append(f"segment {segment.number} stays as it is: {reason}")

@@ -22,7 +22,7 @@ from sqlite3 import Connection
 
 import numpy as np
 
-from user_core.errors import StoreCorrupt, StoreError
+from user_core.errors import StoreError
 from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource, Outcome
 from user_learner.edits.log import EditLog
@@ -34,7 +34,7 @@ from user_learner.replay.layout import LogEntry, encode_entry
 from user_learner.replay.maintenance import FORGETTABLE, Retired, forget
 from user_learner.replay.pending_index import CLOSED, SegmentState
 from user_learner.replay.reader import StoreReader
-from user_learner.replay.recovery import bad_block
+from user_learner.replay.recovery import require_whole
 from user_learner.replay.segments import (
     OpenSegment,
     SegmentFiles,
@@ -256,7 +256,7 @@ def rewrite(reader: StoreReader, plan: Plan, meta: StoreMeta, number: int) -> Re
             at, checksums = state.rows, {}
             if entry.rows:
                 moved.setdefault(extent, at)
-                _require_whole(reader, meta, segment, entry)
+                require_whole(path, layout, meta.block_rows, entry)
                 packed = [read_rows(path, f, entry.start, entry.rows) for f in layout.files]
                 checksums = fresh.write(packed, meta.block_rows)
             fresh.write_log(encode_entry(replace(entry, start=at, checksums=checksums)))
@@ -325,18 +325,6 @@ def _lives(reader: StoreReader, plan: Plan, key: EpisodeKey) -> bool:
         (CLOSED, number),
     ).fetchone()
     return bool(found[0])
-
-
-def _require_whole(reader: StoreReader, meta: StoreMeta, segment: int, entry: LogEntry) -> None:
-    """Damaged rows must not get checksums that are right for them."""
-    path = segment_directory(reader.path, segment)
-    block = bad_block(path, reader.layout, meta.block_rows, entry)
-    if block is not None:
-        raise StoreCorrupt(
-            f"segment {segment} of {reader.path}", got=f"another checksum of block {block}",
-            expected="rows as they were written, to keep some of them",
-            hint="user replay verify STORE --repair sets damaged rows aside",
-        )  # fmt: skip
 
 
 def install(store: Path, connection: Connection, done: Rewritten) -> list[Retired]:
