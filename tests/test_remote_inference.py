@@ -10,7 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from user_core.types import Outcome
+from user_core.codecs.weights import encode_version
+from user_core.config import from_mapping
+from user_core.policies import policy_config_hash
+from user_core.types import ActedBy, Outcome, PolicyVersion
+from user_hal.node_configs import HalConfig
+from user_hal.robot_file import build_robot, spec_of
 from user_learner.replay.reader import StoreReader
 from user_testing.link_emulator import LinkQuality, unavailable
 from user_testing.worlds.remote import WATCHDOG_S, DriverLog, RemoteWorld, stop_answers
@@ -32,14 +37,14 @@ Make = Callable[..., RemoteWorld]
 def make(tmp_path: Path) -> Iterator[Make]:
     robot = {"log_file": str(tmp_path / "driver.jsonl"), "period_s": PERIOD_S, "max_step_m": 0.02}
     with ExitStack() as stack:
-        yield lambda quality=LINK, apart=False: RemoteWorld(
+        yield lambda quality=LINK, apart=False, **remote: RemoteWorld(
             tmp_path, stack, quality, apart=apart,
             hal={
                 "robot": {"plugin": "user_testing.worlds.remote_parts:PictureRobot", "params": robot},
                 "safety": {"watchdog_s": WATCHDOG_S}, "loop": {"blend_rows": 2},
             },
             policy={"plugin": "user_testing.worlds.remote_parts:GoThere", "params": {"rows": 16}},
-            remote={"coding": "jpeg60"},
+            remote={"coding": "jpeg60", **remote},
         )  # fmt: skip
 
 
@@ -72,6 +77,43 @@ def test_it_reaches_its_goals_stops_when_answers_stop_and_all_is_stored_once_as_
     steps, chunks = world.settle()
     assert chunks == 0
     check_store(world.store, steps)
+
+
+def test_a_policy_on_the_robot_goes_on_while_the_other_host_is_gone(
+    make: Make, tmp_path: Path
+) -> None:
+    """As a process: with the file of a smaller policy, and the other host's again by itself."""
+    smaller = {"plugin": "user_testing.worlds.remote_parts:GoThere", "params": {"rows": 2}}
+    robot = {"plugin": "user_testing.worlds.remote_parts:PictureRobot",
+             "params": {"period_s": PERIOD_S, "max_step_m": 0.02}}  # fmt: skip
+    described = from_mapping(HalConfig, {"robot": robot}).expand({"robot": robot})
+    spec = spec_of(described, build_robot(described))
+    config_hash = policy_config_hash(smaller["plugin"], smaller["params"], spec)
+    file = tmp_path / "policy.safetensors"
+    file.write_bytes(encode_version(PolicyVersion(7, {}, config_hash, created_ns=1)))
+    world = make(fallback={"weights": str(file), **smaller, "back_after_s": 0.5})
+    world.start()
+    world.until(lambda: world.episodes(Outcome.SUCCESS) >= 1, "it reaches a goal", PATIENCE_S)
+    world.inference.kill()
+    world.until(lambda: who_succeeds(world.store)[-1:] == [7], "the one here does", PATIENCE_S)
+    world.inference.start()
+    world.until(lambda: who_succeeds(world.store)[-1:] == [0], "and the other again", PATIENCE_S)
+    steps, chunks = world.settle()
+    assert chunks == 0
+    check_store(world.store, steps)
+
+
+def who_succeeds(store: Path) -> list[int]:
+    """Version that took the last step of each episode that succeeded; who that was fits to it."""
+    reader, found = StoreReader(store), []
+    for episode in reader.episodes():
+        if episode.result is not None and episode.result.outcome is Outcome.SUCCESS:
+            columns = reader.read_episode(episode)
+            here = columns["acted_by"][:-1] == ActedBy.FALLBACK
+            assert (columns["policy_version"][:-1] == 7 * here).all()
+            found.append(int(columns["policy_version"][-2]))
+    reader.close()
+    return found
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from user_actor.loop.config import FallbackConfig, RemoteConfig
 from user_actor.loop.fallback import Fallback, policy_of_file
 from user_actor.loop.policy import FixedPolicy, PolicyHolder
 from user_core.codecs.weights import encode_version
+from user_core.config import from_mapping
 from user_core.errors import CodecError, ConfigError, PolicyError
 from user_core.fakes import FakeRobot, PolicyMailbox
 from user_core.plugins import PluginChoice
@@ -177,6 +178,5 @@ def test_a_policy_file_is_tried_before_anything_moves(tmp_path):
 
 
 def test_versions_are_those_of_the_actors_own_policy():
-    own = PluginChoice(plugin="tanh_gaussian")
     with pytest.raises(ConfigError, match="policy file"):
-        RemoteConfig(fallback=FallbackConfig(weights="versions", policy=own))
+        from_mapping(RemoteConfig, {"fallback": {"weights": "versions", "plugin": "flow"}})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
@@ -232,11 +232,12 @@ class FallbackConfig(Config):
         doc="versions: the learner's newest, which are then pulled as where the policy acts here; a policy file "
         "(policy.safetensors of a training or run); empty: nobody acts, and the robot holds.",
     )
-    policy: PluginChoice | None = setting(
-        None,
-        doc="The policy plugin of a policy file, where it is another than the one on the other host, for instance a "
-        "smaller one.",
+    plugin: str = setting(
+        "",
+        doc="The policy plugin of a policy file, where it is another than the actor's `policy`, for instance a smaller "
+        "one; empty: that one, with its parameters.",
     )
+    params: dict[str, Any] = setting(factory=dict, doc="Parameters of `plugin`.")
     after_s: float = setting(
         0.3,
         doc="It takes over when the other host has not answered for this long and nothing planned is left. Where that is "
@@ -252,11 +253,15 @@ class FallbackConfig(Config):
     )
 
     def validate(self) -> None:
-        if self.policy is not None and self.weights in ("", "versions"):
+        if self.plugin and self.weights in ("", "versions"):
             raise ConfigError(
-                "remote.fallback.policy", got=f"weights: {self.weights or 'none'}",
+                "remote.fallback.plugin", got=f"weights: {self.weights or 'none'}",
                 expected="a policy file: versions are those of the actor's own policy",
             )  # fmt: skip
+
+    def choice(self, own: PluginChoice) -> PluginChoice:
+        """The policy of a policy file, where the actor's own is this."""
+        return PluginChoice(plugin=self.plugin, params=self.params) if self.plugin else own
 
 
 class RemoteConfig(Config):

@@ -136,7 +136,7 @@ def policy_of_file(file: str, choice: PluginChoice, spec: RobotSpec, task: Task)
             "remote.fallback.weights", got=str(error), expected="`versions`, or a policy file",
             hint="`user train` and runs keep theirs as policy.safetensors",
         ) from error  # fmt: skip
-    policy = choice.build("policies", spec, path="remote.fallback.policy")
+    policy = choice.build("policies", spec, path="remote.fallback")
     policy.load(version.arrays)
     policy.reset(task)
     seen = spec.sample_observation(np.random.default_rng(0), policy.observation_history)

@@ -269,7 +269,7 @@ class ActorNode(LifecycleNode):
         if chosen.weights == "versions":
             policies = self._versions(spec, stack)
         else:
-            choice = chosen.policy or config.policy
+            choice = chosen.choice(config.policy)
             policies = policy_of_file(chosen.weights, choice, spec, self._task())
         return Fallback(chosen, policies, Clock(), grace_s=config.remote.silence_s)
 

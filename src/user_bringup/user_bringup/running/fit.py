@@ -265,7 +265,7 @@ def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
         return None
     fallback = config.remote.fallback
     if config.remote.enabled and fallback.weights not in ("", "versions"):
-        policy_of_file(fallback.weights, fallback.policy or config.policy, spec, Task())
+        policy_of_file(fallback.weights, fallback.choice(config.policy), spec, Task())
     policy = config.policy.build("policies", spec, path="policy")
     rng = np.random.default_rng(0)
     seen = spec.sample_observation(rng, policy.observation_history)
