@@ -77,6 +77,19 @@ class ChunkCode:
             start += count
         return unit.flatten(1)
 
+    def settle_batch(self, code: Tensor) -> Tensor:
+        """Codes (B, T, D) as those of the actions that they become. Gradients of a choice are those of the softmax of its
+        numbers (the straight-through estimator of Jang et al. 2017), which end where it is clear."""
+        import torch
+
+        settled = self.encode_batch(self.decode_batch(code.detach()))
+        parts, start = [code[..., : self.moved].clamp(-1, 1)], self.moved
+        for count in self.scale.counts:
+            share = 2 * code[..., start : start + count].softmax(-1)
+            parts.append(settled[..., start : start + count] + (share - share.detach()))
+            start += count
+        return torch.cat(parts, -1)
+
     def weights(self, weight: Tensor) -> Tensor:
         """Of the elements of actions, (B, T x A), those of their codes, (B, T, D)."""
         import torch

@@ -28,23 +28,36 @@ class PathNetwork(LossNetwork, Protocol):
     """A flow whose samples have a density, as the algorithm ``sac_flow`` wants it.
 
     Attributes:
-        path_numbers: Numbers of noise on the way to a chunk, K x T x D.
+        code_numbers: Numbers of a chunk as critics see it, T x D.
+        path_numbers: Numbers of noise on the way to it, K x T x D.
         no_paths: Why its samples have no density; empty where they have.
     """
 
+    code_numbers: int
     path_numbers: int
     no_paths: str
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """What critics see, and :meth:`wander`, (B, F); without parameters of its own."""
+        """What critics see, and :meth:`wander`, (B, F); without gradients."""
+
+    def seen_in(self, features: Tensor) -> Tensor:
+        """What :meth:`loss_of` sees, of :meth:`encode`."""
+
+    def loss_of(
+        self, seen: Tensor, action: Tensor, weight: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """As :meth:`loss`, without what sees images."""
+
+    def codes(self, action: Tensor) -> Tensor:
+        """What critics see of actions (B, T x A), (B, T x D)."""
 
     def wander(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Chunks (B, T x A) in network units by paths with noise, and the log-densities of these, given what they
+        """Chunks as critics see them, (B, T x D), by paths with noise, and the log-densities of these, given what they
         began with, (B,); with gradients."""
 
 
 class FlowNetwork(GenerativeNetwork):
-    """Flow matching over chunks; a :class:`PathNetwork` where it sees numbers only.
+    """Flow matching over chunks; a :class:`PathNetwork` where its steps have noise.
 
     Args:
         config: Of the policy.
@@ -67,13 +80,9 @@ class FlowNetwork(GenerativeNetwork):
                 perceptron.hidden, velocity.parts,
             )  # fmt: skip
         super().__init__(config, features, code, Flow(), steps, velocity=velocity)
-        self.path_numbers, self.no_paths = config.steps * config.rows * code.size, ""
-        if not config.path_noise:
-            self.no_paths = "path_noise is 0"
-        elif features.image_names:
-            self.no_paths = f"it sees images, {', '.join(features.image_names)}"
-        elif code.scale.categorical:
-            self.no_paths = "its actions have choices"
+        self.code_numbers = config.rows * code.size
+        self.path_numbers = config.steps * self.code_numbers
+        self.no_paths = "" if config.path_noise else "path_noise is 0"
         self.student: nn.Module | None = None
         if not config.distill:
             return
@@ -121,15 +130,29 @@ class FlowNetwork(GenerativeNetwork):
         said = BatchModel(self.student, PLAIN, self.context(inputs))(noise, 0.0, None)
         return loss + mean_of((noise + said - end).square(), None)
 
+    @torch.no_grad()
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return self.normalised(inputs)
+        """The numbers, or where there are images all tokens: their mean would not say where things are."""
+        if not self.features.image_names:
+            return self.normalised(inputs)
+        return self.seen_by(self.denoiser, inputs).flatten(1)
+
+    def seen_in(self, features: Tensor) -> Tensor:
+        if self.features.image_names:
+            return features.view(len(features), -1, self.config.embedding)
+        seen: Tensor = self.denoiser.see(features, {})  # type: ignore[operator]
+        return seen
+
+    def codes(self, action: Tensor) -> Tensor:
+        return self.code.encode_batch(action).flatten(1)
 
     def wander(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        seen: Tensor = self.denoiser.see(features, {})  # type: ignore[operator]
+        seen = self.seen_in(features)
         shape = (self.generation.steps + 1, len(features), self.rows, self.code.size)
         noise = torch.randn(shape, generator=generator, device=features.device)
         made, sizes = Flow().wander(
             BatchModel(self.denoiser, self.velocity, seen), noise[0], noise[1:]
         )
         spread = torch.stack(sizes).log() + 0.5 * (noise[1:].square() + math.log(2 * math.pi))
-        return self.unscaled(made), -spread.sum((0, 2, 3))
+        code = made / self.action_scale + self.action_offset
+        return self.code.settle_batch(code).flatten(1), -spread.sum((0, 2, 3))

@@ -180,11 +180,14 @@ class ActorCriticNetworks:
         policy: Its network.
         spec: The robot's.
         device: Where they live.
+        action_codes: Numbers that critics see of what is done, among them choices as numbers of their own; None: actions
+            as they are, and values of each choice.
     """
 
     def __init__(
-        self, config: SACConfig, policy: DistributionNetwork, spec: RobotSpec, device: torch.device
-    ) -> None:
+        self, config: SACConfig, policy: DistributionNetwork, spec: RobotSpec, device: torch.device,
+        action_codes: int | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.policy, self.device = config, policy, device
         self.dtype = getattr(torch, config.precision)
         encoder: dict[str, Tensor] = {}
@@ -192,11 +195,12 @@ class ActorCriticNetworks:
         for name, parameter in policy.named_parameters():
             (encoder if name.startswith("encoder.") else actor)[name] = parameter
         self.encodes = bool(encoder)
-        rows, size = policy.rows, spec.action.size
-        elements = [row * size + i for row in range(rows) for i in spec.action.categorical]
-        counts = rows * list(spec.action.counts)
-        moved = rows * size - len(elements)
-        self.choices = ChoiceValues(elements, counts) if counts else None
+        rows, size, moved, self.choices = policy.rows, spec.action.size, action_codes, None
+        if moved is None:
+            elements = [row * size + i for row in range(rows) for i in spec.action.categorical]
+            counts = rows * list(spec.action.counts)
+            moved = rows * size - len(elements)
+            self.choices = ChoiceValues(elements, counts) if counts else None
         critics = ensemble_arrays(
             config.critics,
             tried(policy, nothing_seen(spec), device).shape[1] + moved,
@@ -217,8 +221,6 @@ class ActorCriticNetworks:
 
     def features(self, inputs: Inputs, generator: torch.Generator) -> Tensor:
         """What actor and critics see, (B, F); images are shifted at random, then encoded."""
-        if not self.encodes:
-            return self.policy.encode(inputs)
         inputs = shifted(inputs, self.config.image_shift, generator)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.policy.encode(inputs).float()
@@ -306,9 +308,9 @@ class SAC(Algorithm):
         self.config, self.device = config, torch.device(config.device)
         self.updates_per_call = config.critic_updates
         network: DistributionNetwork = network_of(policy, self.needs, name, self.device)
-        require_choices(network, spec, name, self.device)
+        codes = self._require(network, spec)
         self._minibatcher = Minibatcher(network, spec, self.device)
-        self.networks = ActorCriticNetworks(config, network, spec, self.device)
+        self.networks = ActorCriticNetworks(config, network, spec, self.device, codes)
         size, chosen = spec.action.size, spec.action.categorical
         every = range(network.rows * size)
         self._continuous = [i for i in every if i % size not in chosen]
@@ -329,6 +331,12 @@ class SAC(Algorithm):
         largest = max(config.max_temperature, config.initial_temperature)
         self._log_temperature_bounds = (math.log(_MIN_TEMPERATURE), math.log(largest))
         self._temperature, self._largest_temperature = config.initial_temperature, largest
+
+    def _require(self, network: Any, spec: RobotSpec) -> int | None:
+        """Raise PluginError unless the network can be trained; says as what critics see actions, see
+        :class:`ActorCriticNetworks`."""
+        require_choices(network, spec, type(self).__name__, self.device)
+        return None
 
     def warnings(self) -> list[Reason]:
         """What a person should know of the training."""
@@ -486,7 +494,7 @@ class SAC(Algorithm):
     ) -> dict[str, Tensor]:
         networks = self.networks
         if networks.choices is None:
-            action = minibatch.over_the_end(self.generator)
+            action = self._as_judged(minibatch.over_the_end(self.generator))
             values = networks.values(networks.critics.named, features, action)
         else:
             continuous = minibatch.action[:, self._continuous]
@@ -504,6 +512,10 @@ class SAC(Algorithm):
             "target": target.mean(),
             **metrics,
         }
+
+    def _as_judged(self, action: Tensor) -> Tensor:
+        """Actions (B, T x A) as critics see them."""
+        return action
 
     def _more_of_critics(
         self, features: Tensor, values: Tensor, ahead: Ahead

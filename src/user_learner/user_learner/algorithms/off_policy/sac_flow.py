@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from user_core.errors import PluginError
 from user_core.interfaces import Policy
 from user_core.policies.generative.flow_network import PathNetwork
 from user_core.specs import RobotSpec
-from user_learner.algorithms.common.batches import Minibatch, network_of
+from user_learner.algorithms.common.batches import Minibatch, shifted
 from user_learner.algorithms.common.distributed import gathered
 from user_learner.algorithms.off_policy.critics_first import CriticsFirst, CriticsFirstConfig
 
@@ -45,11 +45,16 @@ class SACFlow(CriticsFirst):
     their Flow-T). Steps with noise of their own (``path_noise``) give a path a density, whose logarithm stands where
     that of an action stands in SAC. Critics judge whole chunks.
 
+    What sees images is a part of the flow. It learns by cloning while critics learn alone, then stays: critics and flow take
+    all of its tokens as given, so that what they learn goes on meaning what it did.
+    Choices are the numbers that the flow makes them from (:mod:`user_core.policies.generative.coding`): critics see which one
+    became of these, and gradients pass as if nothing had been chosen.
+
     Args:
         config: Parameters.
-        spec: The robot's; its actions are continuous.
-        policy: ``flow`` with ``path_noise`` above 0 that sees numbers only; its weights are the first ones. Batches are
-            windows of T steps (``sampler.window``).
+        spec: The robot's; elements of its actions may be choices.
+        policy: ``flow`` with ``path_noise`` above 0; its weights are the first ones. Batches are windows of T steps
+            (``sampler.window``).
 
     Raises:
         PluginError: It is another one.
@@ -60,16 +65,18 @@ class SACFlow(CriticsFirst):
     needs = PathNetwork
 
     def __init__(self, config: SACFlowConfig, spec: RobotSpec, policy: Policy) -> None:
-        tried = network_of(policy, self.needs, "SACFlow", torch.device("cpu"))
-        if tried.no_paths:
+        super().__init__(config, spec, policy)
+        self._network: Any = self.networks.policy
+
+    def _require(self, network: Any, spec: RobotSpec) -> int:
+        if network.no_paths:
             raise PluginError(
-                "policy of SACFlow", got=f"{type(policy).__name__}: {tried.no_paths}",
-                expected="flow with path_noise above 0, not distilled, that sees numbers only, for a robot without choices",
+                "policy of SACFlow", got=f"flow: {network.no_paths}",
+                expected="flow with path_noise above 0, not distilled",
                 hint="Set path_noise: 0.5 and velocity: gated where its base is trained, too; see "
                 "docs/how_to/improve_a_policy.md",
             )  # fmt: skip
-        super().__init__(config, spec, policy)
-        self._network = cast(Any, self.networks.policy)
+        return int(network.code_numbers)
 
     def _observe(self, minibatches: Sequence[Minibatch]) -> None:
         """Settle the scale of actions from what was done."""
@@ -83,13 +90,20 @@ class SACFlow(CriticsFirst):
         drawn: tuple[Tensor, Tensor] = self._network.wander(features, self.generator)
         return drawn
 
+    def _as_judged(self, action: Tensor) -> Tensor:
+        codes: Tensor = self._network.codes(action)
+        return codes
+
     def _more_of_actor(self, minibatch: Minibatch) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Cloning."""
         if self.config.cloning_weight == 0:
             return None, {}
-        loss = self._network.loss(
-            minibatch.inputs, minibatch.action, minibatch.weight, self.generator
-        )
+        inputs = shifted(minibatch.inputs, self.config.image_shift, self.generator)
+        what = minibatch.action, minibatch.weight, self.generator
+        if self.alone:
+            loss = self._network.loss(inputs, *what)
+        else:
+            loss = self._network.loss_of(self._network.seen_in(self._network.encode(inputs)), *what)
         return self.config.cloning_weight * loss, {"cloning_loss": loss.detach()}
 
     def _target_entropies(self, like: Tensor) -> Tensor:
