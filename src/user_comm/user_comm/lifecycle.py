@@ -127,6 +127,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
         self.autostart = Autostart(self)
         self.diagnostics.watch("lifecycle", self._lifecycle_item)
         self._heartbeat = DiagnosticsPublisher(self, self.diagnostics, also=self._say_again)
+        self.lost.say = lambda text: self.get_logger().warning(text, throttle_duration_sec=5.0)
         machine: Any = self._state_machine
         self._state_machine: Any = LenientStateMachine(machine, self.lost)
         self.when_finalized: Callable[[], None] = lambda: None

@@ -36,9 +36,14 @@ _PAUSE_S = 0.2
 
 
 class LostMessages:
-    """The account of one node. May be used from any thread."""
+    """The account of one node. May be used from any thread.
+
+    Attributes:
+        say: Is told of each in words; they may be many.
+    """
 
     def __init__(self) -> None:
+        self.say: Callable[[str], object] = lambda text: None
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._last_s, self._last_error = 0.0, ""
@@ -54,6 +59,7 @@ class LostMessages:
         with self._lock:
             self._counts[what] += 1
             self._last_s, self._last_error = time.monotonic(), str(error)
+        self.say(f"{what} was not taken by the middleware: {error}")
 
     def publisher_class(self, *args: Any, **options: Any) -> LenientPublisher:
         """What ``rclpy.node.Node.create_publisher`` takes for ``publisher_class``."""

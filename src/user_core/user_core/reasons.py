@@ -70,6 +70,9 @@ SPEC_DIFFERS = _code("spec_differs", "The robot is not of the kind that the acto
 SAFETY_STOP = _code("safety_stop", "The robot's safety gate has stopped it for the time being.")
 EMERGENCY_STOP = _code("emergency_stop", "The emergency stop is latched until it is reset.")
 NO_OBSERVATIONS = _code("no_observations", "The robot shows no observations.")
+COMMANDS_UNHEARD = _code(
+    "commands_unheard", "The robot is sent commands, and says that none has come."
+)
 ROBOT_WAS_RESET = _code("robot_was_reset", "The robot was reset or restarted within an episode.")
 PERSON_TOOK_OVER = _code("person_took_over", "A person took over an evaluation.")
 PERSON_ENDED = _code("person_ended", "A person ended the episode without a verdict.")

@@ -26,7 +26,14 @@ from user_comm.start import end_spinning
 from user_core.config import from_mapping
 from user_core.errors import CodecError, DeviceError, TransportError
 from user_core.interfaces import TeleopCommand
-from user_core.reasons import NODE_WAITS, OUTBOX_FULL, SAFETY_STOP, STEPS_IRREGULAR, Reason
+from user_core.reasons import (
+    COMMANDS_UNHEARD,
+    NODE_WAITS,
+    OUTBOX_FULL,
+    SAFETY_STOP,
+    STEPS_IRREGULAR,
+    Reason,
+)
 from user_core.runtime.observation_box import ObservationBox
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Label, Observation
@@ -190,6 +197,32 @@ def test_a_safety_stop_ends_an_episode_but_one_from_before_the_reset_does_not(ro
     assert robot.trouble().code == SAFETY_STOP
     robot.on_safety(status(SafetyStatus.ACTIVE))
     assert not robot.trouble()
+
+
+def test_a_robot_that_hears_no_command_ends_the_episode(robot, monkeypatch):
+    """Seen after a restart of the hal: observations came, and 143 steps were recorded of a robot that stood still."""
+    now_s = [100.0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: int(now_s[0] * 1e9))
+    chunk = ActionChunk(np.zeros((1, 2), np.float32), 1000, sequence=1)
+
+    def after(seconds, state, refused=0):
+        now_s[0] += seconds
+        message = status(state)
+        message.refused = refused
+        robot.on_safety(message)
+        return robot.trouble()
+
+    robot.reset(None).result(5)
+    assert not after(10.0, SafetyStatus.IDLE), "nobody sends anything"
+    robot.send(chunk)
+    assert not after(1.0, SafetyStatus.IDLE)
+    robot.send(chunk)
+    assert after(1.5, SafetyStatus.IDLE).code == COMMANDS_UNHEARD
+    assert not after(0.1, SafetyStatus.ACTIVE), "it has heard them"
+    robot.reset(None).result(5)
+    assert not after(5.0, SafetyStatus.IDLE), "a new episode"
+    robot.send(chunk)
+    assert not after(5.0, SafetyStatus.IDLE, refused=1), "it hears them, and does not want them"
 
 
 def test_an_emergency_stop_counts_always(robot):

@@ -26,6 +26,7 @@ from user_comm.subscriptions import CheckedSubscription, TopicReader
 from user_core.codecs.images import encode_observation, encode_plan
 from user_core.errors import DeviceError, SpecError, TransportError
 from user_core.reasons import (
+    COMMANDS_UNHEARD,
     EMERGENCY_STOP,
     NO_LEASE,
     NO_OBSERVATIONS,
@@ -50,6 +51,8 @@ _LABELS = (("abort", Label.ABORT), ("failure", Label.FAILURE), ("success", Label
 
 #: A hal shows observations at its control rate, and at least every half second in lockstep.
 _SILENCE_S = 2.0
+#: A hal that says for so long that no command has come, while they are sent, does not hear them.
+_UNHEARD_S = 2.0
 
 
 class RosRobot:
@@ -76,6 +79,8 @@ class RosRobot:
         self._spec, self._actions, self._client, self._lease = spec, actions, reset, lease
         self._reset_timeout_s = reset_timeout_s
         self._first_ns = self._reset_ns = 0
+        self._sent_ns = self._told_ns = 0  # the first command since the reset; the newest status
+        self._refused = 0
         self._misfit = ""
         self._pending: Reset | None = None
         self._safety: Any = None
@@ -99,14 +104,16 @@ class RosRobot:
 
     def on_safety(self, status: Any) -> None:
         """A ``SafetyStatus`` came."""
-        self._safety = status
+        self._safety, self._told_ns = status, time.monotonic_ns()
 
     def send(self, chunk: ActionChunk) -> None:
         if not self._actions.publish(replace(chunk, lease_token=self._lease.token)):
             raise TransportError("action", got="the node is not active")
+        self._sent_ns = self._sent_ns or time.monotonic_ns()
 
     def reset(self, seed: int | None) -> Reset:
         self.close()
+        self._sent_ns = 0
         request = self._client.request_type(
             seed=-1 if seed is None else seed, lease_token=self._lease.token
         )
@@ -132,13 +139,23 @@ class RosRobot:
         if self._misfit:
             return Reason(SPEC_DIFFERS, self._misfit)
         if status is None or status.state < SafetyStatus.STOPPED:
-            return NO_REASON
+            return self._unheard(status)
         # a stop that is told of late may be the one before the reset
         if status.state == SafetyStatus.EMERGENCY:
             return Reason(EMERGENCY_STOP, f"emergency stop: {status.detail or status.cause}")
         if stamp_ns(status.header.stamp, "safety status") > self._reset_ns:
             return Reason(SAFETY_STOP, f"safety stop: {status.detail or status.cause}")
         return NO_REASON
+
+    def _unheard(self, status: Any) -> Reason:
+        """Observations come, and commands do not arrive: the other end does not know this one yet, or no more. The
+        robot stands still meanwhile, and no watchdog trips, for there was no command that could be followed by none."""
+        idle = status is not None and status.state == SafetyStatus.IDLE
+        if not idle or not self._sent_ns or self._spec.lockstep or status.refused > self._refused:
+            return NO_REASON
+        if self._told_ns - self._sent_ns < _UNHEARD_S * 1e9:
+            return NO_REASON
+        return Reason(COMMANDS_UNHEARD, f"the robot has heard no command for {_UNHEARD_S:g} s")
 
     def unready(self) -> Reason:
         status, box = self._safety, self.observations
@@ -160,6 +177,8 @@ class RosRobot:
             raise DeviceError(f"reset of the robot ({answer.error_code})", got=answer.message)
         first = observation_from_message(answer.observation, specs=self._spec.observation)
         self._reset_ns, self._first_ns = time.time_ns(), first.stamp_ns
+        self._sent_ns = 0
+        self._refused = 0 if self._safety is None else self._safety.refused
         newest = self.observations.newest
         if newest is None or newest.episode != first.episode:
             self.observations.put(first)
