@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,7 @@ def _round(
                 time.sleep(seconds)
                 took_s, after = time.time() - begin_s, _used_s(counted)
             shares = {name: (after[name] - before.get(name, 0.0)) / took_s for name in after}
+            say(", ".join(f"{name} {100 * share:.1f} %" for name, share in sorted(shares.items())))
             yield Turn(kind, begin_s, begin_s + took_s, shares)
 
 
@@ -210,7 +212,17 @@ def _console(folder: Path) -> Iterator[tuple[str, subprocess.Popen[Any]]]:
         str(folder / "t"),
     ]
     with started(words, stdout=subprocess.DEVNULL) as process:
+        end_s = time.monotonic() + 120
+        while not _is_open(port):  # a page that is asked for would be looked at
+            if process.poll() is not None or time.monotonic() > end_s:
+                sys.exit("the console does not come")
+            time.sleep(0.5)
         yield f"http://127.0.0.1:{port}/", process
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -224,7 +236,9 @@ def _light(
     with ExitStack() as stack:
         with _on(cores):
             environment = {**os.environ, "PYTHONPATH": path}
-            light = stack.enter_context(started(words, stdout=where, env=environment))
+            light = stack.enter_context(
+                started(words, stdout=where, stderr=subprocess.DEVNULL, env=environment)
+            )
         yield light
 
 
@@ -329,7 +343,7 @@ def _compare(folder: Path, cores: set[int]) -> str:
 def _note_lateness(store: Path, turns: Sequence[Turn]) -> None:
     """How much later than a period after the last action each one was sent, from what was recorded."""
     found = []
-    with StoreReader(store) as reader:
+    with closing(StoreReader(store)) as reader:
         for episode in reader.episodes():
             columns = reader.read_episode(episode)
             stamps = columns["action_stamp_ns"][~columns["final"]].astype(np.int64)
