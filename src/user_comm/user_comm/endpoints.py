@@ -27,7 +27,7 @@ from user_comm.diagnostics import Diagnostics, code_of
 from user_comm.logs import Throttle
 from user_comm.lost_messages import LostMessages
 from user_comm.services import LoopService, ServiceClient, ServiceHandler, ServiceServer
-from user_comm.subscriptions import CheckedSubscription, TopicReader
+from user_comm.subscriptions import CheckedSubscription, TopicReader, let_go
 from user_comm.topics import Service, Topic, interface_class, profile
 from user_core.errors import (
     ConfigError,
@@ -135,7 +135,8 @@ class TopicPublisher:
         may_publish: Callable[[], bool],
     ) -> None:
         self._node, self._encode, self._may_publish = node, encode, may_publish
-        self.publisher = node.create_publisher(message_type, topic, profile)
+        self._make = lambda: node.create_publisher(message_type, topic, profile)
+        self.publisher = self._make()
         self.topic = self.publisher.topic_name
 
     @property
@@ -165,6 +166,11 @@ class TopicPublisher:
             return False
         self.publisher.publish(data)
         return True
+
+    def renew(self) -> None:
+        """Be announced to all others anew, as another publisher: for who should hear this one, and does not."""
+        before, self.publisher = self.publisher, self._make()
+        let_go(self._node, lambda: self._node.destroy_publisher(before))
 
     def destroy(self) -> None:
         """Stop publishing."""

@@ -26,6 +26,8 @@ from user_comm.diagnostics import Item, Level
 
 #: What rclpy raises where the middleware refuses; it does not export it everywhere.
 RCLError: type[Exception] = _rclpy.RCLError
+#: What ends one round of an executor: an answer that is not taken, an endpoint that another thread destroyed under it.
+_OF_ONE_CALL: tuple[type[Exception], ...] = (RCLError, _rclpy.InvalidHandle)
 T = TypeVar("T")
 #: For so long after the last one lost messages are a warning, seconds.
 _RECENT_S = 10.0
@@ -177,7 +179,7 @@ def spin(
     done: Future[Any] | None = None,
     *,
     failed: Callable[[BaseException], object],
-    tolerates: type[Exception] = RCLError,
+    tolerates: type[Exception] | tuple[type[Exception], ...] = _OF_ONE_CALL,
     for_ever: bool = False,
 ) -> None:
     """Spin, also after a callback has raised: one answer that could not be sent must not end a process, nor a thread.

@@ -88,7 +88,10 @@ class Publisher:
     active = True
 
     def __init__(self):
-        self.sent = []
+        self.sent, self.renewed = [], 0
+
+    def renew(self):
+        self.renewed += 1
 
     def publish(self, value):
         self.sent.append(value)
@@ -219,7 +222,11 @@ def test_a_robot_that_hears_no_command_ends_the_episode(robot, monkeypatch):
     robot.send(chunk)
     assert after(1.5, SafetyStatus.IDLE).code == COMMANDS_UNHEARD
     assert not after(0.1, SafetyStatus.ACTIVE), "it has heard them"
+    assert robot._actions.renewed == 0
     robot.reset(None).result(5)
+    assert robot._actions.renewed == 1, "it is announced anew before the next attempt"
+    robot.reset(None).result(5)
+    assert robot._actions.renewed == 1
     assert not after(5.0, SafetyStatus.IDLE), "a new episode"
     robot.send(chunk)
     assert not after(5.0, SafetyStatus.IDLE, refused=1), "it hears them, and does not want them"

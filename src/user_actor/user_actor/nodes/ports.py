@@ -80,7 +80,7 @@ class RosRobot:
         self._reset_timeout_s = reset_timeout_s
         self._first_ns = self._reset_ns = 0
         self._sent_ns = self._told_ns = 0  # the first command since the reset; the newest status
-        self._refused = 0
+        self._refused, self._was_unheard = 0, False
         self._misfit = ""
         self._pending: Reset | None = None
         self._safety: Any = None
@@ -114,6 +114,9 @@ class RosRobot:
     def reset(self, seed: int | None) -> Reset:
         self.close()
         self._sent_ns = 0
+        if self._was_unheard:
+            self._was_unheard = False
+            self._actions.renew()
         request = self._client.request_type(
             seed=-1 if seed is None else seed, lease_token=self._lease.token
         )
@@ -155,6 +158,7 @@ class RosRobot:
             return NO_REASON
         if self._told_ns - self._sent_ns < _UNHEARD_S * 1e9:
             return NO_REASON
+        self._was_unheard = True
         return Reason(COMMANDS_UNHEARD, f"the robot has heard no command for {_UNHEARD_S:g} s")
 
     def unready(self) -> Reason:

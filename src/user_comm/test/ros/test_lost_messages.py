@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
 from rclpy.publisher import Publisher
 from rclpy.service import Service
 from rclpy.task import Future
@@ -128,6 +129,16 @@ def test_what_is_latched_is_said_again_with_the_next_heartbeat(
     assert publishing.refused == 1 and not spun
 
 
+def test_a_publisher_that_is_renewed_is_heard(node: Speaker, spun: list[BaseException]) -> None:
+    listener = heard(node, node.latched.topic)
+    node.latched.publish(String(data="before"))
+    wait_until(lambda: listener == ["before"], timeout_s=20.0)
+    node.latched.renew()
+    node.latched.publish(String(data="after"))
+    wait_until(lambda: listener == ["before", "after"], timeout_s=20.0)
+    assert len(list(node.publishers)) == len({p.topic_name for p in node.publishers}), "one each"
+
+
 def test_what_is_latched_and_newer_is_not_overtaken(node: Speaker, publishing: Refusing) -> None:
     publishing.left = 1
     node.latched.publish(String(data="old"))
@@ -238,6 +249,9 @@ def test_spinning_goes_on_but_not_through_nothing_but_failures() -> None:
     few: Any = Failing(3, RCLError("failed to send response"))
     spin(few, failed=told.append)
     assert len(told) == 3
+    destroyed: Any = Failing(2, _rclpy.InvalidHandle("cannot use Destroyable"))
+    spin(destroyed, failed=told.append)
+    assert destroyed.times == 0
     many: Any = Failing(10**6, RCLError("wait set"))
     with pytest.raises(RCLError):
         spin(many, failed=told.append)

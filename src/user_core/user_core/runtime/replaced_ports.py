@@ -3,9 +3,9 @@
 A participant of FastDDS listens at two ports, files ``/dev/shm/fastdds_port<N>``, and holds the lock
 ``/dev/shm/fastdds_port<N>_el`` of each. Who opens a port to send, and finds that its listener does not move for a
 second, takes it for broken, removes the file and makes another: the listener was suspended (SIGSTOP, a frozen virtual
-machine), or had no processor. FastDDS tells the listener to change over when it goes on. It does not where two made
-the port anew at once, and then the listener waits for ever at a file that has no name any more: it is deaf to all
-who came since, while it is heard, and while those who had the port open before still reach it.
+machine), or had no processor. FastDDS tells the listener to change over when it goes on, but not in each case (where
+two made the port anew at once, it seems). Then the listener waits for ever at a file that has no name any more: it is
+deaf to all who came since, while it is heard, and while those who had the port open before still reach it.
 
 That can be seen from within: the file of that name is not among those that this process has mapped.
 
