@@ -20,7 +20,13 @@ from user_core.types import (
     TrajectoryChunk,
     TrajectorySchema,
 )
-from user_learner.robot_watch import RobotWatch, RobotWatchConfig, fisher_at_most
+from user_learner.robot_watch import (
+    RobotWatch,
+    RobotWatchConfig,
+    WatchedEpisode,
+    fisher_at_most,
+    judge,
+)
 
 SCHEMA = TrajectorySchema.of(
     RobotSpec("arm", {"x": ArraySpec((1,))}, ArraySpec((2,), low=-0.1, high=0.1))
@@ -172,20 +178,26 @@ def test_false_alarms_are_as_rare_as_was_asked_for():
     its binomial spread; and a robot with a quarter of the success is found at once."""
     rng = np.random.default_rng(1)
     alarms = found = 0
-    rounds, limit = 400, 0.01
+    rounds, limit = 1000, 0.01
+
+    def flagged(shares: dict[str, float], config: RobotWatchConfig) -> set[str]:
+        """Robots that are flagged when each has brought a block, with these shares of success."""
+        blocks = {
+            robot: [
+                WatchedEpisode(robot, 1, bool(x < share), None, math.nan) for x in rng.random(20)
+            ]
+            for robot, share in shares.items()
+        }
+        return {
+            robot
+            for robot, block in blocks.items()
+            if judge(robot, block, [e for r, b in blocks.items() if r != robot for e in b], config)
+        }
+
     for _ in range(rounds):
-        fleet = Fleet(significance=limit, fewer=1.0)
-        share = rng.uniform(0.2, 0.9)
-        for _ in range(20):
-            for robot in ("a", "b", "c", "d"):
-                fleet.episode(robot, rng.random() < share, steps=2, cut=1)
-        alarms += bool(fleet.codes)
-        fleet = Fleet()
-        for _ in range(20):
-            for robot in ("a", "b", "c"):
-                fleet.episode(robot, rng.random() < 0.9, steps=2, cut=1)
-            fleet.episode("bad", rng.random() < 0.2, steps=2, cut=1)
-        found += "bad" in fleet.codes
+        equal = dict.fromkeys("abcd", rng.uniform(0.2, 0.9))
+        alarms += bool(flagged(equal, RobotWatchConfig(significance=limit, fewer=1.0)))
+        found += "bad" in flagged({"a": 0.9, "b": 0.9, "c": 0.9, "bad": 0.2}, RobotWatchConfig())
     assert alarms <= rounds * limit + 3 * math.sqrt(rounds * limit)
     assert found >= 0.95 * rounds
 
