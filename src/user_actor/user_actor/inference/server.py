@@ -310,7 +310,8 @@ class InferenceServer:
             with batch[0].client.policies.pass_in(ready.policy):
                 queries = [asked.query for asked in batch]
                 filled = queries + queries[-1:] * (self._size(len(queries)) - len(queries))
-                return list(planned_together(ready.policy, filled))[: len(queries)]
+                answers: list[Array | BaseException] = [*planned_together(ready.policy, filled)]
+                return answers[: len(queries)]
         except PolicyError as error:
             if len(batch) == 1:
                 return [error]

@@ -87,7 +87,7 @@ def decode_state(content: bytes) -> Any:
     """
     try:
         (size,) = struct.unpack_from("<Q", content)
-        parts = deserialize(content)  # checks all sizes
+        parts = deserialize(content)  # type: ignore[no-untyped-call]  # checks all sizes
         text = json.loads(content[8 : 8 + size])[METADATA][_REST]
         arrays = {
             name: np.frombuffer(bytearray(part["data"]), _DTYPES[part["dtype"]]).reshape(part["shape"])
