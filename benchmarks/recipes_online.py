@@ -32,6 +32,8 @@ Job = dict[str, Any]
 #: The base of residual and dsrl: the bc_flow recipe, smaller.
 BASE = {"rows": 8, "steps": 4, "hidden": [128, 128, 128]}
 BASE_UPDATES, SLOW_S = 4000, 190.0
+#: A base that does half of it: how often is looked, in updates of its cloning, and what is half.
+LOOK_EVERY, HALF = 25, (0.4, 0.6)
 
 
 class TimeIsOver(Exception):
@@ -174,9 +176,19 @@ def based(job: Job, arguments: Any, found: Job, scale: float, changes: Job) -> B
         policy = plugins.build("policies", "flow", params, hal.spec)
         cloning = plugins.build("algorithms", "bc", {"learning_rate": 1e-3}, hal.spec, policy)
         windows = Windows(ring, params["rows"], arguments.seed)
-        for _ in range(int(job.get("base_updates", BASE_UPDATES) * scale)):
+        asked, nearest = job.get("half_asked_every", 0), 1.0
+        arrays = policy.arrays()
+        for update in range(1, int(job.get("base_updates", BASE_UPDATES) * scale) + 1):
             cloning.update(windows.sample(128))
-        policy.load(cloning.policy_arrays())
+            if not asked or update % LOOK_EVERY:
+                continue
+            policy.load(cloning.policy_arrays())
+            reached = evaluated(hal, policy, arguments.episodes, replan_every=asked)["success"]
+            if abs(reached - 0.5) < nearest:
+                nearest, arrays, found["base_updates"] = abs(reached - 0.5), policy.arrays(), update
+            if HALF[0] <= reached <= HALF[1]:
+                break
+        policy.load(arrays if asked else cloning.policy_arrays())
         for rows in (1, 4):
             result = evaluated(hal, policy, arguments.episodes, replan_every=rows)
             found[f"base_every_{rows}"] = result["success"]
@@ -228,14 +240,20 @@ CHUNKS = [
 #: sac_flow that begins with a base instead of cloning for itself.
 FROM_BASE = ["training.utd.initial_updates=0", "algorithm.params.critic_only_updates=1000"]
 _ROWS: Job = {"base": {"rows": 4}}
+#: Cloning of the base stops where it does half of it, asked every so many steps as the recipe does.
+_HALF_OF_CHUNKS: Job = {"half_asked_every": 4, "steps": 5000}
+_HALF_OF_STEPS: Job = {"half_asked_every": 1, "steps": 5000}
 #: From a base that solves half of it, cloned from two demonstrations.
 PEG: dict[str, tuple[str, list[str], Job]] = {
     "sac_flow, gated": ("sac_flow.yaml", FROM_BASE, {"from_base": True}),
     "dsrl, whole chunks": ("dsrl.yaml", CHUNKS, _ROWS),
     "residual": ("residual.yaml", [], _ROWS),
     "rlpd": ("rlpd_cpu.yaml", [UTD_1], {}),
+    "residual, from half": ("residual.yaml", [], {**_ROWS, **_HALF_OF_STEPS}),
+    "dsrl, asked in every step, from half": ("dsrl.yaml", [], {**_ROWS, **_HALF_OF_STEPS}),
+    "dsrl, whole chunks, from half": ("dsrl.yaml", CHUNKS, {**_ROWS, **_HALF_OF_CHUNKS}),
     "dsrl, asked in every step": ("dsrl.yaml", [], _ROWS),
-    "q_chunking": ("q_chunking.yaml", ["policy.params.rows=4", "sampler.window=4"], {}),
+    "q_chunking": ("q_chunking.yaml", ["policy.params.rows=4", "sampler.window=4", "training.utd.initial_updates=1000"], {}),
     "sac_flow, plain": ("sac_flow.yaml", [*FROM_BASE, "policy.params.velocity=plain"], {"from_base": True}),
     "sac_flow, transformer": (
         "sac_flow.yaml",
@@ -267,7 +285,7 @@ def jobs(seeds: list[int]) -> list[Job]:
     }  # fmt: skip
     peg = {
         "kind": "from_half", "param": ["task=peg_insertion"], "demonstrations": 2, "base_updates": 1000, "steps": 6000, "every": 1000,
-        "most_s": 600,
+        "most_s": 1800,
     }  # fmt: skip
     longer = pick | {"steps": 10000, "every": 2000, "most_s": 205}
     found = []
@@ -345,8 +363,9 @@ def draw(lines: list[Job], path: Path) -> None:
             if of != task:
                 continue
             reached = [_reached(r, task) for r in found]
-            steps = sorted(set.intersection(*(set(one) for one in reached)))
-            values = np.array([[one[step] for step in steps] for one in reached])
+            end = min(max(one) for one in reached)
+            steps = sorted(step for step in set().union(*reached) if step <= end)
+            values = np.array([np.interp(steps, list(one), list(one.values())) for one in reached])
             (drawn,) = panel.plot(steps, values.mean(0), lw=1.5, label=name)
             panel.fill_between(
                 steps, values.min(0), values.max(0), alpha=0.1, color=drawn.get_color()
