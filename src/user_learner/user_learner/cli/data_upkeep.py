@@ -46,7 +46,12 @@ def add_upkeep(commands: Any) -> None:
         "--keep", action="append", default=[], choices=names,
         help="old episodes that stay, beside demonstrations",
     )  # fmt: skip
-    keep.add_argument("--thin", type=int, default=0, help="of the others one in so many stays, always the same ones")
+    keep.add_argument(
+        "--thin",
+        type=int,
+        default=0,
+        help="of the others one in so many stays, always the same ones",
+    )
     keep.set_defaults(run=_retain)
 
     small = commands.add_parser(
