@@ -135,7 +135,7 @@ class TopicPublisher:
         may_publish: Callable[[], bool],
     ) -> None:
         self._node, self._encode, self._may_publish = node, encode, may_publish
-        self._make = lambda: node.create_publisher(message_type, topic, profile)
+        self._make: Callable[[], Any] = partial(node.create_publisher, message_type, topic, profile)
         self.publisher = self._make()
         self.topic = self.publisher.topic_name
 
