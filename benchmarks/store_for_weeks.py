@@ -55,8 +55,15 @@ def main() -> None:
     if options.hold:
         print(json.dumps(hold(Path(options.hold))))
         return
+    if options.write:
+        write(Path(options.write), 0, options.steps, options.length)
+        return
     folder = Path(options.folder)
     shutil.rmtree(folder, ignore_errors=True)
+    if options.store:
+        beside_retention(Path(options.store), folder, options.keep, options.before)
+        shutil.rmtree(folder)
+        return
     store = folder / "store"
     done = 0
     for share in (0.1, 0.3, 1.0):
@@ -95,14 +102,24 @@ def main() -> None:
         mb=round(again.nbytes / 2**20),
     )
     tell("sample alone", **Watched(store, 5.0).end())
-    shutil.copytree(store, folder / "control", copy_function=linked)
+    beside_retention(store, folder, options.keep, options.before)
+    shutil.rmtree(folder)
+
+
+def beside_retention(whole: Path, folder: Path, keep: float, before: str) -> None:
+    """Draw from a copy of a store while retention by rule goes on in it, and from another copy meanwhile."""
+    store, control = folder / "kept", folder / "control"
+    for copy in (store, control):
+        shutil.copytree(whole, copy, copy_function=linked)
     beside = {"sample beside retain": Watched(store, 0.0)}
-    if options.before:
-        beside["sample beside retain, before"] = Watched(store, 0.0, options.before)
-    beside["sample meanwhile, control"] = Watched(folder / "control", 0.0)
+    if before:
+        beside["sample beside retain, before"] = Watched(store, 0.0, before)
+    beside["sample meanwhile, control"] = Watched(control, 0.0)
     with StoreWriter(store, config=StoreConfig()) as writer:
+        with closing(StoreReader(store, with_extents=False)) as reader:
+            rows = int(reader.tables.segments[:, 2].sum())
         started = time.perf_counter()
-        policy = RetentionConfig(max_rows=round(0.6 * options.steps), keep=("successes",))
+        policy = RetentionConfig(max_rows=round(keep * rows), keep=("successes",))
         with Apart() as apart:  # as a replay node does
             gone = retain(writer, policy, apart=apart)
         seconds = time.perf_counter() - started
@@ -114,7 +131,6 @@ def main() -> None:
         dropped=sum(one.rows for one in gone),
         segments=len(gone),
     )
-    shutil.rmtree(folder)
 
 
 def parser() -> Parser:
@@ -124,6 +140,9 @@ def parser() -> Parser:
     whole.add_argument("--batches", type=int, default=300)
     whole.add_argument("--folder", default="/tmp/store_for_weeks")
     whole.add_argument("--before", default="", help="src of an earlier commit, to compare with")
+    whole.add_argument("--keep", type=float, default=0.6, help="share of the rows, by retention")
+    whole.add_argument("--write", default="", help="write a store there, and nothing else")
+    whole.add_argument("--store", default="", help="draw beside retention in copies of it only")
     whole.add_argument("--hold", default="", help=argparse.SUPPRESS)
     whole.add_argument("--watch", default="", help=argparse.SUPPRESS)
     whole.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
