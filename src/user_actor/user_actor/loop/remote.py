@@ -332,7 +332,7 @@ class InferenceLink:
         if self.last_refusal:
             return Reason(INFERENCE_REFUSED, self.last_refusal)
         silent_s = (now_ns - self._heard_ns) * 1e-9
-        since = f"for {silent_s:.0f} s" if self._heard_ns else "yet"
+        since = f"for {silent_s:.2g} s" if self._heard_ns else "yet"
         return Reason(INFERENCE_SILENT, f"the inference host has not answered {since}")
 
     def probe(self, observation: Observation | None) -> None:
