@@ -26,6 +26,7 @@ SPEC = RobotSpec(
     ArraySpec((2,), low=-1.0, high=1.0),
 )
 SMALL = {"hidden": [16], "image_embedding": 8}
+CHUNKS = {"rows": 3, "steps": 2, "path_noise": 0.5, "embedding": 8, "heads": 2, "layers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,15 @@ def store(tmp_path):
 def config(tmp_path, store, algorithm, weights, **encoder):
     encoder = {"backbone": "efficientnet_lite0", "weights": str(weights), **encoder}
     critics = {"critics": 2, "critic_hidden": [16]}
+    policy, small, window = "tanh_gaussian", SMALL, {}
+    if algorithm == "sac_flow":
+        policy, small, window = "flow", CHUNKS, {"window": 3, "pad_windows": True}
+        critics |= {"critic_updates": 1, "actor_learning_rate": 0.01}  # it begins with zeros
     return LearnerConfig(
         algorithm={"plugin": algorithm, "params": critics},
-        policy={"plugin": "tanh_gaussian", "params": {**SMALL, "image_encoder": encoder}},
+        policy={"plugin": policy, "params": {**small, "image_encoder": encoder}},
         store=store, directory=tmp_path / "learner", tensorboard=False,
-        sampler={"strata": [{"sources": ["online"]}, {"sources": ["demonstration"]}]},
+        sampler={"strata": [{"sources": ["online"]}, {"sources": ["demonstration"]}], **window},
         training={
             "batch_size": 8, "max_updates": 4, "threads": 1, "publish_period_s": 0,
             "utd": {"target": None, "learning_starts": 0},
@@ -71,7 +76,7 @@ def config(tmp_path, store, algorithm, weights, **encoder):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "rlpd"])
+@pytest.mark.parametrize("algorithm", ["sac", "rlpd", "sac_flow"])
 def test_it_learns_from_kept_features_and_what_is_published_sees_pixels(
     tmp_path, store, weights, algorithm
 ):
@@ -82,7 +87,7 @@ def test_it_learns_from_kept_features_and_what_is_published_sees_pixels(
     assert progress.update >= 4 and all(np.isfinite(v) for v in progress.metrics.values())
     assert list(store.rglob("*.features")), "computed once, beside the images"
     version = mailbox.newest(0)
-    acting = plugins.build("policies", "tanh_gaussian", made.policy.params, SPEC)
+    acting = plugins.build("policies", made.policy.plugin, made.policy.params, SPEC)
     acting.load(version.arrays)
     seen = {name: item.sample(np.random.default_rng(1)) for name, item in SPEC.observation.items()}
     action = acting.act(seen, deterministic=True)
