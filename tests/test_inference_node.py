@@ -62,6 +62,7 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
         {
             "policy": {"plugin": "linear_gaussian"},
             "before_first_version": "wait",
+            "compile": True,  # there is nothing of torch in it: it acts as it is, and that is said
             "zenoh": {"connect": [endpoint], "shared_memory": False},
         },
         tmp_path,
@@ -91,6 +92,7 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
                     lambda n=number: answered(n), f"an answer of version {number}", period_s=0.02
                 )
                 assert answers[-1].actions_ta.tolist() == [[offset, offset]]
+            assert "not compiled: policy" in node.log
             for chunk in answers:  # each names its observation
                 assert asked[chunk.sequence] == chunk.start_ns
                 assert chunk.period_ns == 50_000_000
