@@ -36,7 +36,7 @@ from user_learner.replay.maintenance import verify
 from user_learner.replay.meaning import write_meaning
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
-from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill
+from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, contents, fill
 
 SPEC = FakeRobot(FakeRobotConfig()).spec
 SCHEMA = TrajectorySchema.of(SPEC)
@@ -220,6 +220,22 @@ def test_images_of_full_segments_are_compressed_in_the_background(
         lambda: peer.replay_status and 0 < peer.replay_status[-1].disk_bytes < raw / 2, "the status"
     )
     assert len(list(store.rglob("*.packed"))) == 2
+    assert verify(store).ok
+
+
+def test_old_episodes_are_thinned_out_in_the_background_once(peer, start_node, two_full_segments):
+    store = two_full_segments
+    start_node(
+        "replay", path=str(store), autostart=True, retention_period_s=0.2,
+        **{"store.min_free_bytes": 0, "store.retention.max_rows": 1, "store.retention.thin": 2},
+    )  # fmt: skip
+    thinned = wait_until(
+        lambda: peer.replay_status and 0 < peer.replay_status[-1].episodes < 25 and contents(store),
+        "the status",
+    )
+    seen = len(peer.replay_status)
+    wait_until(lambda: len(peer.replay_status) > seen + 2, "more statuses, and retention between")
+    assert contents(store).keys() == thinned.keys()
     assert verify(store).ok
 
 
