@@ -69,6 +69,10 @@ class LightPage:
     Args:
         url: Of the live page.
         token: Of who looks; empty where the console lets everybody in.
+
+    Attributes:
+        seen: What it got so far.
+        is_accepted: Whether NiceGUI has taken it for the page that it served.
     """
 
     def __init__(self, url: str, token: str = "") -> None:
@@ -79,6 +83,7 @@ class LightPage:
         self._next_id = 0
         self._acked = -1
         self.seen = Seen()
+        self.is_accepted = False
 
     async def look(self, seconds: float, patience_s: float = 60.0) -> Seen:
         """Look at the page, and count from its first images on."""
@@ -170,6 +175,8 @@ class LightPage:
                     self.seen.updates.heard(data)
                     if data.startswith("0"):
                         await self._say(socket, "40")
+                    elif data.startswith("40"):
+                        self.is_accepted = True
                     elif data == "2":
                         await self._say(socket, "3")
                     elif data.startswith("42"):
