@@ -24,7 +24,7 @@ from user_core.errors import ConfigError, StoreCorrupt
 from user_core.runtime.files import pread_into
 from user_core.specs import Array
 from user_core.types import EpisodeSource
-from user_learner.replay.bucket import missing
+from user_learner.replay.bucket import MARK
 from user_learner.replay.layout import ColumnFile, RowLayout
 from user_learner.replay.packed import PackedColumn
 from user_learner.replay.segments import open_column
@@ -393,7 +393,8 @@ class SampleCache:
                 self._memory.give(rows)
                 self._unreadable.add(key)
                 path = self._path_of(segments, key)
-                if not missing(path):  # else it has just gone back to its bucket
+                gone = isinstance(error, FileNotFoundError)
+                if not (gone and (path / MARK).exists()):  # else it just went to its bucket
                     self._unread[path] = f"rows cannot be read, and are passed over: {error}"
             return True
         with self._lock:
