@@ -577,7 +577,9 @@ class Algorithm(ABC):
     updates_per_call: int = 1
 
     #: Why its network cannot be spread over the processes that train together (``shard``); empty where it can.
-    why_not_sharded: ClassVar[str] = "its networks are used in several losses, so each process has all of them"
+    why_not_sharded: ClassVar[str] = (
+        "its networks are used in several losses, so each process has all of them"
+    )
 
     @abstractmethod
     def update(self, batch: Batch) -> Mapping[str, float]:
