@@ -33,7 +33,7 @@ from user_core.command_line import Parser
 from user_core.config import Config, from_mapping, load_yaml, setting
 from user_core.errors import StoreError, SuiteError
 from user_core.fakes import PolicyMailbox
-from user_core.interfaces import Policy, Reward
+from user_core.interfaces import Policy, Reward, Teleop
 from user_core.plugins import PluginChoice
 from user_core.specs import RobotSpec
 from user_core.types import (
@@ -191,10 +191,11 @@ def evaluate(robot: LocalHal, policy: Policy, episodes: int, reward: Reward) -> 
 
 
 def demonstrate(
-    robot: LocalHal, count: int, noise: float, seed: int, rows: int, reward: Reward
-) -> Ring:
-    """Successful episodes of the scripted expert."""
-    teleop = plugins.build("teleops", "expert", {"noise": noise, "seed": seed})
+    robot: LocalHal, count: int, noise: float, seed: int, rows: int, reward: Reward,
+    teleop: Teleop | None = None,
+) -> Ring:  # fmt: skip
+    """Successful episodes of the scripted expert, or of whoever drives."""
+    teleop = teleop or plugins.build("teleops", "expert", {"noise": noise, "seed": seed})
     teleop.connect(robot.spec)
     trials, kept, start = MemorySink("expert"), Ring(robot.spec, rows), 10_000 * (seed + 1)
     config = ActorLoopConfig(mode="demonstration")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import recipes_gym_hil
 from learning_curves import Ring, demonstrate
 from recipes import Windows, evaluated, in_processes, read
 
@@ -27,6 +28,7 @@ from user_hal.local import LocalHal
 
 Job = dict[str, Any]
 
+GYM_HIL = "gym_hil"
 #: What would tell where things are.
 HIDDEN = [
     "joint_position", "joint_velocity", "tcp_velocity", "wrench", "goal_position", "object_pose", "tool_to_object",
@@ -53,6 +55,7 @@ def jobs(seeds: list[int], demonstrations: int, updates: int) -> list[Job]:
         for task, ways in (
             ("peg_insertion", ["flow, frozen encoder", "flow", "act, frozen encoder", "act"]),
             ("pick_place", ["flow, frozen encoder", "flow"]),
+            (GYM_HIL, ["flow, frozen encoder", "flow"]),
         )
         for way in ways
     ]  # fmt: skip
@@ -73,16 +76,24 @@ def with_features(ring: Ring, encoder: Any, device: str) -> None:
             ring.observation[name] = np.concatenate(parts)
 
 
+def robot(task: str, size: int) -> LocalHal:
+    """The simulated task of a job, which shows two images."""
+    if task == GYM_HIL:
+        return recipes_gym_hil.robot(size)
+    params = {"cameras": ["front", "wrist"], "image_height": size, "image_width": size}
+    return LocalHal(plugins.build("robots", "mujoco", {"task": task, **params}))
+
+
 def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
     """One training; ``tell`` is called with what was measured."""
-    way, size, scale = WAYS[job["way"]], arguments.size, arguments.scale
-    params = {"cameras": ["front", "wrist"], "image_height": size, "image_width": size}
-    with LocalHal(plugins.build("robots", "mujoco", {"task": job["task"], **params})) as hal:
+    way, scale = WAYS[job["way"]], arguments.scale
+    with robot(job["task"], arguments.size) as hal:
         reward = plugins.build("rewards", "task")
         begin_s = time.monotonic()
         rows = 150 * job["demonstrations"]
         count = max(2, int(job["demonstrations"] * scale))
-        ring = demonstrate(hal, count, 0.3, job["seed"], rows, reward)
+        person = recipes_gym_hil.Person(0.3, job["seed"]) if job["task"] == GYM_HIL else None
+        ring = demonstrate(hal, count, 0.3, job["seed"], rows, reward, person)
         policy = plugins.build(
             "policies", way["policy"],
             {
@@ -105,7 +116,7 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
         windows = Windows(ring, 8, job["seed"])
         done, learning_s = 0, 0.0
         updates = max(2, int(job["updates"] * scale))
-        for goal in [updates // 8, updates // 4, updates // 2, updates]:
+        for goal in [updates // 2**i for i in reversed(range(arguments.looks))]:
             begin_s = time.monotonic()
             while done < goal:
                 metrics = algorithm.update(windows.sample(128))
@@ -113,12 +124,13 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
             policy.load(algorithm.policy_arrays())
             learning_s += time.monotonic() - begin_s
             begin_s = time.monotonic()
-            episodes = max(2, int((50 if goal == updates else 20) * scale))
+            last = goal == updates
+            episodes = max(2, int((arguments.episodes if last else 20) * scale))
             result = evaluated(hal, policy, episodes, replan_every=4)
             tell({
                 "updates": done, **result, "loss": round(metrics["loss"], 4), "demonstrated": ring.steps,
                 "demonstrating_s": round(shown_s), "learning_s": round(learning_s, 1),
-                "evaluating_s": round(time.monotonic() - begin_s, 1), "last": goal == updates,
+                "evaluating_s": round(time.monotonic() - begin_s, 1), "last": last,
             })  # fmt: skip
 
 
@@ -203,6 +215,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--demonstrations", type=int, default=50)
     parser.add_argument("--updates", type=int, default=8000)
+    parser.add_argument("--ways", nargs="*", help="ways; with --only, both must hold")
+    parser.add_argument(
+        "--looks", type=int, default=4, help="evaluations; each at twice the updates"
+    )
+    parser.add_argument("--episodes", type=int, default=50, help="of the last one; else 20")
     parser.add_argument("--only", nargs="*", help="ways, or tasks")
     parser.add_argument("--scale", type=float, default=1.0, help="of everything, to try it")
     parser.add_argument(
@@ -219,6 +236,7 @@ def main() -> None:
             for job in every
             if job not in done
             and (not arguments.only or {job["task"], job["way"]} & {*arguments.only})
+            and (not arguments.ways or job["way"] in arguments.ways)
         ]
         in_processes(_run, work, arguments.processes)
     lines = read(arguments.out)
