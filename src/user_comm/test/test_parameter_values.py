@@ -147,6 +147,25 @@ class Chooser(Config):
     devices: dict[str, PluginChoice] = setting(factory=dict, doc="Cameras.")
 
 
+class Perhaps(Config):
+    robot: PluginChoice | None = setting(None, doc="A robot, or none.")
+
+
+def test_a_configuration_that_may_be_none_is_given_by_its_fields_too() -> None:
+    assert [field.name for field in fields_with_keys(Perhaps, {})] == ["robot"]
+    given = {"robot.plugin": "fake", "robot.params.episode_steps": 12}
+    fields = {field.name: field for field in fields_with_keys(Perhaps, given)}
+    assert fields["robot.params.episode_steps"].kind == "int"
+    expected = PluginChoice(plugin="fake", params={"episode_steps": 12})
+    assert assemble(Perhaps, given).robot == expected
+    assert assemble(Perhaps, {"robot": "{plugin: x, params: {a: 1}}", **given}).robot == (
+        expected.replace(params={"a": 1, "episode_steps": 12})
+    )
+    assert assemble(Perhaps, {}).robot is None
+    with pytest.raises(ConfigError, match="plugn"):
+        assemble(Perhaps, {"robot.plugn": "fake"})
+
+
 def test_parameters_of_a_plugin_have_the_types_of_its_own_configuration() -> None:
     given = {
         "robot.params.episode_steps": 12,

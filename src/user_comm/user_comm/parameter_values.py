@@ -7,6 +7,7 @@ field of a ``Config``                        ROS parameter
 ``Path``, ``Literal`` of texts, ``Enum``     string, with the choices in its description
 list or tuple of one of those                array
 another ``Config``                           its fields, with a dot between the names
+``Config | None``                            the same, or as a whole: string with YAML
 ``dict``                                     its keys, with a dot: ``params.arm.speed``
 ``PluginChoice``                             ``policy.plugin``, ``policy.params.seed``, ...
 ``... | None``                               as without None; not set means None
@@ -65,6 +66,7 @@ class ParameterField:
         optional: Whether None is allowed.
         choices: The texts that are allowed, where that is limited.
         element: Type of the values of a mapping.
+        config: Class of a configuration that may be None; its fields are parameters where one of them is given.
         plugin: Of a mapping that holds the parameters of a plugin: the parameter that names it.
         plugin_kind: And the kind of plugin; empty if that is not known.
         in_mapping: Whether it is a key of a mapping: then it counts only if it is given.
@@ -77,6 +79,7 @@ class ParameterField:
     optional: bool = False
     choices: tuple[str, ...] = ()
     element: Any = Any
+    config: type[Config] | None = None
     plugin: str = ""
     plugin_kind: str = ""
     in_mapping: bool = False
@@ -142,6 +145,9 @@ def parameter_fields(
             optional=optional,
             choices=choices,
         )
+        if _is_config(inner):
+            plugin_kind = FIELD_KINDS.get(item.name, kind)
+            field = dataclasses.replace(field, config=inner, plugin_kind=plugin_kind)
         if ros_kind == "mapping":
             element = (*typing.get_args(inner), Any, Any)[1]
             field = dataclasses.replace(
@@ -177,12 +183,14 @@ def _with_keys(
     config_of: Callable[[str, str], type[Config] | None],
 ) -> Iterator[ParameterField]:
     yield field
-    if field.kind != "mapping":
-        return
     prefix = f"{field.name}."
     below = [name for name in given if name.startswith(prefix)]
+    if field.kind != "mapping" and not (field.config and below):
+        return
     inner: list[ParameterField] = []
-    if _is_config(field.element):
+    if field.config is not None:
+        inner += parameter_fields(field.config, prefix, field.plugin_kind)
+    elif _is_config(field.element):
         for key in dict.fromkeys(name[len(prefix) :].partition(".")[0] for name in below):
             inner += parameter_fields(field.element, f"{prefix}{key}.", field.plugin_kind)
     elif field.plugin:
