@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -23,7 +23,7 @@ from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import SuiteError
 from user_core.runtime.closing import Closing
 from user_learner.data.mapping import DataMapping
-from user_learner.data.source import EpisodeRef, Source, in_one_line, open_source
+from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
 
 #: Processes read when reading has taken so long, and so much is still to come, both in seconds: they take a second or
 #: two to start.
@@ -56,7 +56,7 @@ class ReadingAhead(Closing):
 
     Args:
         data: The data set, which is open.
-        taking: What is made of it.
+        taking: What is made of it; processes make theirs of its class, a description and the mapping.
         path, format_name, options: How it was opened: each process opens it again.
         processes: How many read; 0: a thread does; None: as many as there are cores, once it turns out to be worth it.
             The program must then be one that may be imported (``if __name__ == "__main__"``).
@@ -72,7 +72,7 @@ class ReadingAhead(Closing):
         processes: int | None = 0,
     ) -> None:
         self._data, self._taking, self._asked = data, taking, bool(processes)
-        self._open_again = (str(path), format_name, dict(options), taking.mapping)
+        self._open_again = (type(taking), str(path), format_name, dict(options), taking.mapping)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="import")
         self._pool: ProcessPoolExecutor | None = None
         self._count = (
@@ -149,19 +149,18 @@ _there: list[Any] = []
 
 def _open_there(
     parent: int,
+    taking: Callable[[Description, DataMapping | None], Taking],
     path: str,
     format_name: str,
     options: Mapping[str, Any],
     mapping: DataMapping | None,
 ) -> None:
-    from user_learner.data.importing import Taken
-
     with suppress(OSError, AttributeError):  # it ends with who has started it, however that ends
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         raise SystemExit
     data = open_source(path, format_name, options).__enter__()
-    _there[:] = [Taken(data.describe(), mapping), data]
+    _there[:] = [taking(data.describe(), mapping), data]
 
 
 def _read_there(ref: EpisodeRef) -> RecordedEpisode | str:
