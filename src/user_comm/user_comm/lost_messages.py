@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
@@ -29,6 +29,10 @@ RCLError: type[Exception] = _rclpy.RCLError
 #: What ends one round of an executor: an answer that is not taken, an endpoint that another thread destroyed under it.
 _OF_ONE_CALL: tuple[type[Exception], ...] = (RCLError, _rclpy.InvalidHandle)
 T = TypeVar("T")
+if TYPE_CHECKING:
+    _Publisher = Publisher[Any]
+else:
+    _Publisher = Publisher  # Jazzy's takes no parameters
 #: For so long after the last one lost messages are a warning, seconds.
 _RECENT_S = 10.0
 #: More failures than this within this time are no lost messages any more.
@@ -54,7 +58,8 @@ class LostMessages:
     @property
     def total(self) -> int:
         """How many were lost."""
-        return self._counts.total()
+        with self._lock:
+            return self._counts.total()
 
     def note(self, what: str, error: BaseException) -> None:
         """One more, of a topic or a service."""
@@ -97,7 +102,7 @@ class LostMessages:
         return Item("lost messages", Level.WARN if recent else Level.OK, text, values)
 
 
-class LenientPublisher(Publisher[Any]):
+class LenientPublisher(_Publisher):
     """A publisher of rclpy that counts what the middleware does not take, instead of raising.
 
     What is wrong with the message or the publisher itself (``TypeError``, ``InvalidHandle``) is raised as ever, and

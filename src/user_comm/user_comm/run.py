@@ -179,8 +179,10 @@ def watch_threads(node: LifecycleNode) -> Iterator[None]:
     before = threading.excepthook
 
     def ended(args: threading.ExceptHookArgs) -> None:
+        if issubclass(args.exc_type, SystemExit):
+            return  # how a thread ends itself
         thread = "an unknown one" if args.thread is None else args.thread.name
-        error = args.exc_value or SystemExit()
+        error = args.exc_value or args.exc_type()
         died = ThreadEnded(f"thread {thread!r}", got=in_words(error), expected="it to go on")
         died.__cause__ = error
         if is_ours(args.exc_traceback) and node.state in ("inactive", "active"):

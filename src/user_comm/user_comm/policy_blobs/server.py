@@ -336,9 +336,7 @@ class ServerProbe(Closing):
                 if self._hangs():
                     self._on_hung()
                 return
-            except (
-                Exception
-            ):  # the server's own session says what is wrong; this one is opened anew
+            except Exception:  # the server's own session says why; this one is opened anew
                 self._ending.wait(self._period_s)
 
     def _hangs(self) -> bool:
