@@ -24,6 +24,8 @@ def test_a_state_comes_back_with_every_dtype_and_can_be_written_to():
     assert found["list"][:3] == [1, 2.5, "text"]
     assert found["list"][3]["x"].shape == (0, 4)
     assert decode_state(encode_state(None)) is None
+    both = {"a/b": np.ones(1), "a": {"b": np.zeros(1)}}  # paths of one name
+    assert decode_state(encode_state(both)) == {"a/b": 1, "a": {"b": 0}}
     scalar = decode_state(encode_state(np.array(3.5, np.float32)))
     assert scalar.shape == () and scalar == 3.5
 

@@ -144,7 +144,7 @@ def test_of_two_ways_in_the_data_the_better_one_is_taken():
 
 def test_another_policy_is_refused_in_words():
     flow = plugins.build("policies", "flow", {"rows": 3, "hidden": [16]}, NUMBERS)
-    with pytest.raises(PluginError, match="FlowPolicy, whose network has no codes"):
+    with pytest.raises(PluginError, match="FlowPolicy, whose network has no critics, .*propose"):
         learner(policy=flow)
 
 

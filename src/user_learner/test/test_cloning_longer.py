@@ -13,6 +13,7 @@ from user_core.policies.generative.flow import FlowConfig, FlowPolicy
 from user_core.policies.generative.policy import DiffusionPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
+from user_learner.algorithms.common import averaging
 from user_learner.algorithms.common.averaging import MovingAverage
 from user_learner.algorithms.common.batches import Minibatcher
 from user_learner.algorithms.common.torch_tools import FlatAdam, FlatParameters
@@ -48,6 +49,19 @@ def test_the_average_is_that_of_chi_et_al() -> None:
         expected = decay * expected + (1 - decay) * n
         assert float(average.average[0]) == pytest.approx(expected, rel=1e-5)
     assert float(average.average[0]) < 45  # it is behind, by about 1 / (1 - 0.9) updates
+
+
+def test_averages_stand_in_place_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(averaging, "_PIECE", 3)
+    weights = [torch.arange(8.0).reshape(2, 4), torch.tensor(1.0), torch.zeros(0, 2)]
+    average = MovingAverage(lambda: weights)
+    for weight in weights:
+        weight.add_(1)
+    newest, averages = ([w.clone() for w in some] for some in (weights, average.average))
+    with average.in_place():
+        assert all(map(torch.equal, weights, averages))
+    assert all(map(torch.equal, weights, newest))
+    assert all(map(torch.equal, average.average, averages))
 
 
 @pytest.mark.parametrize("policy", ["flow", "diffusion", "act"])

@@ -52,6 +52,8 @@ def unflatten(arrays: Mapping[str, Array], rest: Any) -> Any:
 
 def _flatten(value: Any, path: str, arrays: dict[str, Array]) -> Any:
     if isinstance(value, np.ndarray):
+        while path in arrays:  # {"a/b": ..., "a": {"b": ...}}
+            path += "+"
         arrays[path] = value
         return {_ARRAY: path}
     if isinstance(value, Mapping):

@@ -13,6 +13,8 @@ AVERAGE = "average/"
 #: As the average of Chi et al., "Diffusion Policy", 2023: its decay after n updates is 1 - (1 + n)^-POWER, up to the
 #: largest one, so that it is short while weights still move far.
 POWER = 0.75
+#: So many numbers change places at a time.
+_PIECE = 1 << 22
 
 
 class MovingAverage:
@@ -59,6 +61,8 @@ class MovingAverage:
     @torch.no_grad()
     def _exchange(self) -> None:
         for average, tensor in zip(self.average, self._tensors(), strict=True):
-            kept = tensor.clone()  # of one tensor at a time
-            tensor.copy_(average)
-            average.copy_(kept)
+            pieces = tensor.view(-1).split(_PIECE), average.view(-1).split(_PIECE)
+            for one, other in zip(*pieces, strict=True):  # a copy of all would take a GPU's memory
+                kept = one.clone()
+                one.copy_(other)
+                other.copy_(kept)
