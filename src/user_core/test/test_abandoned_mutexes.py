@@ -54,6 +54,16 @@ def test_what_is_no_such_mutex_is_left(port: Path, other: dict[str, int]) -> Non
     assert port.read_bytes() == before
 
 
+def test_what_is_longer_than_such_a_mutex_is_left(port: Path) -> None:
+    hold(port, DEAD)
+    with port.open("r+b") as opened:
+        opened.seek(AT + 28)
+        opened.write(b"\x01")
+    before = port.read_bytes()
+    assert release_abandoned_mutexes(port.parent, 0.0) == []
+    assert port.read_bytes() == before
+
+
 def test_only_ports_are_looked_at(port: Path) -> None:
     other = port.rename(port.with_name("somebody_elses"))
     before = hold(other, DEAD)
@@ -68,3 +78,18 @@ def test_one_that_is_taken_anew_meanwhile_is_not_given_back(
     hold(port, DEAD)
     monkeypatch.setattr("time.sleep", lambda _: hold(port, DEAD + 1))
     assert release_abandoned_mutexes(port.parent, 1.0) == []
+
+
+def test_one_that_was_free_at_one_of_the_looks_is_left(
+    port: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a thread in another PID namespace, which cannot be seen and takes it again and again."""
+    hold(port, DEAD)
+    looks = iter(range(100))
+
+    def other(_: float) -> None:
+        hold(port, DEAD, lock=0 if next(looks) == 7 else 2)
+
+    monkeypatch.setattr("time.sleep", other)
+    assert release_abandoned_mutexes(port.parent, 1.0) == []
+    assert next(looks) == 8, "not looked at any more"

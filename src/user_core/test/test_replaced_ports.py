@@ -77,6 +77,23 @@ def test_ports_of_others_and_removed_ones_do_not_count(process: Process) -> None
     assert process.looks(6) == [[]] * 6
 
 
+def test_a_port_that_was_given_up_and_taken_by_another_process_does_not_count(
+    process: Process,
+) -> None:
+    """A participant that a process had for a while; its number goes to the next that wants one."""
+    process.looks(1)
+    (process.proc / "fd" / "71").unlink()
+    process.replace("fastdds_port7009")
+    assert process.looks(6) == [[]] * 6
+
+
+def test_a_kernel_that_does_not_tell_what_is_mapped_ends_nobody(process: Process) -> None:
+    process.looks(1)
+    (process.proc / "maps").write_text("")
+    process.replace("fastdds_port7009")
+    assert process.looks(6) == [[]] * 6
+
+
 def test_who_was_suspended_gets_its_time_from_then_on(process: Process) -> None:
     process.looks(1)
     process.replace("fastdds_port7009")

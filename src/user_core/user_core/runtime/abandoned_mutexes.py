@@ -7,15 +7,16 @@ mutex, and all its other listeners wait with it; where nobody listens at the por
 the sender does.
 
 A mutex of glibc says who holds it: a lock word that is not 0, the number of the holding thread, the number of holders, and
-its kind (128: shared between processes). What is found so, and whose holder is not there now nor a moment later, is
+its kind (128: shared between processes). What is found so at each of many looks, by a holder that is not there, is
 given back. A holder in another PID namespace that shares this memory cannot be seen: it would have to hold a mutex of
-microseconds for that moment, too.
+microseconds at all these looks, too (be suspended in the middle of it).
 
 Sources: ``SharedMemGlobal.hpp`` of Fast DDS 3.2 (``try_push``, ``wait_pop``), ``struct __pthread_mutex_s`` of glibc (64 bits).
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -32,8 +33,10 @@ _FOLDER = Path("/dev/shm")
 _PORT = re.compile(r"fastdds_port\d+")
 #: Kind of a mutex that is shared between processes, and neither recursive nor robust.
 _SHARED = 128
-#: A holder that lives would be done in a thousandth of this, seconds.
-_HELD_S = 1.5
+#: A holder that lives would be done in a thousandth of this, seconds; and how often it is looked at meanwhile.
+_HELD_S, _LOOKS = 1.5, 30
+#: Of a mutex that is neither recursive nor robust, what lies behind its kind is 0, bytes 20 to 40.
+_WORDS = 10
 #: Ports are smaller; what is larger is something else.
 _MOST_BYTES = 1 << 20
 
@@ -46,25 +49,15 @@ def release_abandoned_mutexes(folder: Path = _FOLDER, held_s: float = _HELD_S) -
     Returns:
         Names of the ports. Those of another user are left.
     """
-    if sys.maxsize < 1 << 32:
-        return []  # another layout
-    before = _abandoned(folder)
-    if not before:
-        return []
-    time.sleep(held_s)
-    released = set()
-    for (name, offset), holder in _abandoned(folder).items():
-        if before.get((name, offset)) != holder:
-            continue
-        with suppress(OSError):
-            descriptor = os.open(folder / name, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                # The lock word goes last; who waits for it looks again within a second.
-                os.pwrite(descriptor, struct.pack("=iI", 0, 0), offset + 8)
-                os.pwrite(descriptor, struct.pack("=i", 0), offset)
-            finally:
-                os.close(descriptor)
-            released.add(name)
+    if sys.maxsize < 1 << 32 or not os.path.exists("/proc/self"):
+        return []  # another layout, or nothing says who lives
+    found = _abandoned(folder)
+    for _ in range(_LOOKS):
+        if not found:
+            return []
+        time.sleep(held_s / _LOOKS)
+        found = {place: holder for place, holder in found.items() if _still(folder, *place, holder)}
+    released = {name for (name, at), holder in found.items() if _release(folder, name, at, holder)}
     for name in sorted(released):
         _log.warning(
             "gave back a mutex of %s: a process was killed while it held it, and each message to this port took a second",
@@ -87,14 +80,49 @@ def _abandoned(folder: Path) -> dict[tuple[str, int], int]:
     return found
 
 
+def _still(folder: Path, name: str, offset: int, holder: int) -> bool:
+    """Whether the same thread, which is not there, holds it."""
+    with suppress(OSError), (folder / name).open("rb") as file:
+        return _is_held(os.pread(file.fileno(), 4 * _WORDS, offset), holder)
+    return False
+
+
+def _release(folder: Path, name: str, offset: int, holder: int) -> bool:
+    with suppress(OSError), (folder / name).open("r+b", buffering=0) as file:
+        descriptor = file.fileno()
+        if os.geteuid() not in (os.fstat(descriptor).st_uid, 0):
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # another supervisor does the same
+        if not _is_held(os.pread(descriptor, 4 * _WORDS, offset), holder):
+            return False
+        # The lock word goes last; who waits for it looks again within a second.
+        os.pwrite(descriptor, struct.pack("=iI", 0, 0), offset + 8)
+        os.pwrite(descriptor, struct.pack("=i", 0), offset)
+        return True
+    return False
+
+
+def _is_held(mutex: bytes, holder: int) -> bool:
+    return [(0, holder)] == _places(mutex) and not os.path.exists(f"/proc/{holder}")
+
+
 def _held(port: Path) -> list[tuple[int, int]]:
     """Offset and holder of each mutex that is held now."""
     with port.open("rb") as file:
-        data = file.read(_MOST_BYTES)
+        return _places(file.read(_MOST_BYTES))
+
+
+def _places(data: bytes) -> list[tuple[int, int]]:
     words = np.frombuffer(data, np.int32, len(data) // 4)
-    if len(words) < 5:
+    if len(words) < _WORDS:
         return []
-    lock, count, owner, holders, kind = (words[i : len(words) - 4 + i] for i in range(5))
+    lock, count, owner, holders, kind, *rest = (
+        words[i : len(words) - _WORDS + 1 + i] for i in range(_WORDS)
+    )
     held = ((lock == 1) | (lock == 2)) & (count == 0) & (owner > 0) & (holders == 1)
     places = np.flatnonzero(held & (kind == _SHARED))
-    return [(int(place) * 4, int(owner[place])) for place in places if place % 2 == 0]
+    return [
+        (int(place) * 4, int(owner[place]))
+        for place in places
+        if place % 2 == 0 and not any(word[place] for word in rest)
+    ]

@@ -67,7 +67,9 @@ class OwnPorts:
             inode = self._inode(name)
             if inode in (0, known):
                 self._since_s.pop(name, None)
-            elif inode in self._mapped(name):
+            elif not (mapped := self._mapped(name)) or name not in self._listened():
+                continue  # a port of others by now, or a kernel that does not tell
+            elif inode in mapped:
                 self._known[name] = inode
                 self._since_s.pop(name, None)
             elif now_s - self._since_s.setdefault(name, now_s) >= _PATIENCE_S:
@@ -80,7 +82,7 @@ class OwnPorts:
         with suppress(OSError):
             for link in (self._process / "fd").iterdir():
                 with suppress(OSError):
-                    file = Path(os.readlink(link))
+                    file = Path(os.readlink(link).removesuffix(" (deleted)"))
                     if file.parent == self._folder and (found := _LOCK.fullmatch(file.name)):
                         names.append(found[1])
         return names
