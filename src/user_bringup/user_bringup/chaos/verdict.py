@@ -123,7 +123,7 @@ def _steps(run_dir: Path) -> tuple[bool, str]:
 def _store(run_dir: Path) -> tuple[bool, str]:
     report = verify(run_dir / "replay")
     text = f"{report.rows} rows, {report.chunks} chunks, {report.segments} segments"
-    trouble = [*report.errors, *report.warnings]
+    trouble = [*report.errors, *report.unread, *report.warnings]
     return report.ok and not report.damages, "; ".join([text, *trouble[:3]])
 
 

@@ -17,6 +17,7 @@ import pytest
 from user_core.errors import StoreError
 from user_core.types import ChunkId, EpisodeSource, Outcome
 from user_learner.cli.data import main
+from user_learner.cli.replay import main as replay_command
 from user_learner.edits.entries import Edit, EditKind
 from user_learner.edits.log import EditLog
 from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
@@ -507,7 +508,9 @@ def test_a_slow_disk_that_is_away_is_told_and_not_taken_for_lost(tmp_path):
     move_old(store, slow, keep_bytes=0)
     os.rename(slow, tmp_path / "away")
     report = verify(store)
-    assert not report.ok and any("No such file" in line for line in report.errors)
+    assert not report.ok and not report.errors and not report.damages
+    assert all(f"{slow}" in line and "is away" in line for line in report.unread) and report.unread
+    assert replay_command(["verify", str(store), "--repair"]) == 2
     os.rename(tmp_path / "away", slow)
     assert verify(store).ok
     assert_same(before, contents(store))

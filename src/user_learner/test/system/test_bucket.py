@@ -14,11 +14,13 @@ import pytest
 from user_core.errors import ConfigError, StoreCorrupt, StoreError
 from user_core.reasons import BUCKET_AWAY
 from user_learner.cli.data import main
+from user_learner.cli.replay import main as replay_command
 from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
+from user_learner.replay import bucket as segment_bucket
 from user_learner.replay.bucket import MARK, fetch, in_bucket, missing, set_limit
 from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.maintenance import verify
-from user_learner.replay.segments import LEAVING, SEGMENTS
+from user_learner.replay.segments import LEAVING, SEGMENTS, check_sizes
 from user_learner.sampling import ReplaySource, SamplerConfig, fetching
 from user_learner.sampling.fetching import Fetcher
 from user_learner.upkeep.backup import backup, restore
@@ -188,6 +190,80 @@ def test_what_the_bucket_has_is_not_believed_blindly(tmp_path, bucket):
         fetch(path)
     bucket.client.put_object(Bucket="archive", Key=key, Body=whole)
     assert fetch(path) and verify(store).ok
+
+
+def test_what_cannot_be_reached_is_not_called_damaged(tmp_path, bucket, down, capsys):
+    store = tmp_path / "store"
+    make(store)
+    move_old(store, URL, 0, fetched_bytes=0)
+    gone = len(away(store))
+    down()
+    report = verify(store)
+    assert not report.ok and not report.errors and not report.damages
+    assert len(report.unread) == gone and "AWS_ENDPOINT_URL" in report.unread[0]
+    assert replay_command(["verify", str(store), "--repair"]) == 2
+    assert "damaged" not in capsys.readouterr().out.replace("nothing that was read is damaged", "")
+    with closing(StoreReader(store)) as reader:
+        assert not reader.tables.damages
+
+
+def test_files_that_go_back_to_the_bucket_meanwhile_are_no_damage(tmp_path, bucket):
+    """Another process makes room between the look at what is away and that at the sizes."""
+    store = tmp_path / "store"
+    make(store)
+    move_old(store, URL, 0, fetched_bytes=0)
+    with closing(StoreReader(store)) as reader:
+        path = away(store)[0]
+        assert check_sizes(path, reader.layout, 1, 0) == ""
+        assert fetch(path)
+        name = next(iter(in_bucket(path).files))
+        (path / name).write_bytes(b"")
+        assert name in check_sizes(path, reader.layout, 1, 0)
+
+
+def test_what_was_to_be_removed_there_and_moved_again_stays(tmp_path, bucket):
+    """Each segment has one place: what is late to be removed there must not take the new copy with it."""
+    store = tmp_path / "store"
+    make(store)
+    before = contents(store)
+    move_old(store, URL, 0, fetched_bytes=10**10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment_bucket.Bucket, "remove", _refused)
+        bring_back(store)
+        assert list((store / LEAVING).iterdir())
+        move_old(store, URL, 0, fetched_bytes=0)
+    move_old(store, URL, 0, fetched_bytes=0)
+    assert away(store) and not list((store / LEAVING).iterdir())
+    assert_same(before, contents(store))
+
+
+def _refused(bucket, prefix):
+    raise StoreError(prefix, got="AccessDenied", expected="to be allowed")
+
+
+def test_an_endpoint_that_is_none_is_said(tmp_path, bucket, monkeypatch):
+    make(tmp_path / "store", episodes=6)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio.lab:9000")
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
+        move_old(tmp_path / "store", URL, 0)
+
+
+def test_a_segment_that_cannot_come_does_not_keep_others_away(tmp_path, bucket):
+    store = tmp_path / "store"
+    make(store)
+    move_old(store, URL, 0, fetched_bytes=0)
+    set_limit(store, 10**10)
+    lost = away(store)[0]
+    for key in bucket.names():
+        if f"/{lost.name}-" in key:
+            bucket.client.delete_object(Bucket="archive", Key=key)
+    fetcher = Fetcher([store], exchange_s=0.01)
+    fetcher.start()
+    try:
+        wait_until(lambda: away(store) == [lost] and bool(fetcher.troubles()), 60.0)
+        assert "from a backup" in fetcher.troubles()[0]
+    finally:
+        fetcher.stop()
 
 
 @pytest.mark.parametrize("url", ["s3://", "s3://Not_A_Bucket/x", "s3:///x"])

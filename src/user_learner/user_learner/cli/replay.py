@@ -138,8 +138,17 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
     console.print(table)
     list_lines(console, "error", report.errors, "red")
     list_lines(console, "warning", report.warnings, "yellow")
-    console.print("[green]all promises hold[/green]" if report.ok else "[red]damaged[/red]")
-    return 0 if report.ok else 1
+    list_lines(console, "not read", report.unread, "yellow")
+    if report.errors:
+        console.print("[red]damaged[/red]")
+        return 1
+    if report.unread:
+        console.print(
+            "[yellow]not all is here to be read; nothing that was read is damaged[/yellow]"
+        )
+        return 2
+    console.print("[green]all promises hold[/green]")
+    return 0
 
 
 def _verify_once(store: str, console: Console) -> Report:

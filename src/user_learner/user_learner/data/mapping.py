@@ -424,7 +424,7 @@ class Mapped:
                     f"field {field!r}", got=f"{len(array)} rows", expected=f"{int(rows.max()) + 1}"
                 )
             # images are not copied where they lie one behind the other anyhow
-            whole = self._is_image(one) and bool((np.diff(rows) == 1).all())
+            whole = self._is_image(one) and len(rows) > 0 and bool((np.diff(rows) == 1).all())
             parts.append(array[int(rows[0]) : int(rows[-1]) + 1] if whole else array[rows])
         found = parts[0]
         if len(parts) > 1:

@@ -56,10 +56,10 @@ class InBucket:
     url: str
     files: Mapping[str, tuple[int, str]]
 
-    def write(self, path: Path) -> None:
-        """Say it in the directory of the segment, durably."""
+    def write(self, file: Path) -> None:
+        """Say it in a file, durably."""
         said = {"url": self.url, "files": {name: list(found) for name, found in self.files.items()}}
-        write_atomically(path / MARK, json.dumps(said, indent=1) + "\n")
+        write_atomically(file, json.dumps(said, indent=1) + "\n")
 
 
 def in_bucket(path: Path) -> InBucket | None:
@@ -100,7 +100,7 @@ def fetch(path: Path) -> bool:
 
     Raises:
         StoreError: The bucket cannot be reached; says what to do.
-        StoreCorrupt: It has another file there than the one that was moved.
+        StoreCorrupt: It has another file there than the one that was moved, or none.
         OSError: The disk here is full.
     """
     if not missing(path):
@@ -146,10 +146,15 @@ def bring(path: Path) -> None:
 def leave(path: Path, leaving: Path) -> None:
     """A segment is in its bucket no more, or will be gone: what that has is removed when it can be reached."""
     leaving.mkdir(exist_ok=True)
-    os.replace(path / MARK, leaving / f"{path.name}-{time.time_ns()}{LEAVING_SUFFIX}")
+    os.replace(path / MARK, leaving_mark(path, leaving))
     # before anything is removed there: the mark must not come back with the power
     sync_directory(leaving)
     sync_directory(path)
+
+
+def leaving_mark(path: Path, leaving: Path) -> Path:
+    """A new name for what says that a bucket has files of a segment which are not needed there."""
+    return leaving / f"{path.name}-{time.time_ns()}{LEAVING_SUFFIX}"
 
 
 def keep_here(path: Path, leaving: Path) -> bool:
@@ -300,7 +305,8 @@ class Bucket:
                 "segments in a bucket need boto3", got=str(error), expected="boto3 to be installed",
                 hint="pip install -r requirements/extra_s3.txt",
             ) from error  # fmt: skip
-        self.name, self._failed = name, (errors.BotoCoreError, errors.ClientError)
+        # ValueError: of an endpoint that is none
+        self.name, self._failed = name, (errors.BotoCoreError, errors.ClientError, ValueError)
         # digests are ours: not every server knows the newest checksums of Amazon's
         config = make_config(
             connect_timeout=5, read_timeout=30, retries={"max_attempts": 2},
@@ -373,7 +379,8 @@ class Bucket:
             yield
         except self._failed as error:
             code = str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
-            raise StoreError(
+            is_lost = code in ("NoSuchKey", "404")
+            raise (StoreCorrupt if is_lost else StoreError)(
                 f"bucket {self.name}: {what}", got=" ".join(str(error).split())[:300],
                 expected="an answer" if not code else "the object to be there, and to be allowed",
                 hint=_hint(type(error).__name__, code),

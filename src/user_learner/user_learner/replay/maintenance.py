@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from user_core.errors import StoreCorrupt
+from user_core.errors import StoreCorrupt, SuiteError
 from user_core.types import ChunkId, EpisodeSource
-from user_learner.replay.bucket import bring
+from user_learner.replay.bucket import fetch, missing
 from user_learner.replay.config import RetentionConfig
 from user_learner.replay.index import (
     INDEX_NAME,
@@ -34,6 +34,7 @@ from user_learner.replay.segments import (
     remove_segment,
     rows_differ,
     segment_directory,
+    where_away,
 )
 
 Progress = Callable[[int, int], None]
@@ -47,6 +48,7 @@ class Report:
         errors: Promises that are broken.
         warnings: What a person should know: rows set aside, chunks that retention dropped.
         damages: Rows whose bytes are wrong and that are not set aside yet.
+        unread: Why segments could not be read whose disk or bucket is away: nothing says that they are damaged.
         segments: Segments that were read.
         rows: Rows that were read.
         chunks: Chunks that were found in the logs.
@@ -56,6 +58,7 @@ class Report:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     damages: list[Damage] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     segments: int = 0
     rows: int = 0
     chunks: int = 0
@@ -63,8 +66,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every promise holds."""
-        return not self.errors
+        """Whether everything was read, and every promise holds."""
+        return not self.errors and not self.unread
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class _Verification:
         self._report = Report()
         self._pieces: dict[ChunkId, list[LogEntry]] = defaultdict(list)
         self._unreadable = False
+        self._unread: set[int] = set()  # segments
+        self._bucket_trouble = ""
 
     def run(self) -> Report:
         # one transaction: the committed state of its beginning, whatever is written meanwhile
@@ -117,7 +122,10 @@ class _Verification:
             for segment in segments:
                 try:
                     self._check_segment(segment, known)
-                except (OSError, StoreCorrupt) as error:  # dropped just now, or in a bucket
+                except (
+                    OSError,
+                    StoreCorrupt,
+                ) as error:  # for instance dropped by retention just now
                     self._unreadable = True
                     self._error(f"segment {segment.id} cannot be read: {error}")
                 self._report.segments += 1
@@ -133,6 +141,11 @@ class _Verification:
                 self._error(f"index: {text}")
 
     def _check_segment(self, segment: _Segment, known: dict[tuple[int, int], Damage]) -> None:
+        path = segment_directory(self._reader.path, segment.id)
+        if path.is_symlink() and not path.exists():  # with its log
+            self._unreadable = True
+            self._pass_over(segment, f"{where_away(path)} is away")
+            return
         try:
             entries = self._reader.log(segment.id)
         except StoreCorrupt as error:
@@ -150,14 +163,37 @@ class _Verification:
                 self._pieces[entry.chunk].append(entry)
         if entries and end != segment.rows:
             self._error(f"segment {segment.id}: {segment.rows} rows, but chunks for {end}")
-        path = segment_directory(self._reader.path, segment.id)
-        bring(path)
+        if not self._bring(segment, path):
+            return
         reason = check_sizes(path, self._reader.layout, segment.rows, 0)
         if reason:
             self._damage(Damage(segment.id, WHOLE_SEGMENT, reason), known)
             return
-        for block, expected in checksums.items():
-            self._check_block(segment, block, expected, known)
+        try:
+            for block, expected in checksums.items():
+                self._check_block(segment, block, expected, known)
+        except OSError:  # others may make room for another at any moment, and it does not come back
+            if self._bring(segment, path):
+                raise
+
+    def _bring(self, segment: _Segment, path: Path) -> bool:
+        """Whether a segment is here, or has come from its bucket. What is away is asked once: it may take long."""
+        if not missing(path):
+            return True
+        if not self._bucket_trouble:
+            try:
+                fetch(path)
+                return True
+            except (StoreCorrupt, FileNotFoundError):  # lost there, or dropped by retention
+                raise
+            except (SuiteError, OSError) as error:  # out of reach, or the disk here is full
+                self._bucket_trouble = str(error)
+        self._pass_over(segment, self._bucket_trouble)
+        return False
+
+    def _pass_over(self, segment: _Segment, why: str) -> None:
+        self._unread.add(segment.id)
+        self._report.unread.append(f"segment {segment.id}: {why}")
 
     def _check_block(
         self,
@@ -250,7 +286,7 @@ class _Verification:
         records = next(file for file in self._reader.layout.files if file.name == RECORDS)
         flags, expected = [], None
         damaged = {d.segment for d in (*self._reader.tables.damages, *self._report.damages)}
-        if damaged & {segment for _, segment, _, _ in extents}:
+        if (damaged | self._unread) & {segment for _, segment, _, _ in extents}:
             return False  # flags among damaged bytes say nothing
         for first_row, segment, start, rows in sorted(extents):
             if expected is not None and first_row < expected:

@@ -32,6 +32,7 @@ from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource
 from user_learner.replay.bucket import (
     LEAVING_SUFFIX,
+    MARK,
     SEGMENTS,
     bring,
     in_bucket,
@@ -74,7 +75,7 @@ def remove_segment(path: Path) -> None:
         os.replace(path, store / LEAVING / path.name)
         remove_leaving(store)
     else:
-        with suppress(FileNotFoundError):
+        if (path / MARK).exists():
             leave(path, path.parent.parent / LEAVING)
         shutil.rmtree(path, ignore_errors=True)
 
@@ -282,12 +283,17 @@ def rows_differ(path: Path, file: ColumnFile, start: int, rows: int, checksum: i
 
 
 def check_sizes(path: Path, layout: RowLayout, rows: int, log_bytes: int) -> str:
-    """Why the files of a segment cannot hold its committed rows; empty when they can. Cheap."""
+    """Why the files of a segment cannot hold its committed rows; empty when they can, and where they are in a bucket.
+    Cheap."""
     needed = []
     for file in layout.files:
         try:
             packed = open_packed(path, file)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and _bucket_has(
+                path, file.filename, file.packed_filename
+            ):
+                continue
             return f"{file.filename}: {error.strerror}"
         except StoreCorrupt as error:
             return str(error)
@@ -301,10 +307,21 @@ def check_sizes(path: Path, layout: RowLayout, rows: int, log_bytes: int) -> str
         try:
             found = (path / name).stat().st_size
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and _bucket_has(path, name):
+                continue
             return f"{name}: {error.strerror}"
         if found < nbytes:
             return f"{name} has {found} bytes, {nbytes} are committed"
     return ""
+
+
+def _bucket_has(path: Path, *names: str) -> bool:
+    """Whether a file of a segment is in a bucket: others may make room for another at any moment."""
+    try:
+        found = in_bucket(path)
+    except StoreCorrupt:
+        return False
+    return found is not None and not found.files.keys().isdisjoint(names)
 
 
 # --------------------------------------------------------------------------------------------------

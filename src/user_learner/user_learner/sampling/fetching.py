@@ -62,29 +62,32 @@ class Fetcher:
     def _run(self) -> None:
         backoff = Backoff(first_s=2.0, longest_s=60.0)
         while not self._stopping.is_set():
-            away = [path for store in self._stores for path in self._away(store)]
-            if not away:
-                self._trouble = ""
-                self._stopping.wait(_LOOK_S)
-                continue
-            new = [path for path in away if path not in self._fetched]
-            if not new:  # each had its turn
-                self._fetched.clear()
-                new = away
-            path = new[int(self._random.integers(len(new)))]
             try:
-                fetch(path)
+                wait_s = self._turn()
             except (SuiteError, OSError) as error:
                 self._trouble = (
                     f"segments come from no bucket, draws are from what is here: {error}"
                 )
-                self._stopping.wait(backoff.failed())
-                continue
-            self._trouble = ""
-            backoff.attempts = 0
-            self._fetched.add(path)
-            is_full = sum(len(self._away(store)) for store in self._stores) >= len(away)
-            self._stopping.wait(self._exchange_s if is_full else 0.0)
+                wait_s = backoff.failed()
+            else:
+                self._trouble = ""
+                backoff.attempts = 0
+            self._stopping.wait(wait_s)
+
+    def _turn(self) -> float:
+        """Fetch a segment, if any is away; return how long to wait, in seconds. Raises SuiteError, OSError."""
+        away = [path for store in self._stores for path in self._away(store)]
+        if not away:
+            return _LOOK_S
+        new = [path for path in away if path not in self._fetched]
+        if not new:  # each had its turn
+            self._fetched.clear()
+            new = away
+        path = new[int(self._random.integers(len(new)))]
+        self._fetched.add(path)  # also one that cannot come: the others have their turns
+        fetch(path)
+        is_full = sum(len(self._away(store)) for store in self._stores) >= len(away)
+        return self._exchange_s if is_full else 0.0
 
     def _away(self, store: Path) -> list[Path]:
         """Segments that are in a bucket, and not here; looked for only when others are here than before."""

@@ -16,12 +16,14 @@ from pathlib import Path
 from user_core.errors import StoreCorrupt, StoreError
 from user_learner.replay.bucket import (
     LEAVING_SUFFIX,
+    MARK,
     SEGMENTS,
     Bucket,
     InBucket,
     fetch,
     in_bucket,
     keep_here,
+    leaving_mark,
     make_room,
     open_bucket,
     parse_mark,
@@ -130,8 +132,10 @@ def remove_gone(store: Path) -> int:
         return 0
     for mark in sorted((store / LEAVING).glob(f"*{LEAVING_SUFFIX}")):
         try:
-            bucket, prefix = open_bucket(parse_mark(mark).url)
-            bucket.remove(prefix)
+            url = parse_mark(mark).url
+            if not _is_wanted(store / SEGMENTS / mark.name.partition("-")[0], url):
+                bucket, prefix = open_bucket(url)
+                bucket.remove(prefix)
         except StoreCorrupt:
             waiting += 1
             continue
@@ -141,11 +145,22 @@ def remove_gone(store: Path) -> int:
     return waiting
 
 
+def _is_wanted(path: Path, url: str) -> bool:
+    """Whether a segment is at a place in a bucket by now: each has always the same one. Raises StoreCorrupt."""
+    found = in_bucket(path)
+    return found is not None and found.url == url
+
+
 def _copy(path: Path, bucket: Bucket, place: str, layout: RowLayout) -> None:
-    files = {}
+    url, files = f"s3://{bucket.name}/{place}", {}
+    leaving = path.parent.parent / LEAVING
+    leaving.mkdir(exist_ok=True)
+    begun = leaving_mark(path, leaving)
+    InBucket(url, {}).write(begun)  # what is there of a copy that is cut short is removed
     for file in _files(path, layout):
         files[file.name] = bucket.put(f"{place}/{file.name}", file)
-    InBucket(f"s3://{bucket.name}/{place}", files).write(path)
+    InBucket(url, files).write(path / MARK)
+    begun.unlink()
 
 
 def _files(path: Path, layout: RowLayout) -> list[Path]:
