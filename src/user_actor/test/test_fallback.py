@@ -72,6 +72,9 @@ def test_it_takes_over_within_the_episode_and_gives_back_by_itself(round_trip_ms
     assert (there, here, again) == (THERE, HERE, THERE)
     assert before >= 20 and between >= 30 and after >= 10 and before + between + after == 100
     assert {step.policy_version for step in steps if step.acted_by is HERE} == {3}
+    numbers = [[s.plan for s in steps if s.acted_by is actor] for actor in (THERE, HERE)]
+    assert not set(numbers[0]) & set(numbers[1]), "each plan of the episode has its number"
+    assert (np.diff([step.plan for step in steps]) >= 0).all()
     gaps = np.diff([step.stamp_ns for step in steps])
     assert (gaps > PERIOD).sum() <= 1  # the robot held for as long as it takes to be sure
     assert gaps.max() < 200 * MS

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -230,6 +231,17 @@ def test_a_robot_that_hears_no_command_ends_the_episode(robot, monkeypatch):
     assert not after(5.0, SafetyStatus.IDLE), "a new episode"
     robot.send(chunk)
     assert not after(5.0, SafetyStatus.IDLE, refused=1), "it hears them, and does not want them"
+
+
+def test_a_slow_robot_gets_some_of_its_periods_to_hear_a_command(robot, monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: int(now_s[0] * 1e9))
+    robot._spec = replace(SPEC, period_s=1.5)
+    robot.send(ActionChunk(np.zeros((1, 2), np.float32), 1000, sequence=1))
+    for seconds, unheard in ((5.9, False), (0.2, True)):
+        now_s[0] += seconds
+        robot.on_safety(status(SafetyStatus.IDLE))
+        assert bool(robot.trouble()) is unheard
 
 
 def test_an_emergency_stop_counts_always(robot):

@@ -364,6 +364,8 @@ class ActionSource:
     ) -> _Proposal | None:
         seen, fallback = self._history.with_past(observation), self.fallback
         here = self._acts_here(remote)
+        if here:  # plans of both are counted together: a number is one plan of the episode
+            self._plans = remote.plans.number = max(self._plans, remote.plans.number)
         if fallback is None or not here or fallback.must_go_back or self._is_random():
             if fallback is not None and here and fallback.must_go_back:
                 self._forget_plan()

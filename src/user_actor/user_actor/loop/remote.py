@@ -122,6 +122,7 @@ class RemotePlans:
 
     Attributes:
         stale: Answers that were over when they came.
+        number: That of the newest plan in this episode; 0: none.
     """
 
     def __init__(self) -> None:
@@ -133,7 +134,7 @@ class RemotePlans:
         self._current: _SentRows | None = None
         self._next: _SentRows | None = None
         self._moved_until = -1
-        self._came = 0
+        self.number = 0
 
     def interrupt(self, step: int) -> None:
         """Somebody else drives in this step: what was planned is over."""
@@ -175,8 +176,8 @@ class RemotePlans:
         if skipped >= len(answer.rows_ta):
             self.stale += 1
             return None
-        self._came += 1
-        return Handover(answer.rows_ta[skipped:], first_step, answer.version, self._came, skipped)
+        self.number += 1
+        return Handover(answer.rows_ta[skipped:], first_step, answer.version, self.number, skipped)
 
     def sent(self, handover: Handover, sequence: int, step: int) -> None:
         """It was sent, under this number."""

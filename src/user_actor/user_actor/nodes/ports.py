@@ -51,8 +51,9 @@ _LABELS = (("abort", Label.ABORT), ("failure", Label.FAILURE), ("success", Label
 
 #: A hal shows observations at its control rate, and at least every half second in lockstep.
 _SILENCE_S = 2.0
-#: A hal that says for so long that no command has come, while they are sent, does not hear them.
-_UNHEARD_S = 2.0
+#: A hal that says for so long, and so many of its control periods, that no command has come, while they are sent, does
+#: not hear them.
+_UNHEARD_S, _UNHEARD_PERIODS = 2.0, 4
 
 
 class RosRobot:
@@ -156,10 +157,11 @@ class RosRobot:
         idle = status is not None and status.state == SafetyStatus.IDLE
         if not idle or not self._sent_ns or self._spec.lockstep or status.refused > self._refused:
             return NO_REASON
-        if self._told_ns - self._sent_ns < _UNHEARD_S * 1e9:
+        limit_s = max(_UNHEARD_S, _UNHEARD_PERIODS * self._spec.period_s)
+        if self._told_ns - self._sent_ns < limit_s * 1e9:
             return NO_REASON
         self._was_unheard = True
-        return Reason(COMMANDS_UNHEARD, f"the robot has heard no command for {_UNHEARD_S:g} s")
+        return Reason(COMMANDS_UNHEARD, f"the robot has heard no command for {limit_s:g} s")
 
     def unready(self) -> Reason:
         status, box = self._safety, self.observations
