@@ -72,7 +72,7 @@ class Person(Teleop):
 
     def __init__(self, noise: float, seed: int) -> None:
         self._noise, self._rng = noise, np.random.default_rng(seed)
-        self._held, self._height, self._step = 0, np.inf, -1
+        self._held = 0
 
     def connect(self, spec: RobotSpec) -> None:
         self._spec = spec

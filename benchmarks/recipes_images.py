@@ -236,6 +236,7 @@ def main() -> None:
             for job in every
             if job not in done
             and (not arguments.only or {job["task"], job["way"]} & {*arguments.only})
+            and (job["task"] != GYM_HIL or GYM_HIL in (arguments.only or []))
             and (not arguments.ways or job["way"] in arguments.ways)
         ]
         in_processes(_run, work, arguments.processes)

@@ -147,6 +147,8 @@ def test_a_setting_says_what_is_an_image_and_what_is_none() -> None:
     given = {"shows": space, "values": [value]}
     arrays = shown(given, images={"image": {"layout": "hw", "range": [-1, 1]}})
     np.testing.assert_array_equal(arrays["image"], GREY[:, :, None])
+    arrays = shown(given, images={"state": {"layout": "hw", "range": [-1, 1]}})  # as the note says
+    np.testing.assert_array_equal(arrays["state"], GREY[:, :, None])
     with pytest.raises(ConfigError, match=r"UserGiven-v0.*images.image.range"):
         robot(given, images={"image": {"layout": "hw"}})
     with pytest.raises(DeviceFault, match=r"'image'.*expected 0 to 1"):

@@ -143,9 +143,6 @@ class FlowNetwork(GenerativeNetwork):
         seen: Tensor = self.denoiser.see(features, {})  # type: ignore[operator]
         return seen
 
-    def codes(self, action: Tensor) -> Tensor:
-        return self.code.encode_batch(action).flatten(1)
-
     def wander(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         seen = self.seen_in(features)
         shape = (self.generation.steps + 1, len(features), self.rows, self.code.size)

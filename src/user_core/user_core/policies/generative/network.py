@@ -295,6 +295,10 @@ class GenerativeNetwork(ChunkNetwork):
         state = self.normalised(inputs)
         return state if context.dim() == 2 else torch.cat([state, context.mean(1)], 1)
 
+    def codes(self, action: Tensor) -> Tensor:
+        """What critics may see of actions (B, T x A), (B, T x D)."""
+        return self.code.encode_batch(action).flatten(1)
+
     def generate(self, inputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """Chunks (B, T x A) in network units from noise (B, T, D); with gradients of both."""
         return self.generate_from(self.context(inputs), noise)

@@ -60,9 +60,6 @@ class BestOfNetwork(GenerativeNetwork):
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return self.summary(inputs, self.context(inputs))
 
-    def codes(self, action: Tensor) -> Tensor:
-        return self.code.encode_batch(action).flatten(1)
-
     @torch.no_grad()
     def propose(
         self, inputs: Mapping[str, Tensor], count: int, generator: torch.Generator

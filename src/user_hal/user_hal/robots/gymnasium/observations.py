@@ -113,8 +113,9 @@ class Observations:
             raise SpecError(
                 f"observation {name!r}", got="two leaves of that name", expected="unique names"
             )
-        is_single = children_of(self._space) is None
-        config = self._config.images.get("image" if is_single else name)
+        config = self._config.images.get(name)
+        if config is None and children_of(self._space) is None:  # it goes by two names
+            config = self._config.images.get("image")
         says_none = config is not None and config.layout == "none"
         if not says_none and (config is not None or layout_of(leaf) != "none"):
             if not isinstance(leaf, spaces.Box):
