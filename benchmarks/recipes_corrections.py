@@ -1,6 +1,6 @@
 """Corrections by a scripted person beside as many further demonstrations, from the same cloned policy.
 
-    python benchmarks/recipes.py --only hg_dagger --seeds 0 --out corrections.jsonl --corrections docs/pictures/corrections.png
+    python benchmarks/recipes.py --only hg_dagger --seeds 0 1 2 --out corrections.jsonl --corrections docs/pictures/corrections.png
 
 Part of ``recipes.py``, which runs the jobs.
 """
@@ -151,7 +151,7 @@ def table(lines: list[Job]) -> str:
 
 
 def draw(lines: list[Job], path: Path) -> None:
-    """Success by further steps, and interventions by rounds; a thin line a seed."""
+    """Success by further steps, and interventions by rounds; a thin line a seed, a thick one the mean."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -170,11 +170,17 @@ def draw(lines: list[Job], path: Path) -> None:
             )  # fmt: skip
         right.plot(
             range(1, len(curve)), [point["interventions"] for point in curve[1:]],
-            marker=".", lw=1.2, color="tab:blue",
+            lw=0.8, alpha=0.5, color="tab:blue",
         )  # fmt: skip
+    rounds = min(len(curve) for curve in curves)
+    right.plot(
+        range(1, rounds),
+        [sum(curve[n]["interventions"] for curve in curves) / len(curves) for n in range(1, rounds)],
+        marker=".", lw=2, color="tab:blue",
+    )  # fmt: skip
     left.axhline(90, color="0.7", lw=0.8, ls="--")
     left.set(xlabel="further steps by the person", ylabel="success, %", ylim=(0, 103))
-    left.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.62))
+    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncol=2)
     right.xaxis.get_major_locator().set_params(integer=True)
     right.set(xlabel="round of 10 episodes", ylabel="interventions an episode", ylim=(0, None))
     figure.tight_layout()
