@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 import time
@@ -193,5 +194,42 @@ def test_a_camera_from_which_nothing_came_or_only_long_ago_is_said_so(
             if long_ago:  # it waited in the middleware
                 graph.comes(A, 10, age_s=1.0)
             assert opened(await gets())[A].max() > 150
+
+    asyncio.run(look())
+
+
+def test_a_page_that_shows_nothing_any_more_is_not_waited_for(graph, feed):
+    async def look():
+        before = len(asyncio.all_tasks())
+        async with a_page(feed) as (page, _, _):
+            page.hear({"show": [A]})
+            page.hear({"show": []})
+            end_s = time.monotonic() + 30
+            while len(asyncio.all_tasks()) > before + 1:  # that of the page itself
+                assert time.monotonic() < end_s, "it still looks for images"
+                await asyncio.sleep(0.01)
+
+    asyncio.run(look())
+
+
+def test_a_page_that_changes_its_mind_without_end_does_not_hold_the_loop(graph, feed):
+    class Hostile:
+        said = 0
+
+        async def accept(self):
+            pass
+
+        async def send_bytes(self, data):
+            pass
+
+        async def receive_json(self):
+            self.said += 1
+            return {"show": [A, B] if self.said % 2 else []}
+
+    async def look():
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(camera_stream.show_cameras(feed, lambda: {A, B}, Hostile()), 0.5)
+        assert 1 < len(graph.watched) <= 6
+        assert sorted(graph.left) == sorted(graph.watched)
 
     asyncio.run(look())

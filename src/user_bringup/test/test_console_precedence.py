@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from user_bringup.console import precedence
 
 _SCRIPT = """
 import asyncio, os, sys, time
@@ -45,3 +48,31 @@ def test_its_session_gives_way_until_somebody_drives_and_after_he_has_left():
         [sys.executable, "-c", _SCRIPT], capture_output=True, text=True, start_new_session=True, timeout=60
     )  # fmt: skip
     assert found.stdout.split() == ["True", "6", "0", "0", "6"], found.stderr
+
+
+def test_what_is_still_being_tried_does_not_overtake_what_counts_now(monkeypatch):
+    async def drive():
+        is_free, given = asyncio.Event(), []
+
+        async def set_niceness(pid, niceness):
+            if niceness:
+                await is_free.wait()  # the kernel asks to come again
+            given.append(niceness)
+            return True
+
+        monkeypatch.setattr(precedence, "set_session_niceness", set_niceness)
+        monkeypatch.setattr(precedence, "_leads", lambda: True)
+        console = precedence.Precedence()
+        async with console.driving():
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        async with console.driving():  # the next one takes the controls at once
+            is_free.set()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert given == [0, 0]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert given == [0, 0, precedence.NICENESS]
+
+    asyncio.run(drive())

@@ -26,6 +26,9 @@ STALE_S = 2.0
 IN_FLIGHT = 3
 #: Cameras that one page may ask for.
 _MOST = 64
+#: After a page has said what it shows, it is heard again this much later: subscriptions come and go in the loop that
+#: drives, too, and a page that changes its mind without end must not hold that.
+_SHOW_S = 0.1
 
 
 class Shown:
@@ -110,7 +113,7 @@ class CameraFeed:
             self._task = asyncio.create_task(self._look())
 
     def wait_no_more(self, page: CameraPage) -> None:
-        """The page has gone."""
+        """The page has gone, or shows nothing."""
         self._waiting.pop(page, None)
 
     async def _look(self) -> None:
@@ -190,7 +193,9 @@ class CameraPage:
 
     def _want(self) -> None:
         """Wait for images where some may be sent."""
-        if self._shown and self._under_way < IN_FLIGHT and not self._ready.is_set():
+        if not self._shown:
+            self._feed.wait_no_more(self)
+        elif self._under_way < IN_FLIGHT and not self._ready.is_set():
             self._feed.wait(self)
 
     def _newer(self) -> dict[str, Shown]:
@@ -243,13 +248,11 @@ async def show_cameras(
     sending = asyncio.create_task(page.run())
     try:
         while not sending.done():
-            page.hear(await websocket.receive_json())
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-    ) as error:  # a page of ours says no such thing
+            said = await websocket.receive_json()
+            page.hear(said)
+            if "show" in said:
+                await asyncio.sleep(_SHOW_S)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # no page of ours says so
         with contextlib.suppress(Exception):
             await websocket.close(REFUSED, str(error)[:100])
     except (WebSocketDisconnect, RuntimeError):  # the browser is gone

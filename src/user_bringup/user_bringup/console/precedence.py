@@ -23,19 +23,21 @@ def give_way() -> None:
 
 
 class Precedence:
-    """Takes the session out of those that give way while somebody drives: his keys must not wait for a learner.
+    """Takes the session out of those that give way while somebody drives or stops robots: that must not wait for a
+    learner.
 
     The kernel shares out the processor between sessions first, and lets everybody set his own from 0 on. A console
-    that a person started in a terminal shares the session of that; it is left alone.
+    that a person started in a terminal shares the session of that; it is left alone. Where the kernel has no such
+    groups (containers, often) the threads keep their niceness: an ordinary user may not lower that.
     """
 
     def __init__(self) -> None:
         self._drivers = 0
-        self._setting: set[asyncio.Task[bool]] = set()
+        self._setting: asyncio.Task[bool] | None = None
 
     @asynccontextmanager
     async def driving(self) -> AsyncIterator[None]:
-        """Somebody drives, while the block lasts."""
+        """Somebody drives or stops, while the block lasts."""
         self._count(1)
         try:
             yield
@@ -44,11 +46,13 @@ class Precedence:
 
     def _count(self, more: int) -> None:
         self._drivers += more
-        if _leads():  # nobody waits for it: it may have to be tried again
-            wanted = 0 if self._drivers else NICENESS
-            task = asyncio.create_task(set_session_niceness(os.getpid(), wanted))
-            self._setting.add(task)
-            task.add_done_callback(self._setting.discard)
+        if not _leads():
+            return
+        if self._setting is not None:
+            self._setting.cancel()  # it may still be trying what counts no more
+        wanted = 0 if self._drivers else NICENESS
+        # nobody waits for it: the kernel may have to be asked again
+        self._setting = asyncio.create_task(set_session_niceness(os.getpid(), wanted))
 
 
 def _leads() -> bool:

@@ -110,9 +110,11 @@ class Console:
         robots = list(graph.robots.items()) if graph is not None else []
         if graph is None or not robots:
             return self._record(visitor, "emergency stop", "", "no robot is heard of", False)
-        answers = await asyncio.gather(
-            *(asyncio.to_thread(graph.call, view.services["emergency_stop"]) for _, view in robots)
+        calls = (
+            asyncio.to_thread(graph.call, view.services["emergency_stop"]) for _, view in robots
         )
+        async with self.precedence.driving():
+            answers = await asyncio.gather(*calls)
         good = True
         texts = []
         for (namespace, _), answer in zip(robots, answers, strict=True):
