@@ -17,12 +17,13 @@ from user_learner.cli.data import main
 from user_learner.cli.replay import main as replay_command
 from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
 from user_learner.replay import bucket as segment_bucket
-from user_learner.replay.bucket import MARK, fetch, in_bucket, missing, set_limit
+from user_learner.replay.bucket import MARK, bring, fetch, in_bucket, missing, set_limit
 from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.maintenance import verify
 from user_learner.replay.segments import LEAVING, SEGMENTS, check_sizes
 from user_learner.sampling import ReplaySource, SamplerConfig, fetching
 from user_learner.sampling.fetching import Fetcher
+from user_learner.upkeep import retention
 from user_learner.upkeep.backup import backup, restore
 from user_learner.upkeep.compression import compress
 from user_learner.upkeep.tiering import bring_back, move_old
@@ -239,6 +240,17 @@ def test_what_was_to_be_removed_there_and_moved_again_stays(tmp_path, bucket):
 
 def _refused(bucket, prefix):
     raise StoreError(prefix, got="AccessDenied", expected="to be allowed")
+
+
+def test_what_goes_as_a_whole_is_not_brought_first(tmp_path, bucket, monkeypatch):
+    store, brought = tmp_path / "store", []
+    make(store)
+    move_old(store, URL, 0, fetched_bytes=0)
+    monkeypatch.setattr(retention, "bring", lambda path: (brought.append(path), bring(path)))
+    with StoreWriter(store, config=SMALL) as writer:
+        gone = retention.retain(writer, RetentionConfig(max_rows=4000, keep=("tagged",)))
+    assert len(gone) > 3 and len(brought) == 1  # an episode begins in it that stays
+    assert verify(store).ok
 
 
 def test_an_endpoint_that_is_none_is_said(tmp_path, bucket, monkeypatch):

@@ -171,13 +171,15 @@ def plans(reader: StoreReader, policy: RetentionConfig) -> Iterator[Plan]:
         here = sum(row[3] for row in kept)
         if rows and here == rows:
             continue
-        bring(segment_directory(reader.path, segment))  # it is read now
-        kind = source, lossy_codings(segment_directory(reader.path, segment), reader.layout)
-        if not rows:  # it has but log entries, which can join others
+        if here:
+            path = segment_directory(reader.path, segment)
+            bring(path)  # it is read now
+            kind = source, lossy_codings(path, reader.layout)
+        else:  # it has but log entries, which can join others
             joins = next((one for one in open_ones if one[0] == source), None)
-            if joins is None:
+            if joins is None and not rows:
                 continue
-            kind = joins
+            kind = joins or (source, ())
         plan = open_ones.get(kind)
         if plan is not None and plan.rows + here > reader.meta.segment_rows:
             yield open_ones.pop(kind)
