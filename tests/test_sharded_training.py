@@ -109,6 +109,27 @@ def test_checkpoints_go_on_bit_by_bit_and_with_another_number_of_ranks(tmp_path,
     assert_alike(straight, policy_of(config(tmp_path / "alone", store, 1, shard="blocks")))
 
 
+def test_weights_of_a_perceptron_decay_in_parts_as_whole(tmp_path, store):
+    def learned(folder: str, **params: Any) -> dict[str, Any]:
+        settings = config(tmp_path / folder, store, 1, 10, learning_rate=1e-3, **params)
+        policy = {"rows": 4, "hidden": [16], "ignored_observations": ["image"]}
+        return policy_of(
+            settings.replace(
+                algorithm=settings.algorithm.replace(plugin="bc"),
+                policy=settings.policy.replace(params=policy),
+            )
+        )
+
+    decayed, kept = learned("decayed", weight_decay=30.0), learned("kept", weight_decay=0.0)
+    assert_alike(decayed, learned("sharded", weight_decay=30.0, shard="blocks"))
+    name = "denoiser.layer0.weight"
+    assert np.abs(decayed[name]).sum() < 0.9 * np.abs(kept[name]).sum()
+    with pytest.raises(
+        ConfigError, match=r"shard: layers: got .* by itself, expected shard: blocks"
+    ):
+        learned("layers", shard="layers")
+
+
 def test_a_checkpoint_without_averages_opens(tmp_path, store):
     """As those of before averages were published: what is averaged begins with the weights."""
     before = policy_of(config(tmp_path, store, 1, updates=4, shard="blocks", average=0.0))

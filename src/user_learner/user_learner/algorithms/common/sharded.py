@@ -67,7 +67,7 @@ class ShardedParameters:
         require_no_scale(network)
         self._network, self._whole = network, whole
         self._learning_rate, self._max_grad_norm = learning_rate, max_grad_norm
-        self._decay = dict(decay)
+        self._decay, self._by = dict(decay), by
         for _, parameter in network.named_parameters():
             share_(parameter.data)
             if parameter.requires_grad:
@@ -103,15 +103,19 @@ class ShardedParameters:
     def __call__(self, *arguments: Any) -> Any:
         """``compute`` of these, with whole parameters.
 
-        Raises ConfigError where a network does not call its blocks, but layers within them.
+        Raises ConfigError where a network does not call its blocks, but layers within them, or takes their weights.
         """
         try:
             return self._compute(*arguments)
         except RuntimeError as error:
             if "mixed torch.Tensor and DTensor" in str(error):
+                expected = {
+                    "blocks": "shard: layers, which gathers each layer when it is called",
+                    "layers": "shard: blocks, which gathers all that is no block's at once",
+                }[self._by]
                 raise ConfigError(
-                    "shard: blocks", got="a network that calls layers within its blocks by itself",
-                    expected="shard: layers, which gathers each layer when it is called",
+                    f"shard: {self._by}", expected=expected,
+                    got="a network that takes the weights of its layers by itself",
                 ) from error  # fmt: skip
             raise
 
