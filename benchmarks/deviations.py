@@ -263,7 +263,7 @@ def main() -> None:
     ]
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        arguments.processes, context, systems.end_with_parent, max_tasks_per_child=1
+        arguments.processes, context, systems.end_with_pool, max_tasks_per_child=1
     ) as pool:
         for job in [pool.submit(one_run, *job, deadline_s, arguments.out, more) for job in jobs]:
             job.result()

@@ -302,7 +302,7 @@ def main() -> None:
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        arguments.processes, context, systems.end_with_parent
+        arguments.processes, context, systems.end_with_pool
     ) as pool:
         for job in [pool.submit(one_run, arguments, *job) for job in jobs]:
             job.result()

@@ -98,7 +98,7 @@ def main() -> None:
     ]
     context, returns = multiprocessing.get_context("spawn"), dict[tuple[float, str], list[float]]()
     with concurrent.futures.ProcessPoolExecutor(
-        arguments.processes, context, systems.end_with_parent, max_tasks_per_child=1
+        arguments.processes, context, systems.end_with_pool, max_tasks_per_child=1
     ) as pool:
         for line in pool.map(one_run, *zip(*jobs, strict=True)):
             returns.setdefault((line["size"], line["normalization"]), []).append(line["return"])

@@ -290,7 +290,7 @@ def in_processes(run: Callable[[Any], None], work: list[Any], count: int) -> Non
     """Do all of it, each in a process of its own with one thread, so many at once."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with multiprocessing.get_context("spawn").Pool(
-        count, systems.end_with_parent, maxtasksperchild=1
+        count, systems.end_with_pool, maxtasksperchild=1
     ) as pool:
         for _ in pool.imap_unordered(run, work):
             pass

@@ -32,7 +32,7 @@ def work(mark):
 if __name__ == "__main__":
     mark = sys.argv[1]
     words = systems.words_of_run(mark + ".yaml", runs=os.path.dirname(mark), run=os.path.basename(mark))
-    pool = multiprocessing.get_context("fork").Pool(1, systems.end_with_parent)
+    pool = multiprocessing.get_context("fork").Pool(1, systems.end_with_pool)
     pool.apply_async(work, [mark])
     helper = systems.start([sys.executable, "-c", "import time; time.sleep(600)", mark])
     with tempfile.TemporaryDirectory(prefix="benchmark_", dir=os.path.dirname(mark)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -23,10 +24,24 @@ _LIBC = ctypes.CDLL(None)
 def end_with_parent() -> None:
     """Called in a child: the kernel ends it by SIGTERM when what started it is gone.
 
-    That is the thread that started it. The argument ``preexec_fn`` of :class:`subprocess.Popen`, or
-    the ``initializer`` of a pool of processes.
+    That is the thread that started it. The argument ``preexec_fn`` of :class:`subprocess.Popen`.
     """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_with_pool() -> None:
+    """The ``initializer`` of a pool of processes: its processes end when that of the pool is gone.
+
+    Pools start processes from threads that end before them: with :func:`end_with_parent` a process was killed
+    with the lock of the pool's queue in its hand, and the pool never ended.
+    """
+    parent = os.pidfd_open(os.getppid())
+
+    def watch() -> None:
+        select.select([parent], [], [])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def call_until_parent_ends(function: Callable[..., Any], *values: Any) -> Any:
