@@ -34,6 +34,7 @@ def test_it_leaves_cores_to_others_and_goes_on_after_errors():
         with pytest.raises(StoreFull, match="a disk: got nothing, expected some room"):
             apart.call(fail)
         assert apart.call(os.getpid) == child
+        assert apart.call(os.kill, child, signal.SIGINT) is None  # Ctrl-C reaches it, too
         with pytest.raises(StoreError, match="ended with -9"):
             apart.call(os.kill, child, signal.SIGKILL)
         assert apart.call(print, "not an answer") is None

@@ -155,6 +155,7 @@ def _open_there(
     options: Mapping[str, Any],
     mapping: DataMapping | None,
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who has started it
     with suppress(OSError, AttributeError):  # it ends with who has started it, however that ends
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
