@@ -179,13 +179,14 @@ def watch_threads(node: LifecycleNode) -> Iterator[None]:
     before = threading.excepthook
 
     def ended(args: threading.ExceptHookArgs) -> None:
-        if issubclass(args.exc_type, SystemExit):
-            return  # how a thread ends itself
+        ours = is_ours(args.exc_traceback)
+        if issubclass(args.exc_type, SystemExit) and not ours:
+            return  # how a thread ends itself; none of ours does, but a plugin in it may
         thread = "an unknown one" if args.thread is None else args.thread.name
         error = args.exc_value or args.exc_type()
         died = ThreadEnded(f"thread {thread!r}", got=in_words(error), expected="it to go on")
         died.__cause__ = error
-        if is_ours(args.exc_traceback) and node.state in ("inactive", "active"):
+        if ours and node.state in ("inactive", "active"):
             node.fail(died)
         else:
             node.report_error(f"thread {thread!r}", died)

@@ -145,7 +145,9 @@ class Compiler:
             return own(owner, *arguments, **keywords)
         compiled = self._compiled.get(key)
         if compiled is None:
-            torch._dynamo.config.recompile_limit = _FORMS
+            settings = torch._dynamo.config  # the first name is of torch 2.6 and newer
+            name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+            setattr(settings, name, _FORMS)
             compiled = self._compiled[key] = torch.compile(own, dynamic=False)
         made = compiled(owner, *arguments, **keywords)
         self._warm.add(form)

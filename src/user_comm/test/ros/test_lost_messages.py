@@ -263,20 +263,21 @@ def test_spinning_goes_on_but_not_through_nothing_but_failures() -> None:
     assert tool.times == 0
 
 
-def of_module(name: str) -> Callable[[], None]:
+def of_module(name: str, error: str = "RuntimeError") -> Callable[[], None]:
     """A thread's function that raises, in a module of this name."""
     space: dict[str, Any] = {"__name__": name}
-    exec("def work():\n    raise RuntimeError('cannot go on')", space)
+    exec(f"def work():\n    raise {error}('cannot go on')", space)
     work: Callable[[], None] = space["work"]
     return work
 
 
+@pytest.mark.parametrize("error", ["RuntimeError", "SystemExit"])
 def test_a_thread_of_ours_that_ends_makes_its_node_begin_anew(
-    node: Speaker, spun: list[BaseException]
+    node: Speaker, spun: list[BaseException], error: str
 ) -> None:
     assert node.request("activate")
     with watch_threads(node):
-        threading.Thread(target=of_module("user_hal.runtime.loop"), name="loop").start()
+        threading.Thread(target=of_module("user_hal.runtime.loop", error), name="loop").start()
         wait_until(lambda: node.state == "unconfigured", timeout_s=10.0)
     items = {item.name: item for item in node.diagnostics.items()}
     assert "thread 'loop'" in items["lifecycle"].message
@@ -287,9 +288,11 @@ def test_a_thread_of_ours_that_ends_makes_its_node_begin_anew(
 def test_a_thread_of_somebody_else_that_ends_is_reported(node: Speaker) -> None:
     assert node.request("activate")
     with watch_threads(node):
-        thread = threading.Thread(target=of_module("some_sdk.worker"), name="worker")
-        thread.start()
-        thread.join()
+        for error, name in (("RuntimeError", "worker"), ("SystemExit", "done")):
+            work = of_module("some_sdk.worker", error)
+            thread = threading.Thread(target=work, name=name)
+            thread.start()
+            thread.join()
     items = {item.name: item for item in node.diagnostics.items()}
     assert "thread 'worker'" in items["thread_ended"].message and node.state == "active"
 
