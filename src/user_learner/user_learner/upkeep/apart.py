@@ -98,7 +98,8 @@ class Apart(Closing):
 
 def serve() -> None:
     """Of the process: call what is asked for, until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    # Ctrl-C is for the parent, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _take_what_is_left()
     _die_with(int(sys.argv[1]))
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
