@@ -130,7 +130,9 @@ def said_by_all(message: Any, group: Any) -> list[Any]:
 
 def _bytes_as_tensor(content: bytes, size: int) -> Tensor:
     """Bytes, and zeros up to a size that all processes have."""
-    return torch.frombuffer(bytearray(content.ljust(size, b"\0")), dtype=torch.uint8)
+    padded = bytearray(size)
+    padded[: len(content)] = content  # a checkpoint may be large: one copy, not two
+    return torch.frombuffer(padded, dtype=torch.uint8)
 
 
 def together() -> bool:
