@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
@@ -30,7 +30,7 @@ RCLError: type[Exception] = _rclpy.RCLError
 _OF_ONE_CALL: tuple[type[Exception], ...] = (RCLError, _rclpy.InvalidHandle)
 T = TypeVar("T")
 if TYPE_CHECKING:
-    _Publisher = Publisher[Any]
+    _Publisher: TypeAlias = Publisher[Any]
 else:
     _Publisher = Publisher  # Jazzy's takes no parameters
 #: For so long after the last one lost messages are a warning, seconds.

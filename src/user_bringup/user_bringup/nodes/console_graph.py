@@ -169,13 +169,12 @@ class ConsoleGraph:
         """Somebody looks at a page; call it at least every two seconds while he does. Any thread."""
         before_s, self._asked_s = self._asked_s, time.monotonic()
         if self._asked_s - before_s > _KEPT_S:
-            self._timer.timer_period_ns = int(_LOOK_S * 1e9)
             self._executor.create_task(self._look)
 
     def _look(self) -> None:
         """Find robots, cameras and services; those that went are forgotten."""
-        if time.monotonic() - self._asked_s > _KEPT_S:
-            self._timer.timer_period_ns = int(_IDLE_LOOK_S * 1e9)
+        is_asked = time.monotonic() - self._asked_s <= _KEPT_S
+        self._timer.timer_period_ns = int((_LOOK_S if is_asked else _IDLE_LOOK_S) * 1e9)
         self._arms.forget()
         services = self.node.get_service_names_and_types()
         triggers = [name for name, kinds in services if _TRIGGER in kinds]

@@ -118,9 +118,11 @@ class _Ear(GraphListener):
         return kind == _ONCE or self._is_asked()
 
     def _look_for_topics(self) -> None:
-        if self._was_asked != self._is_asked():
-            self._was_asked = not self._was_asked
-            if not self._was_asked:
+        if (is_asked := self._is_asked()) != self._was_asked:
+            self._was_asked = is_asked
+            if is_asked:
+                self.look_at_once()
+            else:
                 self.look_at_once(_IDLE_PERIOD_S)
         super()._look_for_topics()
 
