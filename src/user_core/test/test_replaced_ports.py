@@ -56,9 +56,14 @@ def test_ports_that_are_as_they_were_are_no_news(process: Process) -> None:
     assert process.looks(10) == [[]] * 10
 
 
-def test_a_port_that_was_replaced_for_good_is_said_after_a_while(process: Process) -> None:
+@pytest.mark.parametrize("lock", ["_el", "_el (deleted)"])
+def test_a_port_that_was_replaced_for_good_is_said_after_a_while(
+    process: Process, lock: str
+) -> None:
     process.looks(1)
     process.replace("fastdds_port7009")
+    (process.proc / "fd" / "71").unlink()
+    (process.proc / "fd" / "71").symlink_to(process.shm / f"fastdds_port7009{lock}")
     assert process.looks(5) == [[], [], [], ["fastdds_port7009"], ["fastdds_port7009"]]
 
 
