@@ -364,6 +364,22 @@ def test_draws_go_on_while_segments_are_exchanged(tmp_path, bucket, monkeypatch,
     assert not warnings
 
 
+@pytest.mark.parametrize("often", [1, 3])
+def test_a_segment_that_goes_between_two_looks_is_no_loss(tmp_path, often):
+    make(tmp_path / "store", episodes=6)
+    with closing(ReplaySource(tmp_path / "store", SamplerConfig(refresh_period_s=0.01))) as source:
+        looks = []
+
+        def look():
+            looks.append(1)
+            if len(looks) <= often:
+                raise FileNotFoundError("no such segment")
+
+        source.refresh = look
+        wait_until(lambda: len(looks) > often, 30.0)
+        assert len(source.warnings) == (often > 1)
+
+
 def test_an_endpoint_that_is_down_is_said_once_and_draws_go_on(tmp_path, bucket, down):
     store = tmp_path / "store"
     make(store)

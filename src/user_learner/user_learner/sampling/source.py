@@ -483,13 +483,18 @@ class ReplaySource(Closing):
         return self._budget_bytes - self._batches_nbytes(batch_size) - tables
 
     def _keep_fresh(self) -> None:
+        gone = ""
         while not self._stopping.wait(self.config.refresh_period_s):
             try:
                 self._fetcher.start()
                 self.refresh()
-            except (
-                Exception
-            ) as error:  # an index that is being rebuilt, a segment that has just gone
+                gone = ""
+            except FileNotFoundError as error:
+                # a segment that went between two looks, for instance to its bucket, is not missed by the next
+                if str(error) == gone:
+                    self._warnings.setdefault(gone)
+                gone = str(error)
+            except Exception as error:  # for instance an index that is being rebuilt
                 self._warnings.setdefault(str(error) or type(error).__name__)
 
 
