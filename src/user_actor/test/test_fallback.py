@@ -62,12 +62,15 @@ def who(steps):
 @pytest.mark.parametrize(("round_trip_ms", "rows"), [(7, 1), (70, 12)])
 def test_it_takes_over_within_the_episode_and_gives_back_by_itself(round_trip_ms, rows):
     setup, elsewhere, fallback = world_with(round_trip_ms, rows)
+    setup.publish(5)
     cuts(setup, elsewhere, 20, 600)
     said = []
     setup.at_step(40, lambda: said.extend(setup.loop.status().warnings))
     [result] = setup.run()
     assert result.outcome is not Outcome.ABORTED
     steps = setup.steps()
+    assert steps[0].policy_version == 5
+    assert result.first_version == 0, "its success is not that of one policy"
     (there, before), (here, between), (again, after) = who(steps)
     assert (there, here, again) == (THERE, HERE, THERE)
     assert before >= 20 and between >= 30 and after >= 10 and before + between + after == 100

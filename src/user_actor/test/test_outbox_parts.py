@@ -100,6 +100,8 @@ def test_progress_sums_up_and_survives_json():
     assert (progress.rows, progress.length, progress.episode_return) == (5, 4, 4.0)
     assert (progress.interventions, progress.first_version, progress.last_version) == (2, 2, 4)
     assert (progress.start_ns, progress.last_ns) == (5, 9)
+    here = progress.plus([step(9, policy_version=9, acted_by=ActedBy.FALLBACK)])
+    assert (here.first_version, here.plus(rows[:1]).first_version) == (0, 0), "not of one policy"
     assert progress.takeovers == 1, "one that goes on over the border of two chunks is one"
     assert EpisodeProgress.from_dict(progress.to_dict()) == progress
 

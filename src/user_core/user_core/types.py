@@ -241,7 +241,8 @@ class EpisodeResult:
         episode_return: Sum of the rewards, undiscounted.
         interventions: Number of steps on which a person or script overruled the policy.
         takeovers: How often a person or script took over from the policy: runs of such steps.
-        first_version: Policy version of the first step.
+        first_version: Policy version of the first step; 0 where a fallback acted, whose success is not that
+            of the learner's versions.
         last_version: Policy version of the last step.
         start_ns: When it started, nanoseconds.
         end_ns: When it ended, nanoseconds.

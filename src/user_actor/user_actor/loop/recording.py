@@ -187,7 +187,7 @@ class EpisodeRecorder:
         self._decision: Decision | None = None
         self._held: Step | None = None
         self._steps = self._interventions = self._takeovers = 0
-        self._overruled = False
+        self._overruled = self._fell_back = False
         self._return = 0.0
         self._first: Decision | None = None
         self._last: Decision | None = None
@@ -240,6 +240,7 @@ class EpisodeRecorder:
         self._interventions += overruled
         self._takeovers += overruled and not self._overruled
         self._overruled = overruled
+        self._fell_back |= acted_by is ActedBy.FALLBACK
         self._return += verdict.reward
         self._first = self._first or decision
         self._last, self._decision = decision, None
@@ -264,7 +265,7 @@ class EpisodeRecorder:
             length=self._steps,
             episode_return=self._return,
             interventions=self._interventions,
-            first_version=self._first.version,
+            first_version=0 if self._fell_back else self._first.version,
             last_version=self._last.version,
             start_ns=self._first.observation.stamp_ns,
             end_ns=end_ns,

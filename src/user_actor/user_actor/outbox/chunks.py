@@ -39,7 +39,7 @@ class EpisodeProgress:
         interventions: Steps on which a person or a script overruled the policy.
         takeovers: How often one of them took over: runs of such steps.
         overruled: Whether the last step was one of them.
-        first_version: Policy version of the first step.
+        first_version: Policy version of the first step; 0 where a fallback acted.
         last_version: Policy version of the last step.
         start_ns: Stamp of the first observation, nanoseconds.
         last_ns: Stamp of the last one.
@@ -64,6 +64,8 @@ class EpisodeProgress:
         if not rows:
             return self
         first = self.rows == 0
+        began_with = steps[0].policy_version if first and steps else self.first_version
+        fell_back = any(step.acted_by is ActedBy.FALLBACK for step in steps)
         overruled = [self.overruled, *(step.acted_by in _OVERRULED for step in steps)]
         return replace(
             self,
@@ -74,7 +76,7 @@ class EpisodeProgress:
             takeovers=self.takeovers
             + sum(now and not before for before, now in pairwise(overruled)),
             overruled=overruled[-1],
-            first_version=steps[0].policy_version if first and steps else self.first_version,
+            first_version=0 if fell_back else began_with,
             last_version=steps[-1].policy_version if steps else self.last_version,
             start_ns=rows[0].stamp_ns if first else self.start_ns,
             last_ns=rows[-1].stamp_ns,
