@@ -137,3 +137,12 @@ def test_damaged_bytes_are_refused_or_read_as_others_do(kind: str) -> None:
         else:
             assert same(decode(bytes(data)), theirs)
     assert refused > 100
+
+
+@pytest.mark.parametrize("kind", ["wstring", "Other", "Other[]"])
+def test_what_has_no_definition_is_left_to_rosbags(kind: str) -> None:
+    """It says what it lacks, message by message."""
+    store = typesys.get_typestore(typesys.Stores.EMPTY)
+    store.register(typesys.get_types_from_msg(f"{kind} a", "some/msg/Kind"))
+    with pytest.raises(NotSupported):
+        Decoders(store).of("some/msg/Kind")

@@ -50,8 +50,7 @@ class Decoders:
         struct.error or UnicodeDecodeError for bytes that are no such message.
 
         Raises:
-            KeyError: The type is not known.
-            NotSupported: It has something that is not read here.
+            NotSupported: It has something that is not read here, for instance a type that is not known.
         """
         ways = self.reader(name, ">"), self.reader(name, "<")
 
@@ -102,6 +101,10 @@ class _Writer:
 
     def _message(self, name: str) -> str:
         """Lines for a message that lies within; the name of the variable that has it."""
+        if (
+            name not in self._store.fielddefs
+        ):  # to the parser of ``rosbags``, wstring is a message, too
+            raise NotSupported(f"a {name!r}, which has no definition")
         names = []
         for field, node in self._store.fielddefs[name][1]:
             normal = normalized(field)
