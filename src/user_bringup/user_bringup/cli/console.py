@@ -74,8 +74,8 @@ def main(argv: Sequence[str]) -> int:
     )
     from user_bringup.nodes.console import serve  # rclpy and NiceGUI take seconds to import
 
-    give_way()
     with serve(config, live=not arguments.finished) as server:
+        give_way()
         print(f"console: {server.url}", flush=True)
         if not server.console.access.local:
             names = ", ".join(

@@ -33,6 +33,7 @@ class ConsoleNode(LifecycleNode):
         config: ConsoleConfig = self.config
         server = stack.enter_context(serve(config, context=self.context))
         self._server = server
+        give_way()
         self.get_logger().info(f"the console is at {server.url}")
         self.diagnostics.report("console", Level.OK, f"at {server.url}")
         self.every(_REPORT_S, self._report)
@@ -81,7 +82,6 @@ def _look(monitor: Monitor, graph: ConsoleGraph) -> Snapshot:
 
 def main() -> None:
     """Entry point of the executable ``console_node``."""
-    give_way()
     sys.exit(run(ConsoleNode, "console"))
 
 
