@@ -328,6 +328,7 @@ def _a_token_that_is_taken_back_stops_whom_it_let_drive(lab, ben):
     since_ns = time.monotonic_ns()
     Tokens(lab.folder / "tokens.json").remove("ben")
     ben.reads("your token was taken back")
+    ben.page.get_by_text("nothing is shown here any more").first.wait_for()
     assert lab.stopped_after_s(since_ns) < 5.0
     ben.lets_go()
     ben.page.reload()

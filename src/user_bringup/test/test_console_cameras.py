@@ -212,24 +212,38 @@ def test_a_page_that_shows_nothing_any_more_is_not_waited_for(graph, feed):
     asyncio.run(look())
 
 
+class Socket:
+    """A websocket whose page shows cameras, and none, in turns and without end."""
+
+    said, closed = 0, ()
+
+    async def accept(self):
+        pass
+
+    async def send_bytes(self, data):
+        pass
+
+    async def receive_json(self):
+        self.said += 1
+        return {"show": [A, B] if self.said % 2 else []}
+
+    async def close(self, *why):
+        self.closed = why
+
+
 def test_a_page_that_changes_its_mind_without_end_does_not_hold_the_loop(graph, feed):
-    class Hostile:
-        said = 0
-
-        async def accept(self):
-            pass
-
-        async def send_bytes(self, data):
-            pass
-
-        async def receive_json(self):
-            self.said += 1
-            return {"show": [A, B] if self.said % 2 else []}
-
     async def look():
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(camera_stream.show_cameras(feed, lambda: {A, B}, Hostile()), 0.5)
+            await asyncio.wait_for(camera_stream.show_cameras(feed, lambda: {A, B}, Socket()), 0.5)
         assert 1 < len(graph.watched) <= 6
         assert sorted(graph.left) == sorted(graph.watched)
 
     asyncio.run(look())
+
+
+def test_a_page_whose_token_is_taken_back_gets_no_more_images(graph, feed):
+    socket = Socket()
+    serve = camera_stream.show_cameras(feed, lambda: {A}, socket, lambda: socket.said < 2)
+    asyncio.run(asyncio.wait_for(serve, 30))
+    assert socket.closed[1] == "your token was taken back"
+    assert graph.watched == graph.left == [A]

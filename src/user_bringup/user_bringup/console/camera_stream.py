@@ -240,19 +240,24 @@ def bundle(images: Mapping[str, bytes]) -> bytes:
 
 
 async def show_cameras(
-    feed: CameraFeed, known: Callable[[], set[str]], websocket: WebSocket
+    feed: CameraFeed,
+    known: Callable[[], set[str]],
+    websocket: WebSocket,
+    may: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Serve the cameras of a page until it goes."""
+    """Serve the cameras of a page until it goes, or may not look any more."""
     await websocket.accept()
     page = CameraPage(feed, known, websocket.send_bytes)
     sending = asyncio.create_task(page.run())
     try:
         while not sending.done():
             said = await websocket.receive_json()
+            if not may():
+                raise ValueError("your token was taken back")
             page.hear(said)
             if "show" in said:
                 await asyncio.sleep(_SHOW_S)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:  # no page of ours says so
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         with contextlib.suppress(Exception):
             await websocket.close(REFUSED, str(error)[:100])
     except (WebSocketDisconnect, RuntimeError):  # the browser is gone

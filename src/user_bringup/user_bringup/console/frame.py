@@ -115,6 +115,10 @@ class Frame:
         ui.on("console_seen", self._on_seen)
 
     def _refresh(self) -> None:
+        if not self.console.may(self.visitor, Role.LOOK):
+            self._timer.active = False
+            ui.notify("Your token was taken back: nothing is shown here any more.", type="negative", timeout=0)  # fmt: skip
+            return
         snapshot = self.console.snapshot()
         for show in self.on_refresh:
             show(snapshot)

@@ -48,7 +48,8 @@ def make_app(console: Console) -> FastAPI:
             }
 
         feed = feed or CameraFeed(console.config, graph)
-        await show_cameras(feed, known, websocket)
+        visitor: Visitor = websocket.scope["visitor"]
+        await show_cameras(feed, known, websocket, lambda: console.may(visitor, Role.LOOK))
 
     async def drive(websocket: WebSocket, robot: str, ask: bool = False) -> None:
         await _Driving(console, websocket, robot).run(ask)
