@@ -276,8 +276,7 @@ def _a_flood_of_one_tab_is_cut_off_and_he_who_drives_does_not_notice(lab, ben, c
     )
     assert code != 1000
     assert ben.page.evaluate("userDrive.state.number") > page, "his page had to begin anew"
-    ben.page.wait_for_function("() => userDrive.state.engaged", timeout=10_000)
-    wait_until(lab.moves, "the robot moves on", 10)
+    ben.goes_on()
     carl.page.reload()  # he may come back
     carl.page.wait_for_function("() => window.userDrive", timeout=30_000)
 
