@@ -417,7 +417,7 @@ BAD: list[tuple[str, Callable[[Any], None], str]] = [
     ("Observation", change("tensors.0.shape", array.array("I", [1] * 9)), "dimensions"),
     ("Observation", change("tensors.0.data", array.array("B", bytes(11))), "bytes"),
     ("Observation", twice("tensors"), "twice"),
-    ("ActionChunk", change("acted_by", 4), "acted_by"),
+    ("ActionChunk", change("acted_by", max(ActedBy) + 1), "acted_by"),
     ("ActionChunk", change("period_ns", 0), "period_ns"),
     ("ActionChunk", change("start_ns", -1), "start_ns"),
     ("ActionChunk", change("policy_version", -1), "policy_version"),
