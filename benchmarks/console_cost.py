@@ -38,6 +38,8 @@ from user_testing.systems import started, words_of_run
 BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
            "--disable-component-update", "--no-first-run")  # fmt: skip
 RATE_HZ = 20.0
+#: A tenth of a period: later than that is counted.
+LATE_MS = 5.0
 KINDS = ("no console", "nobody looks", "light page", "Chromium")
 #: What begins (a console, a browser) has begun after this; what the learner does first is over after that.
 _SETTLE_S, _WARM_S = 8.0, 30.0
@@ -95,6 +97,7 @@ class Turn:
     shares: dict[str, float]
     updates_per_s: float = 0.0
     late_p99_ms: float = 0.0
+    late_share: float = 0.0
 
 
 def cost(rounds: int, seconds: float, apart: bool) -> None:
@@ -355,6 +358,7 @@ def _note_lateness(store: Path, turns: Sequence[Turn]) -> None:
     for turn in turns:
         here = late_ms[(at_s >= turn.begin_s) & (at_s <= turn.end_s)]
         turn.late_p99_ms = float(np.percentile(here, 99)) if len(here) else float("nan")
+        turn.late_share = float((here > LATE_MS).mean()) if len(here) else float("nan")
 
 
 def _tell(turns: Sequence[Turn]) -> None:
@@ -366,16 +370,21 @@ def _tell(turns: Sequence[Turn]) -> None:
     for kind, found in by_kind.items():
         rate = statistics.mean(turn.updates_per_s for turn in found)
         p99 = statistics.mean(turn.late_p99_ms for turn in found)
+        share = statistics.mean(turn.late_share for turn in found)
         parts = sorted({name for turn in found for name in turn.shares})
         shares = ", ".join(
             f"{name} {100 * statistics.mean(t.shares.get(name, 0.0) for t in found):.1f}"
             for name in parts
         )
         print(
-            f"{kind:13} updates {rate:6.1f}/s (x {rate / updates:.3f}), late p99 {p99:5.2f} ms (x {p99 / late:.2f}); "
+            f"{kind:13} updates {rate:6.1f}/s (x {rate / updates:.3f}), late p99 {p99:5.2f} ms (x {p99 / late:.2f}), "
+            f"{100 * share:.1f} % by more than {LATE_MS:g} ms; "
             f"% of a core: {shares}"
         )
         print(
             f"{'':13} "
-            + ", ".join(f"{t.updates_per_s:.1f}/s {t.late_p99_ms:.2f} ms" for t in found)
+            + ", ".join(
+                f"{t.updates_per_s:.1f}/s {t.late_p99_ms:.2f} ms {100 * t.late_share:.1f} %"
+                for t in found
+            )
         )
