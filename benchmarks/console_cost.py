@@ -51,6 +51,7 @@ robots: {robot0: simulated_arm}
 processes:
   hal:
     parameters:
+      robot: {params: {rate_hz: %g}}
       cameras:
         devices:
           one: &camera {plugin: fake, params: {width: 128, height: 128}}
@@ -110,7 +111,7 @@ def cost(rounds: int, seconds: float, apart: bool) -> None:
         os.sched_setaffinity(0, cores[:-1])  # all that is started inherits it
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "cost.yaml").write_text(_COST, encoding="utf-8")
+        (folder / "cost.yaml").write_text(_COST % RATE_HZ, encoding="utf-8")
         words = words_of_run(
             folder / "cost.yaml", f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
         )
