@@ -17,7 +17,7 @@ from user_msgs.msg import ActorStatus, EpisodeResult
 
 pytest.importorskip("nicegui", reason="nicegui is not installed")
 
-from user_bringup.nodes import monitor as monitor_module
+from user_bringup.nodes import graph_node
 from user_bringup.nodes.console_graph import ConsoleGraph
 from user_bringup.nodes.monitor import Monitor
 from user_comm.start import end_spinning
@@ -40,8 +40,8 @@ def robot(ros_domain):
 
 
 def test_status_is_listened_to_while_somebody_looks_and_episodes_always(robot, monkeypatch):
-    monkeypatch.setattr(monitor_module, "_KEPT_S", 1.5)
-    monkeypatch.setattr(monitor_module, "_IDLE_PERIOD_S", 0.3)
+    monkeypatch.setattr(graph_node, "_KEPT_S", 1.5)
+    monkeypatch.setattr(graph_node, "_IDLE_PERIOD_S", 0.3)
     status = robot.create_publisher(ActorStatus, "/r/actor_status", 10)
     nodes = robot.create_publisher(DiagnosticArray, "/diagnostics", 10)
     episodes = robot.create_publisher(EpisodeResult, "/r/episode_result", 10)

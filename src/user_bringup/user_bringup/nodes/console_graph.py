@@ -5,7 +5,6 @@ Nothing is subscribed to that nobody looks at.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -14,13 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.context import Context
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from user_bringup.nodes.console_arms import Arms, ArmState
+from user_bringup.nodes.graph_node import Attention, GraphNode
 from user_comm import topics
 from user_comm.cdr import CdrLimits
 from user_comm.converters import (
@@ -30,23 +29,19 @@ from user_comm.converters import (
     observation_from_message,
     robot_description_from_message,
 )
-from user_comm.logs import Throttle
-from user_comm.lost_messages import LostMessages, spin
+from user_comm.lost_messages import LostMessages
 from user_comm.services import ask
-from user_comm.start import end_spinning, start_rclpy
 from user_comm.subscriptions import BesideExecutor, CheckedSubscription, decode_bytes, let_go
 from user_comm.topics import interface_class, profile
-from user_core.errors import SuiteError, TransportError, in_words
+from user_core.errors import SuiteError, TransportError
 from user_core.interfaces import TeleopCommand
 from user_core.specs import RobotSpec
 from user_core.types import Observation
 from user_hal.teleops.browser import BrowserConfig, BrowserInput, BrowserTeleop
 
 _TRIGGER = "std_srvs/srv/Trigger"
-#: How often robots, cameras and services are looked for, while somebody looks at a page, and else.
-_LOOK_S, _IDLE_LOOK_S = 1.0, 2.0
-#: Who has not asked for this long does not look any more.
-_KEPT_S = 5.0
+#: How often robots, cameras and services are looked for, while somebody looks at a page.
+_LOOK_S = 1.0
 #: How long a person who leaves waits for an observation, to answer it with "I do not drive".
 _LAST_WORD_S = 0.2
 #: Answers between observations are at least this far apart: a page that says much costs no more than this.
@@ -109,72 +104,36 @@ class RobotView:
         return self.namespace.strip("/") or "robot"
 
 
-class ConsoleGraph:
+class ConsoleGraph(GraphNode):
     """A node in a thread of its own, in one ROS domain. A context manager; its methods may be called from any
     thread.
 
     Args:
         domain: The ROS domain; None: that of the environment.
         context: Of another node of this process in that domain; None: one of its own.
-
-    Attributes:
-        context: The context of its node.
     """
 
-    def __init__(self, domain: int | None = None, context: rclpy.Context | None = None) -> None:
-        self._domain, self._is_shared = domain, context is not None
-        self.context = context or rclpy.Context()
+    def __init__(self, domain: int | None = None, context: Context | None = None) -> None:
+        super().__init__("user_console", _LOOK_S, domain, context, Attention())
         self._lock = threading.RLock()
         self.robots: dict[str, RobotView] = {}
         self.managers: list[str] = []
         self.learners: dict[str, str] = {}
         self._specs: dict[str, CheckedSubscription] = {}
-        self._asked_s = -math.inf
-        self._say = Throttle()
 
-    def __enter__(self) -> ConsoleGraph:
-        if not self._is_shared:
-            start_rclpy([], context=self.context, domain_id=self._domain)
-        self.node = rclpy.create_node(
-            "user_console",
-            context=self.context,
-            use_global_arguments=False,
-            enable_rosout=False,
-            start_parameter_services=False,
-        )
+    def begin(self) -> None:
+        """Robots are drawn from what its node hears."""
         self._arms = Arms(self.node)
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(self.node)
-        self._timer = self.node.create_timer(_IDLE_LOOK_S, self._look)
-        self._thread = threading.Thread(target=self._spin, name="console graph", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *ended: object) -> None:
-        if not self._is_shared:
-            self.context.try_shutdown()
-        end_spinning(self._thread, self._executor, self.node)
-
-    def _spin(self) -> None:
-        spin(self._executor, failed=self._failed, tolerates=Exception, for_ever=True)
-
-    def _failed(self, error: BaseException) -> None:
-        """One message, or one look at the graph: pages must still see what comes later."""
-        if text := self._say(type(error).__name__, f"console: {in_words(error)}"):
-            self.node.get_logger().error(text)
 
     # --- what there is --------------------------------------------------------------------
 
     def attend(self) -> None:
         """Somebody looks at a page; call it at least every two seconds while he does. Any thread."""
-        before_s, self._asked_s = self._asked_s, time.monotonic()
-        if self._asked_s - before_s > _KEPT_S:
-            self._executor.create_task(self._look)
+        if self._attention.pay():
+            self.look_at_once()
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Find robots, cameras and services; those that went are forgotten."""
-        is_asked = time.monotonic() - self._asked_s <= _KEPT_S
-        self._timer.timer_period_ns = int((_LOOK_S if is_asked else _IDLE_LOOK_S) * 1e9)
         self._arms.forget()
         services = self.node.get_service_names_and_types()
         triggers = [name for name, kinds in services if _TRIGGER in kinds]

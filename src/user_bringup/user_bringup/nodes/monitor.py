@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -25,6 +23,7 @@ from user_msgs.msg import (
 from user_bringup.monitor import SystemState
 from user_bringup.monitor.state import MANAGED
 from user_bringup.nodes.graph_listener import GraphListener
+from user_bringup.nodes.graph_node import Attention
 from user_core.runtime.closing import Closing
 
 _KINDS: dict[str, Any] = {
@@ -33,10 +32,6 @@ _KINDS: dict[str, Any] = {
 } | {"diagnostic_msgs/msg/DiagnosticArray": DiagnosticArray}
 #: Told once, and therefore listened to always.
 _ONCE = f"user_msgs/msg/{EpisodeResult.__name__}"
-#: Who has not asked for this long does not look any more.
-_KEPT_S = 5.0
-#: How often new topics are looked for while nobody looks.
-_IDLE_PERIOD_S = 2.0
 
 
 class Monitor(Closing):
@@ -47,7 +42,7 @@ class Monitor(Closing):
         domains: The ROS domains to listen in; none: that of the environment. What is heard in
             several of them, because a bridge carries it, counts once.
         when_asked: Listen to more than the results of episodes only while :meth:`attend` is called.
-        contexts: Contexts of other nodes of this process, by domain; see :class:`GraphListener`.
+        contexts: Contexts of other nodes of this process, by domain; see :class:`GraphNode`.
     """
 
     def __init__(
@@ -60,10 +55,10 @@ class Monitor(Closing):
         self.state = SystemState()
         self.lock = threading.Lock()
         self._on_episode = on_episode
-        self._asked_s = -math.inf if when_asked else math.inf
+        self._attention = Attention(always=not when_asked)
         there = contexts or {}
         self._ears = [
-            _Ear(self._take, self._is_asked, domain, there.get(domain))
+            _Ear(self._take, domain, there.get(domain), self._attention)
             for domain in domains or (None,)
         ]
         self._stack = ExitStack()
@@ -77,17 +72,11 @@ class Monitor(Closing):
 
     def attend(self) -> None:
         """Somebody looks at the state; call it at least every two seconds while he does. Any thread."""
-        if self._asked_s == math.inf:
-            return
-        was_asked, self._asked_s = self._is_asked(), time.monotonic()
-        if not was_asked:
+        if self._attention.pay():
             with self.lock:
                 self.state.resume()
             for ear in self._ears:
                 ear.look_at_once()
-
-    def _is_asked(self) -> bool:
-        return time.monotonic() - self._asked_s < _KEPT_S
 
     def close(self) -> None:
         """Stop listening."""
@@ -105,38 +94,28 @@ class _Ear(GraphListener):
     def __init__(
         self,
         take: Callable[[str, str, Any], None],
-        is_asked: Callable[[], bool],
         domain: int | None,
         context: Context | None,
+        attention: Attention,
     ) -> None:
-        super().__init__("user_monitor", _KINDS, domain, context)
-        self._take, self._is_asked = take, is_asked
-        self._was_asked = True
+        super().__init__("user_monitor", _KINDS, domain, context, attention)
+        self._take = take
 
     def wants(self, kind: str) -> bool:
         """Results of episodes are told once, the rest again and again."""
-        return kind == _ONCE or self._is_asked()
-
-    def _look_for_topics(self) -> None:
-        if (is_asked := self._is_asked()) != self._was_asked:
-            self._was_asked = is_asked
-            if is_asked:
-                self.look_at_once()
-            else:
-                self.look_at_once(_IDLE_PERIOD_S)
-        super()._look_for_topics()
+        return kind == _ONCE or self._attention.is_paid
 
     def subscribe(self, topic: str, kind: str) -> Any:
         """Of the diagnostics of all nodes only those are decoded that the state is made of."""
         cls, take, quality = self.listen(topic, kind)
         if cls is not DiagnosticArray:
-            return self._node.create_subscription(cls, topic, take, quality)
+            return self.node.create_subscription(cls, topic, take, quality)
 
         def taken(data: bytes) -> None:
             if MANAGED.encode() in data:
                 take(deserialize_message(data, cls))
 
-        return self._node.create_subscription(cls, topic, taken, quality, raw=True)
+        return self.node.create_subscription(cls, topic, taken, quality, raw=True)
 
     def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:
         """A status that is lost is followed by the next; an episode is told once."""
