@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -16,8 +15,8 @@ from typing import Any
 
 import yaml
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+from user_core.runtime.parents import end_with_parent
+
 _alive: list[Process] = []
 _closed: list[Process] = []  # in this test
 
@@ -142,7 +141,7 @@ class NodeProcess(Process):
 
 def _die_with_parent() -> None:
     """Called in the child: the kernel kills it when whoever started it is gone, however that ended."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
 
 
 def killed_after(words: Sequence[str], delay_s: float) -> list[str]:

@@ -7,7 +7,6 @@ SIGKILL.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -17,8 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+from user_core.runtime import parents
 
 
 def end_with_parent() -> None:
@@ -26,7 +24,7 @@ def end_with_parent() -> None:
 
     That is the thread that started it. The argument ``preexec_fn`` of :class:`subprocess.Popen`.
     """
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    parents.end_with_parent(signal.SIGTERM)
 
 
 def end_with_pool() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from user_core.runtime.files import replace_durably, write_atomically
 from user_core.runtime.histogram import LatencyHistogram
 from user_core.runtime.locks import FileLock
 from user_core.runtime.pacing import Pacer
+from user_core.runtime.parents import end_with_parent
 from user_core.runtime.prefetch import Prefetcher
 
 MS = 1_000_000
@@ -172,3 +174,17 @@ def test_a_result_that_is_late_is_not_lost_and_an_error_is_raised_once():
     finally:
         ready.set()
         prefetcher.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends it")
+def test_a_process_ends_with_what_started_it_also_with_what_was_gone_before_it_asked():
+    code = "import os, subprocess, sys; subprocess.Popen(['sleep', '60'], preexec_fn={}); print(flush=True); {}"
+    prepare = "lambda: end_with_parent(signal.SIGTERM, os.getppid())"
+    starts = "import signal; from user_core.runtime.parents import end_with_parent; "
+    code = starts + code.format(prepare, "os.kill(os.getpid(), signal.SIGKILL)")
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        output, _ = process.communicate(timeout=30)  # ends when nobody has the pipe any more
+    assert (output, process.returncode) == ("\n", -signal.SIGKILL)
+    late = lambda: end_with_parent(signal.SIGTERM, os.getpid())  # noqa: E731 - in the child: it itself
+    assert subprocess.run(["sleep", "60"], preexec_fn=late, timeout=30).returncode == 1

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from user_core.reasons import NO_REASON
 from user_core.runtime import came_up, last_words
 from user_core.runtime.abandoned_mutexes import release_abandoned_mutexes
 from user_core.runtime.half_made_ports import mend_half_made_ports
+from user_core.runtime.parents import end_with_parent
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.abandoned_memory import remove_abandoned_memory
@@ -43,7 +42,6 @@ from user_fleet.supervisor.standby import (
 )
 from user_fleet.supervisor.standby_queue import StandbyQueue
 
-_PR_SET_PDEATHSIG = 1
 #: A node of ours says when it works; any other process counts as up after this time.
 _UP_S = 5.0
 #: A restarted process goes before others until this time after it came up: what it does at first
@@ -53,7 +51,6 @@ _URGENT_S = 10.0
 _TEND_S = 0.1
 #: How often it looks for what others would wait for without limit.
 _STUCK_S = 5.0
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class ChildState(Enum):
@@ -465,10 +462,7 @@ def has_ended(process: asyncio.subprocess.Process) -> bool:
 
 def _prepare(supervisor: int, niceness: int) -> None:
     """In the child, before the program starts."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != supervisor:  # it died before we asked
-            os._exit(1)
+    end_with_parent(signal.SIGTERM, supervisor)
     if niceness:
         os.nice(niceness)
 

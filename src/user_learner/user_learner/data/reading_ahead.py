@@ -5,7 +5,6 @@ What a process gives is what the thread gives; the episodes come in the order of
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import SuiteError
 from user_core.runtime.closing import Closing
+from user_core.runtime.parents import end_with_parent
 from user_learner.data.mapping import DataMapping
 from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
 
@@ -29,7 +29,6 @@ from user_learner.data.source import Description, EpisodeRef, Source, in_one_lin
 #: two to start.
 _TRIED_S, _LEFT_S = 3.0, 10.0
 _MOST_PROCESSES = 8
-_PR_SET_PDEATHSIG = 1
 
 
 class Taking(Protocol):
@@ -156,10 +155,7 @@ def _open_there(
     mapping: DataMapping | None,
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who has started it
-    with suppress(OSError, AttributeError):  # it ends with who has started it, however that ends
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        raise SystemExit
+    end_with_parent(signal.SIGKILL, parent)
     data = open_source(path, format_name, options).__enter__()
     _there[:] = [taking(data.describe(), mapping), data]
 

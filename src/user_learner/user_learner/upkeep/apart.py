@@ -20,12 +20,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from user_core.errors import StoreError
 from user_core.runtime.closing import Closing
+from user_core.runtime.parents import end_with_parent
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _NICENESS = 19
-_PR_SET_PDEATHSIG = 1
 #: Number of ioprio_set(2), its argument for the calling process, and the class for what only takes a disk that is idle.
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}
 _IOPRIO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
@@ -101,7 +101,7 @@ def serve() -> None:
     # Ctrl-C is for the parent, which ends this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _take_what_is_left()
-    _die_with(int(sys.argv[1]))
+    end_with_parent(signal.SIGKILL, int(sys.argv[1]))  # a successor must find nobody at work
     asked, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     while True:
@@ -126,14 +126,6 @@ def _take_what_is_left() -> None:
     number = _IOPRIO_SET.get(platform.machine())
     if sys.platform == "linux" and number:
         ctypes.CDLL(None).syscall(number, _IOPRIO_PROCESS, 0, _IOPRIO_IDLE)
-
-
-def _die_with(parent: int) -> None:
-    """A successor must not find somebody at work in the store."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
 
 
 if __name__ == "__main__":
