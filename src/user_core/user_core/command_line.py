@@ -19,16 +19,15 @@ class Parser(argparse.ArgumentParser):  # noqa: TID251
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "allow_abbrev": False})
-        self._words: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: D102
         # An unknown option is told before what follows from it: a value that belongs to it would
         # be taken for an argument, or for the name of a subcommand.
-        self._words = sys.argv[1:] if args is None else list(args)
-        for word in self._unknown_options():
+        words = sys.argv[1:] if args is None else list(args)
+        for word in self._unknown_options(words):
             name = word.partition("=")[0]
             self._refuse(f"no option '{name}'", nearest(name, self._option_string_actions))
-        return super().parse_known_args(self._words, namespace)
+        return super().parse_known_args(words, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -49,13 +48,13 @@ class Parser(argparse.ArgumentParser):  # noqa: TID251
         hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
         self.exit(2, f"{self.prog}: {what}.{hint} '{self.prog} --help' lists what there is.\n")
 
-    def _unknown_options(self) -> Iterator[str]:
+    def _unknown_options(self, words: Iterable[str]) -> Iterator[str]:
         """Words that look like options and are none; not those of a subcommand, which has its own parser."""
         commands: set[str] = set()
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 commands.update(action.choices)
-        for word in self._words:
+        for word in words:
             if word == "--" or word in commands:
                 return
             if not word.startswith("-") or len(word) == 1 or " " in word:
