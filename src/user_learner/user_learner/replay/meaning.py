@@ -18,7 +18,7 @@ from user_core.meaning import MeaningDifference, require_same_meaning
 from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
 from user_core.types import TrajectorySchema
-from user_learner.replay.index import INDEX_NAME
+from user_learner.replay.index import INDEX_NAME, store_at
 from user_learner.replay.reader import StoreReader
 
 MEANING_NAME = "meaning.json"
@@ -90,12 +90,12 @@ def find_meaning(place: str | Path) -> RobotSpec:
         if place.is_file():
             data = json.loads(place.read_text(encoding="utf-8"))
             return RobotSpec.from_dict(data.get("spec", data))
-        for store in (place, place / "replay"):
-            if (store / INDEX_NAME).exists():
-                with closing(StoreReader(store, with_extents=False)) as reader:
-                    spec = read_meaning(store, reader.schema).spec
-                if spec is not None:
-                    return spec
+        store = store_at(place)
+        if store is not None:
+            with closing(StoreReader(store, with_extents=False)) as reader:
+                spec = read_meaning(store, reader.schema).spec
+            if spec is not None:
+                return spec
         kept = place / "learner" / SPEC_NAME
         if kept.exists():
             return RobotSpec.from_dict(json.loads(kept.read_text(encoding="utf-8")))
