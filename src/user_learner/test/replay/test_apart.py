@@ -15,6 +15,7 @@ from user_core.errors import StoreError, StoreFull
 from user_learner.replay import RetentionConfig, StoreWriter
 from user_learner.upkeep.apart import Apart, Stopped
 from user_learner.upkeep.retention import retain
+from user_testing.waiting import wait_until
 from user_testing.worlds.replay import QUICK, Actor, Plan, assert_same, contents, fill
 
 SMALL = QUICK.replace(segment_bytes=1)
@@ -62,10 +63,7 @@ def test_it_dies_with_its_parent():
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         child = int(parent.stdout.readline())
         parent.kill()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and alive(child):
-        time.sleep(0.01)
-    assert not alive(child)
+    wait_until(lambda: not alive(child), timeout_s=20.0)
 
 
 def alive(pid: int) -> bool:
