@@ -363,25 +363,28 @@ class ActionSource:
         self, remote: RemotePolicy, observation: Observation, takeover: Takeover | None
     ) -> _Proposal | None:
         seen, fallback = self._history.with_past(observation), self.fallback
-        here = self._acts_here(remote)
-        if here:  # plans of both are counted together: a number is one plan of the episode
-            self._plans = remote.plans.number = max(self._plans, remote.plans.number)
-        if fallback is None or not here or fallback.must_go_back or self._is_random():
-            if fallback is not None and here and fallback.must_go_back:
-                self._forget_plan()
-                fallback.go_back()
+        if fallback is None or not self._acts_here(remote):
+            return self._propose_remotely(remote, seen, takeover)
+        # Plans of both are counted together: a number is one plan of the episode.
+        self._plans = remote.plans.number = max(self._plans, remote.plans.number)
+        if fallback.must_go_back:
+            self._go_back(fallback)
+        if not fallback.acts or self._is_random():
             return self._propose_remotely(remote, seen, takeover)
         without_chance = self._config.exploration.deterministic
         if takeover is None and fallback.may_go_back:
             planned = remote.propose(seen, deterministic=without_chance, waits=False)
             if planned is not None:
-                self._forget_plan()
-                fallback.go_back()
+                self._go_back(fallback)
                 return _of_remote(planned)
         else:
             remote.overruled(seen)
         seen = fallback.history.with_past(observation)
         return self._next_row(fallback.policies.current(), seen, without_chance, ActedBy.FALLBACK)
+
+    def _go_back(self, fallback: Fallback) -> None:
+        self._forget_plan()
+        fallback.go_back()
 
     def _propose_remotely(
         self, remote: RemotePolicy, observation: Observation, takeover: Takeover | None
