@@ -8,11 +8,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
-
 from user_actor.loop.config import FallbackConfig
 from user_actor.loop.observation_history import ObservationHistory
-from user_actor.loop.policy import FixedPolicy, PolicyHolder, check_plan
+from user_actor.loop.policy import FixedPolicy, PolicyHolder, try_out
 from user_actor.loop.remote import Lateness
 from user_core.codecs.weights import read_version
 from user_core.errors import ConfigError
@@ -138,7 +136,5 @@ def policy_of_file(file: str, choice: PluginChoice, spec: RobotSpec, task: Task)
         ) from error  # fmt: skip
     policy = choice.build("policies", spec, path="remote.fallback")
     policy.load(version.arrays)
-    policy.reset(task)
-    seen = spec.sample_observation(np.random.default_rng(0), policy.observation_history)
-    check_plan(policy.act(seen, deterministic=True), spec)
+    try_out(policy, spec, task)
     return FixedPolicy(policy, version.number)

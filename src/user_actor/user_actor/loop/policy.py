@@ -173,7 +173,7 @@ class PolicyHolder:
             self._check(version)
             self._spare.load(version.arrays)
             self._prepare(self._spare)
-            self._try_out(self._spare)
+            try_out(self._spare, self._spec, self._task, self.pass_in)
         except BaseException as error:  # of the version, or of the policy's own code
             if is_of_a_person(error):
                 raise
@@ -191,16 +191,6 @@ class PolicyHolder:
                 expected=self._config_hash,
                 hint="Actor and learner must have the same policy configuration and robot spec",
             )
-
-    def _try_out(self, policy: Policy) -> None:
-        """Let it act once; weights that give no usable action are refused."""
-        policy.reset(self._task)
-        rng = np.random.default_rng(0)
-        made_up = self._spec.sample_observation(rng, policy.observation_history)
-        with self.pass_in(policy):
-            action_ta = policy.act(made_up, deterministic=True)
-        check_plan(action_ta, self._spec)
-        policy.reset(self._task)
 
     def _refuse(self, version: PolicyVersion, error: BaseException) -> None:
         self.refused += 1
@@ -277,6 +267,19 @@ def _faults_are_policy_errors(policy: Policy) -> Iterator[None]:
         if is_of_a_person(error):
             raise
         raise PolicyError(f"policy {type(policy).__name__}", got=in_words(error)) from error
+
+
+def try_out(
+    policy: Policy, spec: RobotSpec, task: Task,
+    pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
+) -> None:  # fmt: skip
+    """Let a policy act once on what is made up; raises what it raises, and PolicyError where that is no usable action."""
+    policy.reset(task)
+    made_up = spec.sample_observation(np.random.default_rng(0), policy.observation_history)
+    with pass_in(policy):
+        action_ta = policy.act(made_up, deterministic=True)
+    check_plan(action_ta, spec)
+    policy.reset(task)
 
 
 def check_plan(action_ta: Array, spec: RobotSpec) -> None:
