@@ -268,9 +268,7 @@ class InferenceNode(LifecycleNode):
             server.stop()
         elif before is None:
             self._join(robot, server)
-        elif (
-            others
-        ):  # it is another, or does something else; they go on, with the policy that there is
+        elif others:  # which go on, with the policy that there is
             server.remove(robot.name or before.spec.robot)
             self._join(robot, server)
         else:
