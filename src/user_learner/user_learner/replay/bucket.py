@@ -181,8 +181,11 @@ def _make_room(store: Path, keep: Path | None = None) -> int:
     for path in (store / SEGMENTS).iterdir():
         with suppress(StoreCorrupt):
             found = in_bucket(path)
-            if found is not None and (nbytes := _bytes_here(path, found)):
-                here.append((_newest(path, found), path, nbytes))
+            if found is None:
+                continue
+            came_s, nbytes = _here(path, found)
+            if nbytes:
+                here.append((came_s, path, nbytes))
     total, limit, gone = sum(nbytes for *_, nbytes in here), limit_of(store), 0
     for _, path, nbytes in sorted(here):
         if total - gone <= limit:
@@ -196,20 +199,13 @@ def _make_room(store: Path, keep: Path | None = None) -> int:
     return gone
 
 
-def _bytes_here(path: Path, found: InBucket) -> int:
-    nbytes = 0
+def _here(path: Path, found: InBucket) -> tuple[float, int]:
+    """When the newest file of a segment came here, and the bytes of all that are here."""
+    files = []
     for name in found.files:
         with suppress(FileNotFoundError):
-            nbytes += (path / name).stat().st_size
-    return nbytes
-
-
-def _newest(path: Path, found: InBucket) -> float:
-    times = [0.0]
-    for name in found.files:
-        with suppress(FileNotFoundError):
-            times.append((path / name).stat().st_mtime)
-    return max(times)
+            files.append((path / name).stat())
+    return max((file.st_mtime for file in files), default=0.0), sum(file.st_size for file in files)
 
 
 def limit_of(store: Path) -> int:
@@ -347,7 +343,8 @@ class Bucket:
         return size, sha.hexdigest()
 
     def get(self, key: str, target: Path, size: int, sha256: str) -> None:
-        """Copy an object here, and see that it is the one that was put there. Raises StoreCorrupt where not."""
+        """Copy an object here, not yet durably, and see that it is the one that was put there. Raises StoreCorrupt where
+        not."""
         sha, done = hashlib.sha256(), 0
         with self._named(f"get {key}"), open(target, "wb") as out:
             body = self._client.get_object(Bucket=self.name, Key=key)["Body"]
@@ -355,8 +352,6 @@ class Bucket:
                 sha.update(piece)
                 out.write(piece)
                 done += len(piece)
-            out.flush()
-            os.fsync(out.fileno())
         if done != size or sha.hexdigest() != sha256:
             raise StoreCorrupt(
                 f"s3://{self.name}/{key}", got=f"{done} bytes, SHA-256 {sha.hexdigest()[:12]}",
