@@ -17,7 +17,7 @@ from user_core.runtime.clock import Clock
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Observation, Task
 from user_testing.waiting import wait_until
-from user_testing.worlds.actor_loop import MS, Ramp, build
+from user_testing.worlds.actor_loop import MS, Elsewhere, Ramp, build
 
 ACTION = ArraySpec((1,), low=-100.0, high=100.0)
 SPEC = RobotSpec("r", {"x": ArraySpec((1,))}, ACTION)
@@ -134,57 +134,12 @@ class Counting(Ramp):
         return made
 
 
-class Bridge:
-    """InferencePort in virtual time, over a link with a round trip."""
-
-    def __init__(self, world, policy, round_trip_ns):
-        self.world, self.policy, self.round_trip_ns = world, policy, round_trip_ns
-        self.version, self._newest, self.asked = 1, None, []
-
-    def begin(self):
-        self._newest = None
-
-    def ask(self, observation, step, *, deterministic=False, going_on=None):
-        self.asked.append((step, None if going_on is None else going_on.frozen))
-
-        def arrive():
-            if going_on is None:
-                made = self.policy.act(observation.arrays)
-            else:
-                made = self.policy.continue_plan(observation.arrays, *going_on)
-            self._newest = Answer(made, step, 1)
-
-        self.world.after(self.round_trip_ns, arrive)
-
-    def take(self):
-        answer, self._newest = self._newest, None
-        return answer
-
-    def wait(self, until_ns):
-        while self._newest is None and self.world.now_ns < until_ns:
-            self.world.wait(None, (until_ns - self.world.now_ns) * 1e-9)
-        return self.take()
-
-    def why_silent(self):
-        from user_core.reasons import NO_REASON
-
-        return NO_REASON
-
-    def lateness(self, after_s):
-        from user_actor.loop.remote import Lateness
-        from user_core.reasons import NO_REASON
-
-        return Lateness(NO_REASON, 0)
-
-    def probe(self, observation):
-        pass
-
-
 def bridged(round_trip_ms, steps, **chunks):
     made = []
 
     def make(world, spec, holder):
-        made.append(Bridge(world, Counting(world, 12), round_trip_ms * MS))
+        policies = FixedPolicy(Counting(world, 12), 1)
+        made.append(Elsewhere(world, spec, policies, round_trip_ms * MS))
         return made[0]
 
     setup = build({"max_episode_steps": steps, "chunks": chunks}, 12, inference=make)
@@ -196,7 +151,7 @@ def test_over_a_link_each_plan_goes_on_from_what_is_carried_out_meanwhile():
     setup, port = bridged(50, 40, execution="real_time", delay_steps=3)
     executed = np.array([step.action[1] for step in setup.steps()])
     np.testing.assert_allclose(np.diff(executed), 0.001, atol=1e-6)  # no seam
-    going_on = [frozen for _, frozen in port.asked if frozen is not None]
+    going_on = port.frozen
     assert len(going_on) >= 5 and set(going_on) <= {3, 4}
     assert setup.loop.episodes.recorder.feedback["exact"] == 40
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
+from user_actor.loop.policy import planned
 from user_actor.loop.ports import NOBODY, HumanInput, MemorySink
 from user_actor.loop.remote import Answer, Lateness
 from user_core.config import Config, from_mapping
@@ -249,13 +250,14 @@ class Ramp(Policy):
 
 class Elsewhere:
     """InferencePort in virtual time: each observation is answered after ``round_trip_ns``, by the
-    policy that the holder has, unless the link is cut."""
+    policy that the holder has, unless the link is cut. ``frozen``: what each plan that went on kept."""
 
     def __init__(self, world, spec, holder, round_trip_ns):
         self.world, self.holder, self.round_trip_ns = world, holder, round_trip_ns
         self.version = 0
         self.cut = False
         self.asked: list[tuple[float, int, bool]] = []
+        self.frozen: list[int] = []
         self.probes = 0
         self._newest = None
         self._epoch = 0
@@ -267,8 +269,9 @@ class Elsewhere:
         self._newest = None
         self._waits_since_ns = 0
 
-    def ask(self, observation, step, *, deterministic=False):
+    def ask(self, observation, step, *, deterministic=False, going_on=None):
         self.asked.append((float(observation.arrays["reading"][0]), step, deterministic))
+        self.frozen += [] if going_on is None else [going_on.frozen]
         epoch = self._epoch
         self._waits_since_ns = self._waits_since_ns or self.world.now_ns
 
@@ -278,7 +281,7 @@ class Elsewhere:
             self._heard_ns = self._waits_since_ns = self.world.now_ns
             ready = self.holder.current()
             self.version = ready.number
-            acts = ready.policy.act(observation.arrays, deterministic=deterministic)
+            acts = planned(ready.policy, observation.arrays, going_on, deterministic)
             if epoch == self._epoch and step >= 0:
                 self._newest = Answer(acts, step, ready.number)
 
