@@ -11,17 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from user_core.codecs.weights import METADATA, pack
 from user_core.errors import CodecError, StoreError
 from user_core.specs import Array
 
 _ARRAY, _REST = "$array", "rest"
-_DTYPES = {
-    "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
-    "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
-}  # fmt: skip
 
 
 def flatten(state: Any) -> tuple[dict[str, Array], Any]:
@@ -89,12 +86,8 @@ def decode_state(content: bytes) -> Any:
     """
     try:
         (size,) = struct.unpack_from("<Q", content)
-        parts = deserialize(content)  # type: ignore[no-untyped-call]  # checks all sizes
+        arrays = load(content)  # checks all sizes
         text = json.loads(content[8 : 8 + size])[METADATA][_REST]
-        arrays = {
-            name: np.frombuffer(bytearray(part["data"]), _DTYPES[part["dtype"]]).reshape(part["shape"])
-            for name, part in parts
-        }  # fmt: skip
         return unflatten(arrays, json.loads(text))[_REST]
     except (SafetensorError, struct.error, LookupError, TypeError, ValueError, StoreError) as error:
         raise CodecError("a state that came", got=str(error), expected="safetensors") from error
