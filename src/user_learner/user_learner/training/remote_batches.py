@@ -211,17 +211,12 @@ class FedSource(Closing):
 
 
 def _packed(batch: Batch) -> bytes:
-    def arrays(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: np.array(value) for name, value in values.items()}
-
     return encode_state(
         {
-            "observation": arrays(batch.observation),
-            "action": np.array(batch.action),
-            "reward": np.array(batch.reward),
-            "discount": np.array(batch.discount),
-            "next_observation": arrays(batch.next_observation),
-            "extras": arrays(batch.extras),
+            name: {n: np.asarray(array) for n, array in value.items()}
+            if isinstance(value, Mapping)
+            else np.asarray(value)
+            for name, value in vars(batch).items()
         }
     )
 
