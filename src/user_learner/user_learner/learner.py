@@ -198,8 +198,13 @@ def _share(minibatches: int) -> Share:
 
 def _started(directory: Path) -> Started | None:
     """What the run began with, in all processes."""
-    found = _of_first(lambda: [asdict(s) for s in [started_from(directory)] if s is not None])
-    return Started(**found[0]) if found else None
+
+    def look() -> dict[str, Any] | None:
+        found = started_from(directory)
+        return None if found is None else asdict(found)
+
+    said = _of_first(look)
+    return None if said is None else Started(**said)
 
 
 def _of_first(look: Callable[[], T]) -> T:
