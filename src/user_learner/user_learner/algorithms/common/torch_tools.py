@@ -236,9 +236,9 @@ class FlatParameters:
         """What there is to be averaged over time: all in one."""
         return [self.flat]
 
-    def arrays(self) -> dict[str, Array]:
-        """A copy of all values, by name."""
-        copy = self.flat.to("cpu", copy=True)
+    def arrays(self, flat: Tensor | None = None) -> dict[str, Array]:
+        """A copy of all values, by name; of a tensor that is laid out as :attr:`flat` where one is given."""
+        copy = (self.flat if flat is None else flat).to("cpu", copy=True)
         return {name: part.numpy() for name, part in self.split(copy).items()}
 
     def load(self, arrays: Mapping[str, Array], where: str) -> None:

@@ -321,8 +321,7 @@ class BC(Algorithm):
         if self._average is None or self._sharded is not None:
             return {}
         (flat,) = self._average.average
-        parts = self.parameters.split(flat.to("cpu", copy=True))
-        return {name: part.numpy() for name, part in parts.items()}
+        return self.parameters.arrays(flat)
 
     def shards(self) -> dict[str, Tensor]:
         if self._sharded is None:
@@ -343,9 +342,9 @@ class BC(Algorithm):
         state = {"average": {}, **state}  # older ones have none
         require_parts(state, self.state(), name)
         if self._sharded is None:
-            if self._average is not None:  # loaded as weights, then put in its place
-                self.parameters.load(state["average"] or state["policy"], name)
-                self._average.begin_anew()
+            if self._average is not None:
+                with self._average.in_place():
+                    self.parameters.load(state["average"] or state["policy"], name)
             self.parameters.load(state["policy"], name)
             self._optimizer.load_state(state["optimizer"], name)
         else:
