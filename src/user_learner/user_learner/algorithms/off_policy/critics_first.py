@@ -53,7 +53,7 @@ class CriticsFirst(RLPD):
     ) -> dict[str, Tensor]:
         if not self.alone:
             return super()._update_actor(features, minibatch, temperature)
-        loss, metrics = self._more_of_actor(minibatch)
+        loss, metrics = self._more_of_actor(features, minibatch)
         if loss is not None:
             self._step_actor(loss)
         none = temperature.new_zeros(())

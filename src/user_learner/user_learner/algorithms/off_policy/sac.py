@@ -535,7 +535,7 @@ class SAC(Algorithm):
         networks = self.networks
         entropies, value = self._worth(features)
         loss = -(temperature @ entropies + value).mean()
-        more, more_metrics = self._more_of_actor(minibatch)
+        more, more_metrics = self._more_of_actor(features, minibatch)
         self._step_actor(loss if more is None else loss + more)
         entropy_now = entropies.detach().mean(1)
         if self.config.temperature_learning_rate > 0:
@@ -559,8 +559,10 @@ class SAC(Algorithm):
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizers["actor"].step()
 
-    def _more_of_actor(self, minibatch: Minibatch) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What else the actor shall minimise, with metrics of it."""
+    def _more_of_actor(
+        self, features: Tensor, minibatch: Minibatch
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What else the actor shall minimise, with metrics of it; features (B, F) are without gradients."""
         return None, {}
 
     def _worth(self, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -94,16 +94,18 @@ class SACFlow(CriticsFirst):
         codes: Tensor = self._network.codes(action)
         return codes
 
-    def _more_of_actor(self, minibatch: Minibatch) -> tuple[Tensor | None, dict[str, Tensor]]:
+    def _more_of_actor(
+        self, features: Tensor, minibatch: Minibatch
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Cloning."""
         if self.config.cloning_weight == 0:
             return None, {}
-        inputs = shifted(minibatch.inputs, self.config.image_shift, self.generator)
         what = minibatch.action, minibatch.weight, self.generator
         if self.alone:
+            inputs = shifted(minibatch.inputs, self.config.image_shift, self.generator)
             loss = self._network.loss(inputs, *what)
         else:
-            loss = self._network.loss_of(self._network.seen_in(self._network.encode(inputs)), *what)
+            loss = self._network.loss_of(self._network.seen_in(features), *what)
         return self.config.cloning_weight * loss, {"cloning_loss": loss.detach()}
 
     def _target_entropies(self, like: Tensor) -> Tensor:
