@@ -32,6 +32,9 @@ from user_core.runtime.locks import FileLock
 SCHEME = "s3://"
 #: In a store: its segments.
 SEGMENTS = "segments"
+#: In a store: links to segments on another disk (or what says where they are in a bucket) that it does not need any
+#: more, until they are removed there.
+LEAVING = "leaving"
 #: In the directory of a segment that is in a bucket.
 MARK = "bucket.json"
 #: In a store of which segments are in a bucket: how much of them may be here. Its time tells when that changed.
@@ -143,26 +146,29 @@ def bring(path: Path) -> None:
         raise OSError(errno.EHOSTUNREACH, f"{path.name} is in a bucket: {error}") from error
 
 
-def leave(path: Path, leaving: Path) -> None:
+def leave(path: Path) -> None:
     """A segment is in its bucket no more, or will be gone: what that has is removed when it can be reached."""
-    leaving.mkdir(exist_ok=True)
-    os.replace(path / MARK, leaving_mark(path, leaving))
+    mark = leaving_mark(path)
+    os.replace(path / MARK, mark)
     # before anything is removed there: the mark must not come back with the power
-    sync_directory(leaving)
+    sync_directory(mark.parent)
     sync_directory(path)
 
 
-def leaving_mark(path: Path, leaving: Path) -> Path:
-    """A new name for what says that a bucket has files of a segment which are not needed there."""
+def leaving_mark(path: Path) -> Path:
+    """A new name, in a directory that is there, for what says that a bucket has files of a segment which are not
+    needed there."""
+    leaving = path.parent.parent / LEAVING
+    leaving.mkdir(exist_ok=True)
     return leaving / f"{path.name}-{time.time_ns()}{LEAVING_SUFFIX}"
 
 
-def keep_here(path: Path, leaving: Path) -> bool:
+def keep_here(path: Path) -> bool:
     """Let a segment be in its bucket no more, where all of it is here; return whether it is."""
     with _fetching(path.parent.parent):
         if in_bucket(path) is None or missing(path):
             return False
-        leave(path, leaving)
+        leave(path)
     return True
 
 

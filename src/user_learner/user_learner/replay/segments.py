@@ -31,6 +31,7 @@ from user_core.runtime.files import pread_into, pwrite_all, sync_directory
 from user_core.specs import Array
 from user_core.types import EpisodeKey, EpisodeSource
 from user_learner.replay.bucket import (
+    LEAVING,
     LEAVING_SUFFIX,
     MARK,
     SEGMENTS,
@@ -43,10 +44,6 @@ from user_learner.replay.index import FORMAT_VERSION, StoreMeta
 from user_learner.replay.layout import LOG_NAME, ColumnFile, LogHeader, RowLayout, encode_header
 from user_learner.replay.packed import PackedColumn, can_pack
 from user_learner.replay.pending_index import PendingIndex, SegmentState
-
-#: Links to segments on another disk (or what says where they are in a bucket) that the store does not need any more,
-#: until they are removed there.
-LEAVING = "leaving"
 
 
 def segment_directory(store: Path, segment: int) -> Path:
@@ -76,7 +73,7 @@ def remove_segment(path: Path) -> None:
         remove_leaving(store)
     else:
         if (path / MARK).exists():
-            leave(path, path.parent.parent / LEAVING)
+            leave(path)
         shutil.rmtree(path, ignore_errors=True)
 
 

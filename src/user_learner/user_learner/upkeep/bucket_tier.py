@@ -15,6 +15,7 @@ from pathlib import Path
 
 from user_core.errors import StoreCorrupt, StoreError
 from user_learner.replay.bucket import (
+    LEAVING,
     LEAVING_SUFFIX,
     MARK,
     SEGMENTS,
@@ -31,7 +32,7 @@ from user_learner.replay.bucket import (
 )
 from user_learner.replay.index import connect, load_meta
 from user_learner.replay.layout import RowLayout
-from user_learner.replay.segments import LEAVING, is_away, segment_directory
+from user_learner.replay.segments import is_away, segment_directory
 from user_learner.upkeep.compression import upkeep_lock
 
 #: Of segments in a bucket, how much may be here unless somebody says otherwise.
@@ -117,7 +118,7 @@ def bring_back_from_bucket(store: Path) -> TieringReport:
         found = in_bucket(path)
         if found is None:
             continue
-        while in_bucket(path) is not None and not keep_here(path, store / LEAVING):
+        while in_bucket(path) is not None and not keep_here(path):
             fetch(path)
         report.moved += 1
         report.nbytes += sum(size for size, _ in found.files.values())
@@ -153,9 +154,7 @@ def _is_wanted(path: Path, url: str) -> bool:
 
 def _copy(path: Path, bucket: Bucket, place: str, layout: RowLayout) -> None:
     url, files = f"s3://{bucket.name}/{place}", {}
-    leaving = path.parent.parent / LEAVING
-    leaving.mkdir(exist_ok=True)
-    begun = leaving_mark(path, leaving)
+    begun = leaving_mark(path)
     InBucket(url, {}).write(begun)  # what is there of a copy that is cut short is removed
     for file in _files(path, layout):
         files[file.name] = bucket.put(f"{place}/{file.name}", file)
