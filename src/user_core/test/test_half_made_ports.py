@@ -25,7 +25,7 @@ WHOLE = struct.pack("=I", 2) + bytes(96)
 def name(monkeypatch):
     """A port that no other process of this host takes for one, and mends meanwhile."""
     name = f"user_test_port{os.getpid():08d}"
-    monkeypatch.setattr(half_made_ports, "_PORT", re.compile(name))
+    monkeypatch.setattr(half_made_ports, "PORT", re.compile(name))
     yield name
     for file in FOLDER.glob(f"*{name}*"):
         file.unlink()

@@ -19,7 +19,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import struct
 import sys
 import time
@@ -28,9 +27,9 @@ from pathlib import Path
 
 import numpy as np
 
+from user_core.runtime.dds_files import FOLDER, PORT, files_named
+
 _log = logging.getLogger(__name__)
-_FOLDER = Path("/dev/shm")
-_PORT = re.compile(r"fastdds_port\d+")
 #: Kind of a mutex that is shared between processes, and neither recursive nor robust.
 _SHARED = 128
 #: A holder that lives would be done in a thousandth of this, seconds; and how often it is looked at meanwhile.
@@ -41,7 +40,7 @@ _WORDS = 10
 _MOST_BYTES = 1 << 20
 
 
-def release_abandoned_mutexes(folder: Path = _FOLDER, held_s: float = _HELD_S) -> list[str]:
+def release_abandoned_mutexes(folder: Path = FOLDER, held_s: float = _HELD_S) -> list[str]:
     """Give back what threads that are dead hold in the ports of this host.
 
     Takes 50 us a port, and ``held_s`` where there is something to give back.
@@ -69,14 +68,11 @@ def release_abandoned_mutexes(folder: Path = _FOLDER, held_s: float = _HELD_S) -
 def _abandoned(folder: Path) -> dict[tuple[str, int], int]:
     """Mutexes that are held by threads that do not exist, with the number of the thread."""
     found = {}
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if not _PORT.fullmatch(entry.name):
-                continue
-            with suppress(OSError):
-                for offset, holder in _held(Path(entry.path)):
-                    if not os.path.exists(f"/proc/{holder}"):  # of threads as of processes
-                        found[entry.name, offset] = holder
+    for port in files_named(PORT, folder):
+        with suppress(OSError):
+            for offset, holder in _held(port):
+                if not os.path.exists(f"/proc/{holder}"):  # of threads as of processes
+                    found[port.name, offset] = holder
     return found
 
 

@@ -33,16 +33,15 @@ import errno
 import fcntl
 import logging
 import os
-import re
 import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from user_core.runtime.dds_files import FOLDER, PORT, files_named
+
 _log = logging.getLogger(__name__)
-_FOLDER = Path("/dev/shm")
-_PORT = re.compile(r"fastdds_port\d+")
 #: States of boost's managed shared memory.
 _WHOLE, _FAILED = 2, 3
 #: Held for so long, a mutex is one of a dead process (Fast DDS: twice boost's time limit).
@@ -68,23 +67,21 @@ def mend_half_made_ports() -> list[str]:
                 _log.warning(
                     "removed %s: a process was killed while it made this port, and all others "
                     "would wait for it",
-                    _FOLDER / name,
+                    FOLDER / name,
                 )
     return removed
 
 
 def _half_made() -> list[str]:
     names = []
-    with suppress(OSError), os.scandir(_FOLDER) as entries:
-        for entry in entries:
-            if _PORT.fullmatch(entry.name):
-                with suppress(OSError):
-                    descriptor = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
-                    try:
-                        if _state(descriptor) != _WHOLE:
-                            names.append(entry.name)
-                    finally:
-                        os.close(descriptor)
+    for port in files_named(PORT):
+        with suppress(OSError):
+            descriptor = os.open(port, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if _state(descriptor) != _WHOLE:
+                    names.append(port.name)
+            finally:
+                os.close(descriptor)
     return names
 
 
@@ -94,7 +91,7 @@ def _state(descriptor: int) -> int:
 
 
 def _mend(name: str) -> bool:
-    port = _FOLDER / name
+    port = FOLDER / name
     with ExitStack() as stack:
         owner = port.stat()
         if os.geteuid() not in (owner.st_uid, 0):
@@ -102,7 +99,7 @@ def _mend(name: str) -> bool:
         if not stack.enter_context(_mutex(f"/{name}_mutex")):
             return False
         # A mutex that root has made anew must be open to the user whose port it is for.
-        os.chown(_FOLDER / f"sem.{name}_mutex", owner.st_uid, owner.st_gid)
+        os.chown(FOLDER / f"sem.{name}_mutex", owner.st_uid, owner.st_gid)
         descriptor = os.open(port, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)
         if _state(descriptor) == _WHOLE or _suspended_user(port):

@@ -16,14 +16,13 @@ Sources: ``SharedMemGlobal.hpp`` (``open_port_internal``, ``healthy_check``) and
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_FOLDER = Path("/dev/shm")
-_LOCK = re.compile(r"(fastdds_port\d+)_[es]l")
+from user_core.runtime.dds_files import FOLDER, LOCK_OF_PORT
+
 #: Who has not looked for so long was suspended, and FastDDS's time counts from now on, seconds.
 _ABSENT_S = 5.0
 #: FastDDS gets so long to change over by itself, seconds; it was seen to need up to two.
@@ -41,7 +40,7 @@ class OwnPorts:
 
     def __init__(
         self,
-        folder: Path = _FOLDER,
+        folder: Path = FOLDER,
         process: Path = Path("/proc/self"),
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -83,7 +82,7 @@ class OwnPorts:
             for link in (self._process / "fd").iterdir():
                 with suppress(OSError):
                     file = Path(os.readlink(link).removesuffix(" (deleted)"))
-                    if file.parent == self._folder and (found := _LOCK.fullmatch(file.name)):
+                    if file.parent == self._folder and (found := LOCK_OF_PORT.fullmatch(file.name)):
                         names.append(found[1])
         return names
 

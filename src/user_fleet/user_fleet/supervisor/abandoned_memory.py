@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import time
 from contextlib import suppress
 from pathlib import Path
 
-_SEGMENT = re.compile(r"fastdds_[0-9a-f]{16}")
+from user_core.runtime.dds_files import FOLDER, SEGMENT, files_named
+
 #: A segment that is being made may not have its lock yet.
 _YOUNG_S = 10.0
 
 
-def remove_abandoned_memory(folder: Path = Path("/dev/shm"), young_s: float = _YOUNG_S) -> int:
+def remove_abandoned_memory(folder: Path = FOLDER, young_s: float = _YOUNG_S) -> int:
     """Remove the segments whose owners are dead; what cannot be removed is left.
 
     Args:
@@ -33,12 +33,10 @@ def remove_abandoned_memory(folder: Path = Path("/dev/shm"), young_s: float = _Y
         Number of bytes given back.
     """
     freed, oldest_s = 0, time.time() - young_s
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            if _SEGMENT.fullmatch(entry.name):
-                with suppress(OSError):
-                    if entry.stat().st_mtime < oldest_s:
-                        freed += _remove_if_abandoned(Path(entry.path))
+    for segment in files_named(SEGMENT, folder):
+        with suppress(OSError):
+            if segment.stat().st_mtime < oldest_s:
+                freed += _remove_if_abandoned(segment)
     return freed
 
 
