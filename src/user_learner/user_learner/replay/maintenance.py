@@ -30,6 +30,7 @@ from user_learner.replay.pending_index import CLOSED
 from user_learner.replay.reader import StoreReader
 from user_learner.replay.segments import (
     check_sizes,
+    disk_is_away,
     read_rows,
     remove_segment,
     rows_differ,
@@ -142,7 +143,7 @@ class _Verification:
 
     def _check_segment(self, segment: _Segment, known: dict[tuple[int, int], Damage]) -> None:
         path = segment_directory(self._reader.path, segment.id)
-        if path.is_symlink() and not path.exists():  # with its log
+        if disk_is_away(path):
             self._unreadable = True
             self._pass_over(segment, f"{where_away(path)} is away")
             return

@@ -41,6 +41,7 @@ from user_learner.replay.pending_index import CLOSED, PendingIndex, SegmentState
 from user_learner.replay.segments import (
     SEGMENTS,
     check_sizes,
+    disk_is_away,
     is_away,
     read_rows,
     remove_leaving,
@@ -151,8 +152,7 @@ def _seal_without_log(store: Path, connection: sqlite3.Connection) -> list[str]:
 def _away(store: Path, connection: sqlite3.Connection) -> list[str]:
     """What to say of segments on a disk that is not there. Of those in a bucket there is nothing to say: they come."""
     numbers = [row[0] for row in connection.execute("SELECT id FROM segments ORDER BY id")]
-    away = [path for n in numbers if (path := segment_directory(store, n)).is_symlink()]
-    away = [path for path in away if is_away(path)]
+    away = [path for n in numbers if disk_is_away(path := segment_directory(store, n))]
     if not away:
         return []
     return [f"{len(away)} segments are passed over while {where_away(away[0])} is away"]

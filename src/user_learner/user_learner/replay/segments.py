@@ -51,10 +51,15 @@ def segment_directory(store: Path, segment: int) -> Path:
     return store / SEGMENTS / f"{segment:08d}"
 
 
+def disk_is_away(path: Path) -> bool:
+    """Whether a segment lies on another disk that is not there now, with its log."""
+    return path.is_symlink() and not path.exists()
+
+
 def is_away(path: Path) -> bool:
     """Whether a segment lies on another disk that is not there now, or in a bucket and not here: nothing is wrong with
     the segment."""
-    return (path.is_symlink() and not path.exists()) or bool(missing(path))
+    return disk_is_away(path) or bool(missing(path))
 
 
 def where_away(path: Path) -> str:

@@ -18,7 +18,7 @@ from user_core.errors import StoreError
 from user_core.runtime.files import sync_directory, write_atomically
 from user_learner.replay.bucket import SCHEME, in_bucket
 from user_learner.replay.index import INDEX_NAME, connect, load_meta
-from user_learner.replay.segments import SEGMENTS, is_away, remove_leaving, segment_directory
+from user_learner.replay.segments import SEGMENTS, disk_is_away, remove_leaving, segment_directory
 from user_learner.sampling.features import PROGRESS_SUFFIX
 from user_learner.upkeep.bucket_tier import (
     FETCHED_BYTES,
@@ -151,7 +151,7 @@ def _sweep(store: Path, place: Path) -> None:
     """Remove copies that a kill left beside the segments of a store: of segments that were dropped since, nobody else
     would. Where a segment cannot be found it may be one of these, under another path: then all stay."""
     links = [path for path in (store / SEGMENTS).iterdir() if path.is_symlink()]
-    if any(is_away(link) for link in links):
+    if any(map(disk_is_away, links)):
         return
     used = {(found.st_dev, found.st_ino) for found in map(os.stat, links)}
     for path in place.iterdir():
