@@ -23,7 +23,6 @@ from rclpy.node import Node
 from user_bringup.console.access import COOKIE, Role, Tokens
 from user_comm import topics
 from user_comm.converters import observation_from_message
-from user_comm.start import end_spinning
 from user_comm.topics import interface_class, profile
 from user_core.config import from_mapping
 from user_core.fakes import PolicyMailbox
@@ -40,6 +39,7 @@ from user_learner.replay.index import WHOLE_SEGMENT, Damage, connect, set_aside
 from user_learner.sampling.source import ReplaySource
 from user_testing.console_page import LightPage
 from user_testing.ports import free_port
+from user_testing.spinning import spinning
 from user_testing.waiting import wait_until
 from user_testing.worlds.replay import QUICK, Actor, Plan, fill, many_episodes, reward_of
 
@@ -116,19 +116,8 @@ class Eyes(Node):
 
 @pytest.fixture
 def eyes(ros_domain):
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = Eyes(context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    yield node
-    end_spinning(thread, executor, node)
-    context.try_shutdown()
+    with spinning(Eyes) as (node,):
+        yield node
 
 
 def test_the_page_has_the_certificate_of_the_network_and_its_token_travels_by_tls_alone(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import array
-import threading
 import time
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import Image
 from user_msgs.msg import ActorStatus, EpisodeResult
 
@@ -20,23 +19,15 @@ pytest.importorskip("nicegui", reason="nicegui is not installed")
 from user_bringup.nodes import graph_node
 from user_bringup.nodes.console_graph import ConsoleGraph
 from user_bringup.nodes.monitor import Monitor
-from user_comm.start import end_spinning
+from user_testing.spinning import spinning
 from user_testing.waiting import wait_until
 
 
 @pytest.fixture
 def robot(ros_domain):
     """A node of somebody else."""
-    context = rclpy.Context()
-    rclpy.init(context=context, args=[])
-    node = rclpy.create_node("robot", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    yield node
-    end_spinning(thread, executor, node)
-    context.try_shutdown()
+    with spinning(partial(rclpy.create_node, "robot")) as (node,):
+        yield node
 
 
 def test_status_is_listened_to_while_somebody_looks_and_episodes_always(robot, monkeypatch):

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 
 pytest.importorskip("nicegui", reason="nicegui is not installed")
 
 from user_bringup.nodes.console_graph import Drive
 from user_comm import topics
 from user_comm.converters import intervention_from_message, observation_to_message
-from user_comm.start import end_spinning
 from user_comm.topics import interface_class, profile
 from user_core.interfaces import TeleopCommand
 from user_core.types import Observation
 from user_hal.teleops.browser import BrowserConfig, BrowserInput
+from user_testing.spinning import spinning
 from user_testing.waiting import wait_until
 from user_testing.worlds.teleop import robot
 
@@ -31,18 +30,10 @@ SPEC = replace(robot(), period_s=100.0)
 
 @pytest.fixture
 def nodes(ros_domain):
-    """The console's node, the robot's, and what spins both."""
-    context = rclpy.Context()
-    rclpy.init(context=context, args=[])
-    made = [rclpy.create_node(name, context=context) for name in ("console", "robot")]
-    executor = SingleThreadedExecutor(context=context)
-    for node in made:
-        executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    yield made
-    end_spinning(thread, executor, *made)
-    context.try_shutdown()
+    """The console's node and the robot's; one thread spins both."""
+    names = ("console", "robot")
+    with spinning(*(partial(rclpy.create_node, name) for name in names)) as made:
+        yield made
 
 
 class Arm:
