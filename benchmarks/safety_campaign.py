@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from user_core.command_line import Parser
+from user_testing import systems
 from user_testing.invariant.campaign import WORLD_STEPS, Found, Tally, run, run_world, virtual_time
 
 #: Worlds of one piece of work, so that several processes share a campaign evenly.
@@ -69,7 +70,7 @@ def campaign(console: Console, seed: int, steps: int, jobs: int) -> Tally:
             except KeyboardInterrupt:
                 console.print("ended early", style="bold red")
         else:
-            with ProcessPoolExecutor(jobs) as pool:
+            with ProcessPoolExecutor(jobs, initializer=systems.end_with_pool) as pool:
                 for part in pool.map(piece, [seed] * len(pieces), *zip(*pieces)):
                     done(part)
     return total

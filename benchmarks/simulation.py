@@ -25,6 +25,7 @@ from user_hal.sim.arms import ARMS
 from user_hal.sim.experts import ScriptedExpert
 from user_hal.sim.rendering import Renderer, Snapshot
 from user_hal.sim.tasks import TASKS
+from user_testing import systems
 
 #: Everything that the next physics step depends on.
 FULL = int(mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -213,7 +214,7 @@ def experts(count: int) -> bool:
     print(f"\nScripted experts, seeds 0 to {count - 1}, ee_delta:")
     print("scene                  noise 0: solved  steps   noise 0.15: solved  steps")
     enough = True
-    with Pool(2) as pool:
+    with Pool(2, systems.end_with_pool) as pool:
         for arm, task in SCENES:
             line = f"{arm:6} {task:14}"
             for noise in (0.0, 0.15):
