@@ -15,8 +15,9 @@ from user_actor.inference.config import BatchingConfig
 from user_actor.loop.chunks import GoingOn
 from user_actor.loop.policy import PolicyHolder, ReadyPolicy, check_plan, planned, planned_together
 from user_core.codecs.images import decode_observation, decode_plan
-from user_core.errors import PolicyError, SuiteError, in_words
+from user_core.errors import PolicyError
 from user_core.interfaces import Policy, Query, answers_in_batches
+from user_core.reasons import Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.gpu_turns import LONGEST_S, Arrivals, GpuTurns
 from user_core.runtime.histogram import LatencyHistogram
@@ -225,7 +226,9 @@ class InferenceServer:
             try:
                 self._measure(client)
             except Exception as error:  # of the policy
-                _log.warning("what batches take is not known before they come: %s", _said(error))
+                _log.warning(
+                    "what batches take is not known before they come: %s", Reason.of(error).text
+                )
 
     def _measure(self, client: Client) -> None:
         policies, spec, task = client.policies, client.spec, client.task
@@ -266,7 +269,7 @@ class InferenceServer:
             try:
                 readable.append(_read(client, observation, ready.policy.observation_history))
             except Exception as error:  # of what came
-                self._refuse(client, _said(error))
+                self._refuse(client, Reason.of(error).text)
         if not readable:
             return
         begin_ns = self._clock.monotonic_ns()
@@ -333,7 +336,7 @@ class InferenceServer:
                 )
             )
         except Exception as error:  # of the policy, or of the middleware
-            self._refuse(client, _said(error))
+            self._refuse(client, Reason.of(error).text)
             return
         client.counts.answered += 1
         client.counts.last_error = ""
@@ -406,7 +409,3 @@ class InferenceServer:
             client.tell(text)
         except Exception as error:  # of the middleware
             _log.warning("%s could not be told why it is not answered: %s", client.name, error)
-
-
-def _said(error: BaseException) -> str:
-    return str(error) if isinstance(error, SuiteError) else in_words(error)

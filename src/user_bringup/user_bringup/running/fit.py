@@ -18,8 +18,9 @@ from typing import Any
 
 from user_bringup.running.apart import answer, ask, doing
 from user_core.config import from_mapping, load_document, path_of_file
-from user_core.errors import ConfigError, SuiteError, in_words, may_pass
+from user_core.errors import ConfigError, SuiteError, may_pass
 from user_core.interfaces import Robot
+from user_core.reasons import Reason
 from user_core.specs import RobotSpec
 from user_core.types import Task
 from user_fleet.deployment import Composition, Faults, ProcessSpec
@@ -205,7 +206,7 @@ def _made(fit: Fit, entry: Mapping[str, Any], what: str, make: Any) -> Any:
     try:
         return make()
     except BaseException as error:  # SystemExit of a plugin, too
-        text = str(error) if isinstance(error, SuiteError) else in_words(error)
+        text = Reason.of(error).text
         choice = entry["parameters"].get("robot") or {}
         if may_pass(error) and choice.get("plugin") != "gymnasium":
             fit.notes.append(f"{name}: {what} could not be tried: {text}")
@@ -288,7 +289,7 @@ def _starts(fit: Fit, entry: Mapping[str, Any], robot: Robot) -> bool:
         robot.reset(0)
         robot.command(robot.spec.action.sample(np.random.default_rng(0)))
     except BaseException as error:  # SystemExit, too
-        text = str(error) if isinstance(error, SuiteError) else in_words(error)
+        text = Reason.of(error).text
         fit.faults.append((name, f"{name}: {what}: {text}"))
         return False
     return True

@@ -23,7 +23,7 @@ from user_comm.policy_blobs.transfer import (
     TransferStats,
 )
 from user_core.codecs.policy_blob import BlobLimits, decode_blob
-from user_core.errors import PolicyError, SuiteError, in_words
+from user_core.errors import PolicyError, SuiteError
 from user_core.link_model import LinkWindow
 from user_core.reasons import NO_REASON, Reason
 from user_core.runtime.closing import Closing
@@ -272,7 +272,7 @@ class PolicyPuller(Closing):
             except Exception as error:  # without this thread no policy would ever come again
                 if self._ending.is_set():
                     return
-                text = str(error) if isinstance(error, SuiteError) else in_words(error)
+                text = Reason.of(error).text
                 if text != self.stats.last_error:
                     _log.warning("policies are not pulled for now: %s", text)
                 self.stats.last_error, self.stats.last_code = text, code_of(error)
