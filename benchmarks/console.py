@@ -15,22 +15,16 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from console_cost import RATE_HZ, chromium, cost, until_served
+
 from user_core.command_line import Parser
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "testing"))
-
-from console_cost import BROWSER, RATE_HZ, cost
-
 from user_testing.domains import claim_domain
 from user_testing.ports import free_port
 from user_testing.systems import started, words_of_run
@@ -45,31 +39,9 @@ processes:
 """
 
 
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A browser."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as tools:
-        browser = tools.chromium.launch(
-            executable_path=shutil.which("chromium"), args=list(BROWSER)
-        )
-        try:
-            yield browser
-        finally:
-            browser.close()
-
-
-def _goto(page: Any, address: str, wait_s: float = 120.0) -> None:
-    end_s = time.monotonic() + wait_s
-    while True:
-        try:
-            page.goto(address)
-            return
-        except Exception:
-            if time.monotonic() > end_s:
-                raise
-            time.sleep(0.5)
+def _goto(page: Any, address: str) -> None:
+    until_served(address)
+    page.goto(address)
 
 
 def keys(presses: int) -> None:
@@ -77,12 +49,8 @@ def keys(presses: int) -> None:
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         times, file, port = Path(folder) / "times", Path(folder) / "keys.yaml", free_port()
         file.write_text(_KEYS % (RATE_HZ, times), encoding="utf-8")
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{Path(__file__).parents[1] / 'testing'}:{os.environ.get('PYTHONPATH', '')}",
-        }
         words = words_of_run(str(file), "console:=true", f"console_port:={port}", runs=folder)
-        with started(words, env=environment, stdout=open(os.devnull, "w")):  # noqa: SIM115
+        with started(words, stdout=open(os.devnull, "w")):  # noqa: SIM115
             page = browser.new_page()
             _goto(page, f"http://127.0.0.1:{port}/drive_robot?robot=/robot0")
             page.wait_for_function(

@@ -18,10 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,12 @@ from user_msgs.msg import LearnerStatus
 
 from user_bringup.nodes.graph_listener import GraphListener
 from user_learner.replay import StoreReader
+from user_testing.console_page import Traffic
 from user_testing.ports import free_port
 from user_testing.systems import started, words_of_run
 
-BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-           "--disable-component-update", "--no-first-run")  # fmt: skip
+_BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+            "--disable-component-update", "--no-first-run")  # fmt: skip
 RATE_HZ = 20.0
 #: A tenth of a period: later than that is counted.
 LATE_MS = 5.0
@@ -136,11 +139,11 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def _wait(there: Callable[[], Any], system: subprocess.Popen[Any], what: str) -> None:
+def _wait(there: Callable[[], Any], process: subprocess.Popen[Any], what: str) -> None:
     end_s = time.monotonic() + 240
     while not there():
-        if system.poll() is not None:
-            sys.exit(f"the system has ended by itself, with {system.returncode}")
+        if process.poll() is not None:
+            sys.exit(f"{what} did not come: what runs has ended, with {process.returncode}")
         if time.monotonic() > end_s:
             sys.exit(f"{what} did not come within 240 s")
         time.sleep(0.2)
@@ -216,11 +219,8 @@ def _console(folder: Path) -> Iterator[tuple[str, subprocess.Popen[Any]]]:
         str(folder / "t"),
     ]
     with started(words, stdout=subprocess.DEVNULL) as process:
-        end_s = time.monotonic() + 120
-        while not _is_open(port):  # a page that is asked for would be looked at
-            if process.poll() is not None or time.monotonic() > end_s:
-                sys.exit("the console does not come")
-            time.sleep(0.5)
+        # a page that is asked for would be looked at
+        _wait(lambda: _is_open(port), process, "the console")
         yield f"http://127.0.0.1:{port}/", process
 
 
@@ -229,21 +229,33 @@ def _is_open(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-@contextmanager
 def _light(
     url: str, seconds: float, cores: set[int], quiet: bool = True
-) -> Iterator[subprocess.Popen[Any]]:
-    _until_served(url)
+) -> AbstractContextManager[subprocess.Popen[Any]]:
+    until_served(url)
     words = [sys.executable, "-m", "user_testing.console_page", url, "--seconds", f"{seconds:g}"]
-    path = f"{Path(__file__).parents[1] / 'testing'}:{os.environ.get('PYTHONPATH', '')}"
     where = subprocess.DEVNULL if quiet else subprocess.PIPE
+    return _started_on(cores, words, stdout=where, stderr=subprocess.DEVNULL)
+
+
+def _chromium(
+    url: str, folder: Path, cores: set[int]
+) -> AbstractContextManager[subprocess.Popen[Any]]:
+    """A browser that nothing drives: a tool that does makes it report each message."""
+    until_served(url)
+    words = ["chromium", "--headless", *_BROWSER, "--window-size=1280,1100", url,
+             f"--user-data-dir={folder}/browser"]  # fmt: skip
+    return _started_on(cores, words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@contextmanager
+def _started_on(
+    cores: set[int], words: Sequence[str], **options: Any
+) -> Iterator[subprocess.Popen[Any]]:
     with ExitStack() as stack:
         with _on(cores):
-            environment = {**os.environ, "PYTHONPATH": path}
-            light = stack.enter_context(
-                started(words, stdout=where, stderr=subprocess.DEVNULL, env=environment)
-            )
-        yield light
+            process = stack.enter_context(started(words, **options))
+        yield process
 
 
 @contextmanager
@@ -257,23 +269,8 @@ def _on(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, ours)
 
 
-@contextmanager
-def _chromium(url: str, folder: Path, cores: set[int]) -> Iterator[subprocess.Popen[Any]]:
-    """A browser that nothing drives: a tool that does makes it report each message."""
-    _until_served(url)
-    words = ["chromium", "--headless", *BROWSER, "--window-size=1280,1100", url,
-             f"--user-data-dir={folder}/browser"]  # fmt: skip
-    with ExitStack() as stack:
-        with _on(cores):
-            process = started(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            browser = stack.enter_context(process)
-        yield browser
-
-
-def _until_served(url: str) -> None:
-    import urllib.error
-    import urllib.request
-
+def until_served(url: str) -> None:
+    """Wait until there is this page."""
     end_s = time.monotonic() + 120
     while True:
         try:
@@ -285,53 +282,54 @@ def _until_served(url: str) -> None:
             time.sleep(0.5)
 
 
-def _compare(folder: Path, cores: set[int]) -> str:
-    """The page without a browser beside one in Chromium, at the same console at the same time: what each gets."""
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser that Playwright drives."""
     from playwright.sync_api import sync_playwright
 
-    say("the page without a browser beside one in Chromium")
-    with _console(folder) as (url, _), ExitStack() as stack:
-        _until_served(url)
-        with _on(cores):
-            tools = stack.enter_context(sync_playwright())
-            browser = tools.chromium.launch(
-                executable_path=shutil.which("chromium"), args=list(BROWSER)
-            )
+    with sync_playwright() as tools:
+        browser = tools.chromium.launch(
+            executable_path=shutil.which("chromium"), args=list(_BROWSER)
+        )
         try:
-            page = browser.new_page(viewport={"width": 1280, "height": 1000})
-            updates = {"messages": 0, "size": 0, "said": 0}
-
-            def came(data: str | bytes) -> None:
-                updates["messages"] += 1
-                updates["size"] += len(data.encode() if isinstance(data, str) else data)
-
-            def went(_: str | bytes) -> None:
-                updates["said"] += 1
-
-            def opened(socket: Any) -> None:
-                if "/cameras" not in socket.url:
-                    socket.on("framereceived", came)
-                    socket.on("framesent", went)
-
-            page.on("websocket", opened)
-            page.goto(url, timeout=120_000)
-            page.wait_for_function(
-                "() => window.userCameras && userCameras.drawn > 3", timeout=120_000
-            )
-            with _light(url, 15.0, cores, quiet=False) as light:
-                page.wait_for_timeout(4000)
-                began_s, first = time.monotonic(), page.evaluate("({...userCameras})")
-                first_updates = dict(updates)
-                page.wait_for_timeout(10_000)
-                took_s, last = time.monotonic() - began_s, page.evaluate("({...userCameras})")
-                last_updates = dict(updates)
-                answer, _ = light.communicate(timeout=120)
+            yield browser
         finally:
             browser.close()
+
+
+def _compare(folder: Path, cores: set[int]) -> str:
+    """The page without a browser beside one in Chromium, at the same console at the same time: what each gets."""
+    say("the page without a browser beside one in Chromium")
+    with _console(folder) as (url, _), ExitStack() as stack:
+        until_served(url)
+        with _on(cores):
+            browser = stack.enter_context(chromium())
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        updates = Traffic()
+
+        def went(_: str | bytes) -> None:
+            updates.said += 1
+
+        def opened(socket: Any) -> None:
+            if "/cameras" not in socket.url:
+                socket.on("framereceived", updates.heard)
+                socket.on("framesent", went)
+
+        page.on("websocket", opened)
+        page.goto(url, timeout=120_000)
+        page.wait_for_function("() => window.userCameras && userCameras.drawn > 3", timeout=120_000)
+        with _light(url, 15.0, cores, quiet=False) as light:
+            page.wait_for_timeout(4000)
+            began_s, first = time.monotonic(), page.evaluate("({...userCameras})")
+            first_updates = asdict(updates)
+            page.wait_for_timeout(10_000)
+            took_s, last = time.monotonic() - began_s, page.evaluate("({...userCameras})")
+            last_updates = asdict(updates)
+            answer, _ = light.communicate(timeout=120)
     seen = json.loads(answer)
     lines = ["a second:            messages   kB   answers   (Chromium; without a browser)"]
     for name, real in (
-        ("updates", {n: last_updates[n] - first_updates[n] for n in updates}),
+        ("updates", {n: last_updates[n] - first_updates[n] for n in first_updates}),
         ("cameras", {n: last[n] - first[n] for n in ("messages", "size", "said")}),
     ):
         columns = [

@@ -5,7 +5,6 @@ tools/run python benchmarks/episode_list.py --episodes 20000
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from user_core.command_line import Parser
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "testing"))
-
 from user_core.types import EpisodeKey
 from user_learner.edits import Edit, EditedEpisodes, EditLog
 from user_learner.edits.listing import EpisodeFilter, list_all, select
