@@ -414,18 +414,15 @@ class ActorNode(LifecycleNode):
             message.robot = self.config.robot or self._description.spec.robot
             message.task = self._description.task
         fallback = None if loop is None else loop.episodes.actions.fallback
-        elsewhere = inference is not None and (fallback is None or not fallback.acts)
-        if inference is not None and elsewhere:
+        if inference is not None and not (fallback is not None and fallback.acts):
             message.policy_version = inference.version
+        elif feed is not None:
+            message.policy_version, message.policy_age_s = feed.holder.number, feed.holder.age_s()
         elif fallback is not None and isinstance(fallback.policies, FixedPolicy):
             message.policy_version = fallback.policies.current().number
-        if feed is not None:
-            if not elsewhere:
-                message.policy_version = feed.holder.number
-                message.policy_age_s = feed.holder.age_s()
-            if feed.puller.stats.last_error:
-                message.warnings = [*message.warnings, feed.puller.stats.last_error]
-                message.warning_codes = [*message.warning_codes, POLICY_PULL]
+        if feed is not None and feed.puller.stats.last_error:
+            message.warnings = [*message.warnings, feed.puller.stats.last_error]
+            message.warning_codes = [*message.warning_codes, POLICY_PULL]
         self._status.publish(message)
         level = Level.WARN if message.warnings else Level.OK
         text = "; ".join([message.detail, *message.warnings]) or "acting"
