@@ -118,8 +118,8 @@ class CameraFeed:
 
     async def _look(self) -> None:
         try:
-            while self._waiting:
-                self._hand_out()  # another page may have had it coded already
+            while True:
+                self._hand_out()  # what was coded now, or for another page already
                 if not self._waiting:
                     return
                 await asyncio.sleep(max(0.0, self._next_s - time.monotonic()))
@@ -127,7 +127,6 @@ class CameraFeed:
                 wanted = {camera for page in self._waiting for camera in page.cameras}
                 if due := [camera for camera in wanted if camera.is_due(self._graph)]:
                     await asyncio.to_thread(self._code, due)
-                self._hand_out()
         finally:
             self._task = None
 
