@@ -474,6 +474,11 @@ def test_damaged_rows_are_not_written_again_as_if_they_were_whole(tmp_path):
 # --- tiering ---------------------------------------------------------------------------------------
 
 
+def moved_to(slow):
+    """Names of the segments on a slower disk, below the identity of their store, which may begin with a 0, too."""
+    return {path.name for path in slow.glob("*/0*") if path.is_dir()}
+
+
 def test_old_segments_lie_elsewhere_and_everything_works_as_before(tmp_path):
     store, slow = tmp_path / "store", tmp_path / "slow"
     actor, _ = make(store)
@@ -490,7 +495,7 @@ def test_old_segments_lie_elsewhere_and_everything_works_as_before(tmp_path):
         fill(writer, actor, [Plan(200)] * 8)
         gone = writer.retain(RetentionConfig(max_rows=5000))
     assert gone and verify(store).ok
-    there = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    there = moved_to(slow)
     assert not {f"{one.segment:08d}" for one in gone} & there  # retention removed them there
     assert backup(store, tmp_path / "copy").segments and verify(tmp_path / "copy").ok
     after = contents(store)
@@ -540,7 +545,7 @@ def test_what_is_dropped_while_the_slow_disk_is_away_goes_there_when_it_is_back(
     store, slow, away = tmp_path / "store", tmp_path / "slow", tmp_path / "away"
     make(store)
     move_old(store, slow, keep_bytes=0)
-    there = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    there = moved_to(slow)
     os.rename(slow, away)
     with StoreWriter(store, config=SMALL) as writer:
         gone = {f"{one.segment:08d}" for one in writer.retain(RetentionConfig(max_rows=3000))}
@@ -549,7 +554,7 @@ def test_what_is_dropped_while_the_slow_disk_is_away_goes_there_when_it_is_back(
         pass
     os.rename(away, slow)
     assert move_old(store, slow, keep_bytes=0).moved == 0
-    assert {path.name for path in slow.rglob("0*") if path.is_dir()} == there - gone
+    assert moved_to(slow) == there - gone
     assert verify(store).ok and not any((store / LEAVING).iterdir())
 
 
@@ -557,7 +562,7 @@ def test_a_segment_that_leaves_its_slow_disk_under_a_kill_is_gone_at_the_next_op
     store, slow = tmp_path / "store", tmp_path / "slow"
     make(store)
     move_old(store, slow, keep_bytes=0)
-    there = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    there = moved_to(slow)
     code = (
         "import os, shutil, sys\n"
         "from user_learner.replay import RetentionConfig, StoreWriter\n"
@@ -569,7 +574,7 @@ def test_a_segment_that_leaves_its_slow_disk_under_a_kill_is_gone_at_the_next_op
     assert subprocess.run([sys.executable, "-c", code, str(store)], check=False).returncode == -9
     with StoreWriter(store, config=SMALL), closing(StoreReader(store)) as reader:
         known = {f"{row[0]:08d}" for row in reader.tables.segments}
-    left = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    left = moved_to(slow)
     assert left < there and left <= known
     assert verify(store).ok
 
@@ -584,11 +589,11 @@ def test_a_copy_that_a_kill_left_on_the_slow_disk_goes_also_when_its_segment_has
     (slow.rename(tmp_path / "mounted")).joinpath("marker").touch()  # the disk has another place
     elsewhere = tmp_path / "mounted"
     assert move_old(store, elsewhere, keep_bytes=0).moved == 0
-    there = {path.name for path in elsewhere.rglob("0*") if path.is_dir()}
+    there = moved_to(elsewhere)
     assert {"00000999", "00000998.copy"} < there  # what the store misses may be any of them
     elsewhere.rename(slow)
     move_old(store, slow, keep_bytes=0)
-    left = {path.name for path in slow.rglob("0*") if path.is_dir()}
+    left = moved_to(slow)
     assert left == there - {"00000999", "00000998.copy"} and verify(store).ok
 
 
