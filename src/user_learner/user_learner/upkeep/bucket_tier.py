@@ -8,9 +8,10 @@ to the same place.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from user_core.errors import StoreCorrupt, StoreError
@@ -32,7 +33,7 @@ from user_learner.replay.bucket import (
 )
 from user_learner.replay.index import connect, load_meta
 from user_learner.replay.layout import RowLayout
-from user_learner.replay.segments import is_away, segment_directory
+from user_learner.replay.segments import segment_directory
 from user_learner.upkeep.compression import upkeep_lock
 
 #: Of segments in a bucket, how much may be here unless somebody says otherwise.
@@ -56,6 +57,46 @@ class TieringReport:
     there: int = 0
 
 
+def move_oldest(
+    store: Path,
+    segments: Iterable[tuple[int, int]],
+    keep_bytes: int,
+    nbytes_of: Callable[[Path], int | None],
+    move: Callable[[Path], None],
+    is_over: Callable[[], bool],
+) -> TieringReport:
+    """Move the oldest sealed segments elsewhere until the newest of so many bytes are left here.
+
+    Args:
+        store: The store.
+        segments: Number of each, and whether it is sealed; the oldest first.
+        keep_bytes: Bytes of segments that stay.
+        nbytes_of: Bytes of a segment; None where one of its files is lost, which is for `verify` to say.
+        move: Moves one.
+        is_over: Asked before each segment: whether to leave the rest for later.
+    """
+    report, here = TieringReport(), []
+    for number, sealed in segments:
+        path = segment_directory(store, number)
+        if path.is_symlink() or in_bucket(path) is not None:
+            report.there += 1
+        elif path.is_dir() and (nbytes := nbytes_of(path)) is not None:
+            here.append((path, bool(sealed), nbytes))
+    left, report.here = sum(nbytes for *_, nbytes in here), len(here)
+    for path, sealed, nbytes in here:
+        if left <= keep_bytes or is_over():
+            break
+        if not sealed:
+            continue
+        move(path)
+        left -= nbytes
+        report.moved += 1
+        report.nbytes += nbytes
+        report.here -= 1
+        report.there += 1
+    return report
+
+
 def move_to_bucket(
     store: Path, url: str, keep_bytes: int, fetched_bytes: int, is_over: Callable[[], bool]
 ) -> TieringReport:
@@ -76,36 +117,22 @@ def move_to_bucket(
     with closing(connect(store, writable=False)) as index:
         meta = load_meta(index)
         rows = index.execute("SELECT id, sealed, created_ns FROM segments ORDER BY id").fetchall()
-    report = TieringReport()
     if meta.schema is None:
-        return report
+        return TieringReport()
     layout = RowLayout(meta.schema)
+    created_ns = {segment_directory(store, number): made_ns for number, _, made_ns in rows}
     bucket, prefix = open_bucket(url)
+
+    def move(path: Path) -> None:
+        place = [prefix, meta.store, f"{path.name}-{created_ns[path]}"]
+        _copy(path, bucket, "/".join(filter(None, place)), layout)
+
     with upkeep_lock(store):
         set_limit(store, fetched_bytes)
         remove_gone(store)
-        stays = []
-        for number, sealed, created_ns in rows:
-            path = segment_directory(store, number)
-            if in_bucket(path) is not None or path.is_symlink() or is_away(path):
-                report.there += 1
-            elif path.is_dir() and all(file.exists() for file in _files(path, layout)):
-                stays.append((path, bool(sealed), created_ns, _nbytes(path, layout)))
-        left, report.here = sum(nbytes for *_, nbytes in stays), len(stays)
-        for path, sealed, created_ns, nbytes in stays:
-            if left <= keep_bytes or is_over():
-                break
-            if not sealed:
-                continue
-            place = "/".join(
-                part for part in (prefix, meta.store, f"{path.name}-{created_ns}") if part
-            )
-            _copy(path, bucket, place, layout)
-            left -= nbytes
-            report.moved += 1
-            report.nbytes += nbytes
-            report.here -= 1
-            report.there += 1
+        segments = [(number, sealed) for number, sealed, _ in rows]
+        nbytes_of = partial(_nbytes, layout)
+        report = move_oldest(store, segments, keep_bytes, nbytes_of, move, is_over)
         make_room(store)
     return report
 
@@ -171,5 +198,9 @@ def _files(path: Path, layout: RowLayout) -> list[Path]:
     return found
 
 
-def _nbytes(path: Path, layout: RowLayout) -> int:
-    return sum(file.stat().st_size for file in _files(path, layout))
+def _nbytes(layout: RowLayout, path: Path) -> int | None:
+    """Bytes of the column files of a segment; None where one is lost."""
+    try:
+        return sum(file.stat().st_size for file in _files(path, layout))
+    except FileNotFoundError:
+        return None

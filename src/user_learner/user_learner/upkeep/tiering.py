@@ -10,20 +10,21 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from user_core.errors import StoreError
 from user_core.runtime.files import sync_directory, write_atomically
-from user_learner.replay.bucket import SCHEME, in_bucket
+from user_learner.replay.bucket import SCHEME
 from user_learner.replay.index import INDEX_NAME, connect, load_meta
-from user_learner.replay.segments import SEGMENTS, disk_is_away, remove_leaving, segment_directory
+from user_learner.replay.segments import SEGMENTS, disk_is_away, remove_leaving
 from user_learner.sampling.features import PROGRESS_SUFFIX
 from user_learner.upkeep.bucket_tier import (
     FETCHED_BYTES,
     TieringReport,
     bring_back_from_bucket,
+    move_oldest,
     move_to_bucket,
 )
 from user_learner.upkeep.compression import upkeep_lock
@@ -67,41 +68,10 @@ def move_old(
     _claim(place, store)
     remove_leaving(store)
     with upkeep_lock(store):
-        return _move_old(store, place, rows, keep_bytes, is_over)
-
-
-def _move_old(
-    store: Path,
-    place: Path,
-    segments: Sequence[tuple[int, int]],
-    keep_bytes: int,
-    is_over: Callable[[], bool],
-) -> TieringReport:
-    _sweep(store, place)
-    report = TieringReport()
-    here = []
-    for segment, sealed in segments:
-        path = segment_directory(store, segment)
-        if path.is_symlink() or in_bucket(path) is not None:
-            report.there += 1
-            continue
-        if not path.is_dir():  # lost, which is for `verify` to say
-            continue
-        report.here += 1
-        here.append((path, bool(sealed), _used(path)))
-    left = sum(nbytes for *_, nbytes in here)
-    for path, sealed, nbytes in here:
-        if left <= keep_bytes or is_over():
-            break
-        if not sealed:
-            continue
-        _move(path, place / path.name)
-        left -= nbytes
-        report.moved += 1
-        report.nbytes += nbytes
-        report.here -= 1
-        report.there += 1
-    return report
+        _sweep(store, place)
+        return move_oldest(
+            store, rows, keep_bytes, _used, lambda path: _move(path, place / path.name), is_over
+        )
 
 
 def bring_back(store: str | Path) -> TieringReport:
