@@ -90,12 +90,13 @@ def agreed_each(decisions: Sequence[int]) -> list[int]:
     return [int(decision) for decision in tensor.tolist()]
 
 
-def every(number: int) -> list[int]:
-    """The numbers of all processes, in their order."""
+def every(number: int, group: Any = None) -> list[int]:
+    """The numbers of all processes, in their order; by a gloo group of all where one is given."""
     if not together():
         return [number]
-    tensors = [torch.zeros(1, dtype=torch.int64, device=_device()) for _ in range(world())]
-    torch.distributed.all_gather(tensors, torch.tensor([number], device=_device()))
+    device = _device() if group is None else torch.device("cpu")
+    tensors = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world())]
+    torch.distributed.all_gather(tensors, torch.tensor([number], device=device), group=group)
     return [int(tensor.item()) for tensor in tensors]
 
 
@@ -115,16 +116,14 @@ def broadcast(message: Any) -> Any:
 
 
 def said_by_all(message: Any, group: Any) -> list[Any]:
-    """What each process of a gloo group says, in their order: plain values and arrays, as :func:`broadcast`."""
+    """What each process says, by a gloo group of all, in their order: plain values and arrays, as :func:`broadcast`."""
     content = encode_state(message)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size())]
-    torch.distributed.all_gather(sizes, torch.tensor([len(content)]), group=group)
-    longest = max(int(size) for size in sizes)
+    sizes = every(len(content), group)
+    longest = max(sizes)
     parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
     torch.distributed.all_gather(parts, _bytes_as_tensor(content, longest), group=group)
     return [
-        decode_state(part[: int(size)].numpy().tobytes())
-        for part, size in zip(parts, sizes, strict=True)
+        decode_state(part[:size].numpy().tobytes()) for part, size in zip(parts, sizes, strict=True)
     ]
 
 
