@@ -49,6 +49,13 @@ class _Attributes(ctypes.Structure):
     )
 
 
+def cores() -> int:
+    """How many cores this process may use: those of the host, or those that it was confined to."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def let_threads_of_torch_sleep() -> None:
     """Have threads of one operation (OpenMP's) wait for each other asleep; for this process, before it
     imports torch, and for those that it starts. Whoever has set OMP_WAIT_POLICY keeps it.

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from user_core.reasons import DEVICE, GPU_DIVIDED, GPU_IN_USE, Reason
+from user_core.runtime.scheduling import cores
 from user_fleet.resources.model import Problem, Resource, clean_name
 
 #: A GPU counts as used by others when less than this share of its memory is free.
@@ -24,7 +25,6 @@ def host_and_cpu(host: str, site: str = "", folder: Path | None = None) -> list[
     """The host itself, with its memory and the disk of ``folder``, and its cores."""
     memory = psutil.virtual_memory()
     disk = psutil.disk_usage(str(folder or Path.home()))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     model = _cpu_model()
     shared = {
         "memory_bytes": float(memory.total),
@@ -50,7 +50,7 @@ def host_and_cpu(host: str, site: str = "", folder: Path | None = None) -> list[
             model=model[:256],
             amounts={
                 **shared,
-                "cores": float(cores or 1),
+                "cores": float(cores()),
                 "load_1min": float(os.getloadavg()[0]),
             },
             source="psutil",

@@ -22,6 +22,7 @@ from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import SuiteError
 from user_core.runtime.closing import Closing
 from user_core.runtime.parents import end_with_parent
+from user_core.runtime.scheduling import cores
 from user_learner.data.mapping import DataMapping
 from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
 
@@ -74,9 +75,7 @@ class ReadingAhead(Closing):
         self._open_again = (type(taking), str(path), format_name, dict(options), taking.mapping)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="import")
         self._pool: ProcessPoolExecutor | None = None
-        self._count = (
-            min(len(os.sched_getaffinity(0)), _MOST_PROCESSES) if processes is None else processes
-        )
+        self._count = min(cores(), _MOST_PROCESSES) if processes is None else processes
         self._began_s = time.monotonic()
 
     def read(self, refs: Iterable[EpisodeRef], known: Container[str]) -> Iterator[Read]:

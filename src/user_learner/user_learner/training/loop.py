@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ from user_core.reasons import (
     Lately,
     Reason,
 )
+from user_core.runtime.scheduling import cores
 from user_core.specs import RobotSpec
 from user_core.types import LARGEST_REWARD, Batch, PolicyVersion
 from user_learner.training.background import LatestWorker
@@ -726,12 +726,11 @@ def threads_each(configured: int, processes: int = 1) -> int:
         configured: What somebody says; 0: nothing.
         processes: How many of this host train together.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if configured:
         return configured
     if processes > 1:
-        return max(1, (cores or 1) // processes)
-    return 1 if (cores or 1) <= 2 else 0
+        return max(1, cores() // processes)
+    return 1 if cores() <= 2 else 0
 
 
 def configure_torch(threads: int) -> None:
