@@ -82,15 +82,13 @@ def remove_segment(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_leaving(store: Path) -> int:
-    """Remove the files of dropped segments on another disk, as far as that is there; return how many wait."""
+def remove_leaving(store: Path) -> None:
+    """Remove the files of dropped segments on another disk, as far as that is there; the others wait."""
     if not (store / LEAVING).is_dir():
-        return 0
+        return
     used = {os.readlink(path) for path in (store / SEGMENTS).iterdir() if path.is_symlink()}
-    waiting = 0
     for link in (store / LEAVING).iterdir():
         if link.name.endswith(LEAVING_SUFFIX):  # for who moves segments to a bucket
-            waiting += 1
             continue
         try:
             away = link.readlink()
@@ -99,10 +97,8 @@ def remove_leaving(store: Path) -> int:
         if str(away) not in used:  # its number may have come there again
             shutil.rmtree(away, ignore_errors=True)
             if away.exists() or not away.parent.is_dir():
-                waiting += 1
                 continue
         link.unlink(missing_ok=True)
-    return waiting
 
 
 def remove_unknown(store: Path, segments: Iterable[int]) -> int:

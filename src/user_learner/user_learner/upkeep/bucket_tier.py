@@ -153,11 +153,8 @@ def bring_back_from_bucket(store: Path) -> TieringReport:
     return report
 
 
-def remove_gone(store: Path) -> int:
-    """Remove in the bucket what the store does not need any more, as far as it can be reached; return how much waits."""
-    waiting = 0
-    if not (store / LEAVING).is_dir():
-        return 0
+def remove_gone(store: Path) -> None:
+    """Remove in the bucket what the store does not need any more, as far as it can be reached; the rest waits."""
     for mark in sorted((store / LEAVING).glob(f"*{LEAVING_SUFFIX}")):
         try:
             url = parse_mark(mark).url
@@ -165,12 +162,10 @@ def remove_gone(store: Path) -> int:
                 bucket, prefix = open_bucket(url)
                 bucket.remove(prefix)
         except StoreCorrupt:
-            waiting += 1
             continue
         except StoreError:  # nothing is lost by what stays there for now
-            return waiting + 1
+            return
         mark.unlink(missing_ok=True)
-    return waiting
 
 
 def _is_wanted(path: Path, url: str) -> bool:
