@@ -215,8 +215,8 @@ class StoreReader:
                         self._let_go()
             self._version, self.meta = version, meta
         self._layout = RowLayout(meta.schema) if meta.schema is not None else None
-        self._check_new_segments()
-        self._look_for_away(force=True)
+        if not self._look_for_away(force=True):  # which checks new segments as well
+            self._check_new_segments()
         return True
 
     def episodes(self) -> Iterator[EpisodeInfo]:
@@ -367,7 +367,7 @@ class StoreReader:
         for number, _, rows in self.tables.segments.tolist():
             if number not in self._sizes_checked:
                 path = segment_directory(self.path, number)
-                if missing(path):  # in a bucket: looked at when it comes
+                if number in self._away or missing(path):  # in a bucket: looked at when it comes
                     continue
                 self._sizes_checked.add(number)
                 reason = check_sizes(path, self._layout, rows, 0)
