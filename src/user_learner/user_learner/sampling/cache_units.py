@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -228,7 +229,7 @@ _UNIT = np.dtype(
 class _GrowingTable:
     """A table (lines, width) that grows in both directions."""
 
-    def __init__(self, dtype: type[np.generic]) -> None:
+    def __init__(self, dtype: type[np.generic] | np.dtype[Any]) -> None:
         self.array: Array = np.zeros((0, 0), dtype)
 
     def write(self, line: int, values: Array) -> None:
@@ -258,7 +259,7 @@ class CachedUnits:
         self.picked: tuple[int, int] | None = None
         self._ahead, self._back = np.arange(horizon + 1), np.arange(past, 0, -1)
         self._line_of: dict[int, int] = {}  # of the tables, by key
-        self._units = np.zeros(0, _UNIT)  # by line
+        self._known = _GrowingTable(_UNIT)
         self._spare: list[int] = []
         self._turn = 0.0
         self._rows, self._address = _GrowingTable(np.int32), _GrowingTable(np.int64)
@@ -272,6 +273,11 @@ class CachedUnits:
 
     def __contains__(self, key: int) -> bool:
         return key in self._line_of
+
+    @property
+    def _units(self) -> Array:
+        """What is known of each unit, by line."""
+        return self._known.array.reshape(-1)
 
     @property
     def complete(self) -> bool:
@@ -333,13 +339,10 @@ class CachedUnits:
         self._after.write(line, unit.after)
         self._before.write(line, unit.before)
         self._demonstration.write(line, np.array([demonstration]))
-        if line >= len(self._units):
-            grown = np.zeros(max(16, 2 * line), _UNIT)
-            grown[: len(self._units)] = self._units
-            self._units = grown
         index = int(self.deficits.table.index(np.array([key]))[0])
         steps, top = len(unit.position), int(rows.max())
-        self._units[line] = True, key, index, steps, self._turn - drawn, unit.mark, len(rows), top
+        known = True, key, index, steps, self._turn - drawn, unit.mark, len(rows), top
+        self._known.write(line, np.array([known], _UNIT))
         self._line_of[key] = line
         self.used += len(rows)
         self._index_units()
