@@ -32,8 +32,8 @@ from std_msgs.msg import String
 
 from user_comm.start import start_rclpy
 from user_core.command_line import Parser
-from user_core.runtime.abandoned_mutexes import release_abandoned_mutexes
-from user_core.runtime.replaced_ports import OwnPorts
+from user_core.runtime.dds.abandoned_mutexes import release_abandoned_mutexes
+from user_core.runtime.dds.replaced_ports import OwnPorts
 from user_testing import systems
 
 #: What is not heard for so long counts as deaf, seconds.

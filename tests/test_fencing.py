@@ -15,7 +15,7 @@ import pytest
 from user_msgs.msg import ActorStatus
 
 from user_comm import topics
-from user_core.runtime.grants import GRANT_VARIABLE
+from user_core.runtime.processes.grants import GRANT_VARIABLE
 from user_hal.runtime.obeyed import Obeyed, out_of_order, overlaps, read_obeyed
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.processes import NodeProcess

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from user_core.runtime.half_made_ports import mend_half_made_ports
+from user_core.runtime.dds.half_made_ports import mend_half_made_ports
 from user_testing.claims import Claim, claim
 
 # DDS computes ports from the domain; up to 101 they stay below the ports that Linux gives to clients.

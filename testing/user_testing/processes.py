@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from user_core.runtime.parents import end_with_parent
+from user_core.runtime.processes.parents import end_with_parent
 
 _alive: list[Process] = []
 _closed: list[Process] = []  # in this test

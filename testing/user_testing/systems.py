@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from user_core.runtime import parents
+from user_core.runtime.processes import parents
 
 
 def end_with_parent() -> None:

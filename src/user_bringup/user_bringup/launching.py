@@ -34,7 +34,7 @@ from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_bringup.running.explain import yaml_text
 from user_bringup.rviz import ShownRobot, robots_of, rviz_view
 from user_core.config import path_of_file
-from user_core.runtime.last_words import VARIABLE as LAST_WORDS
+from user_core.runtime.processes.last_words import VARIABLE as LAST_WORDS
 from user_fleet.deployment import (
     Argument,
     ProcessSpec,

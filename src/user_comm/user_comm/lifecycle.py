@@ -59,7 +59,7 @@ from user_comm.topics import profile
 from user_core.config import Config
 from user_core.errors import ConfigError, SuiteError, is_of_a_person
 from user_core.reasons import Reason
-from user_core.runtime import came_up, last_words
+from user_core.runtime.processes import came_up, last_words
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -185,7 +185,7 @@ class LifecycleNode(Endpoints, RclpyLifecycleNode):
     def end(self, reason: Reason, *, final: bool = True) -> None:
         """End this process because of ``reason``, in good order where that is possible.
 
-        The supervisor of the process is told (:mod:`user_core.runtime.last_words`). From any
+        The supervisor of the process is told (:mod:`user_core.runtime.processes.last_words`). From any
         thread; also where the executor's thread hangs.
 
         Args:

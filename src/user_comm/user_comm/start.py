@@ -13,7 +13,7 @@ from rclpy.executors import Executor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from user_core.runtime.half_made_ports import mend_half_made_ports
+from user_core.runtime.dds.half_made_ports import mend_half_made_ports
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def start_rclpy(
     """``rclpy.init`` without what has killed or blocked processes.
 
     Ports in shared memory that a killed process left half made are removed first: with one, the middleware would
-    wait for ever (:mod:`user_core.runtime.half_made_ports`). rclpy's own handlers of signals are left out: they
+    wait for ever (:mod:`user_core.runtime.dds.half_made_ports`). rclpy's own handlers of signals are left out: they
     invalidate the context before anything can be undone (:mod:`user_comm.stop_signals` ends in good order).
 
     Args:

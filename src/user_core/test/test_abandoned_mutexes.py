@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from user_core.runtime.abandoned_mutexes import release_abandoned_mutexes
+from user_core.runtime.dds.abandoned_mutexes import release_abandoned_mutexes
 
 AT = 0x5170
 #: Larger than any that Linux gives.

@@ -13,7 +13,7 @@ from user_core.errors import (
     may_pass,
 )
 from user_core.reasons import EqualFailures, Lately, Reason
-from user_core.runtime import last_words
+from user_core.runtime.processes import last_words
 
 
 def test_equal_failures_are_enough_after_the_limit_whatever_their_numbers():

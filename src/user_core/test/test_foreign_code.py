@@ -12,7 +12,7 @@ import pytest
 
 from user_core import plugins
 from user_core.errors import PluginError
-from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, report_if_ended
+from user_core.runtime.processes.foreign_code import ExitCalled, exits_are_errors, report_if_ended
 
 _EXIT = os._exit
 
@@ -27,7 +27,7 @@ def test_an_exit_is_an_error_within_the_block_only() -> None:
             os._exit(3)
     assert os._exit is _EXIT
     code = (
-        "from user_core.runtime.foreign_code import exits_are_errors\n"
+        "from user_core.runtime.processes.foreign_code import exits_are_errors\n"
         "with exits_are_errors():\n    from os import _exit\n"
         "_exit(5)"
     )
@@ -42,7 +42,7 @@ def test_forked_processes_and_other_threads_end_as_they_mean_to() -> None:
         assert process.exitcode == 7
     code = (
         "import os, threading, time\n"
-        "from user_core.runtime.foreign_code import exits_are_errors\n"
+        "from user_core.runtime.processes.foreign_code import exits_are_errors\n"
         "with exits_are_errors():\n"
         "    threading.Thread(target=os._exit, args=(6,)).start()\n    time.sleep(60)"
     )
@@ -52,7 +52,7 @@ def test_forked_processes_and_other_threads_end_as_they_mean_to() -> None:
 @pytest.mark.parametrize("ending", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.abort()"])
 def test_an_end_is_told_whatever_ends_the_process(ending: str) -> None:
     code = (
-        "import os\nfrom user_core.runtime.foreign_code import report_if_ended\n"
+        "import os\nfrom user_core.runtime.processes.foreign_code import report_if_ended\n"
         f"with report_if_ended('while \"x\" $HOME was made'): {ending}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from user_core.runtime import half_made_ports
-from user_core.runtime.half_made_ports import mend_half_made_ports
+from user_core.runtime.dds import half_made_ports
+from user_core.runtime.dds.half_made_ports import mend_half_made_ports
 
 FOLDER = Path("/dev/shm")
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs POSIX shared memory")

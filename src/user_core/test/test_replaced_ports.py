@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from user_core.runtime.replaced_ports import OwnPorts
+from user_core.runtime.dds.replaced_ports import OwnPorts
 
 
 class Process:

@@ -19,8 +19,8 @@ from user_core.runtime.files import replace_durably, write_atomically
 from user_core.runtime.histogram import LatencyHistogram
 from user_core.runtime.locks import FileLock
 from user_core.runtime.pacing import Pacer
-from user_core.runtime.parents import end_with_parent
 from user_core.runtime.prefetch import Prefetcher
+from user_core.runtime.processes.parents import end_with_parent
 
 MS = 1_000_000
 
@@ -180,7 +180,7 @@ def test_a_result_that_is_late_is_not_lost_and_an_error_is_raised_once():
 def test_a_process_ends_with_what_started_it_also_with_what_was_gone_before_it_asked():
     code = "import os, subprocess, sys; subprocess.Popen(['sleep', '60'], preexec_fn={}); print(flush=True); {}"
     prepare = "lambda: end_with_parent(signal.SIGTERM, os.getppid())"
-    starts = "import signal; from user_core.runtime.parents import end_with_parent; "
+    starts = "import signal; from user_core.runtime.processes.parents import end_with_parent; "
     code = starts + code.format(prepare, "os.kill(os.getpid(), signal.SIGKILL)")
     words = [sys.executable, "-c", code]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:

@@ -23,7 +23,7 @@ from user_core.errors import PluginError, in_words, is_of_a_person
 from user_core.interfaces import Algorithm, Camera, GoalReward, Policy, Reward, Robot, Teleop
 from user_core.jobs import Engine
 from user_core.metrics import MetricsSink
-from user_core.runtime.foreign_code import exits_are_errors, report_if_ended
+from user_core.runtime.processes.foreign_code import exits_are_errors, report_if_ended
 
 #: Kind of plugin, to the class that every plugin of this kind extends.
 KINDS: Mapping[str, type] = {

@@ -41,7 +41,7 @@ from user_comm.subscriptions import TopicReader
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout, TransportError
 from user_core.reasons import NO_REASON, NODE_WAITS, POLICY_PULL, Reason
 from user_core.runtime.clock import Clock
-from user_core.runtime.grants import grant_of_environment
+from user_core.runtime.processes.grants import grant_of_environment
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt, urgent_thread
 from user_core.specs import RobotSpec
 from user_core.types import ActionChunk, EpisodeResult, Task, TrajectoryAck, TrajectoryChunk

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from user_core.errors import SuiteError
-from user_core.runtime.foreign_code import ExitCalled, exits_are_errors, report_if_ended
+from user_core.runtime.processes.foreign_code import ExitCalled, exits_are_errors, report_if_ended
 from user_core.runtime.scheduling import let_threads_of_torch_sleep
 
 GROUP = "user.commands"

@@ -32,7 +32,7 @@ from user_msgs.srv import ResetRobot
 from user_comm.converters import action_chunk_to_message
 from user_comm.services import ServiceClient
 from user_core.errors import TransportError
-from user_core.runtime import last_words
+from user_core.runtime.processes import last_words
 from user_core.types import ActionChunk
 from user_testing.failing_middleware import failing_middleware
 from user_testing.waiting import wait_until

@@ -70,7 +70,7 @@ from user_comm.lifecycle import LifecycleNode
 run(LifecycleNode, "alone")
 """
 MEND = """
-from user_core.runtime.half_made_ports import mend_half_made_ports
+from user_core.runtime.dds.half_made_ports import mend_half_made_ports
 print(*mend_half_made_ports())
 """
 WHOLE = b"\2\0\0\0"

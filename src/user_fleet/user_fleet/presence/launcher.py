@@ -34,7 +34,7 @@ from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError
 from user_core.jobs import Job
 from user_core.runtime.files import write_atomically
-from user_core.runtime.grants import GRANT_VARIABLE
+from user_core.runtime.processes.grants import GRANT_VARIABLE
 from user_fleet.engines.carry import write_job
 from user_fleet.engines.local import LocalEngine
 from user_fleet.presence.keeper import how_it_ended, keeper_words, wait_with_signals

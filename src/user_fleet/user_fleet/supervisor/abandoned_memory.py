@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from user_core.runtime.dds_files import FOLDER, SEGMENT, files_named
+from user_core.runtime.dds.files import FOLDER, SEGMENT, files_named
 
 #: A segment that is being made may not have its lock yet.
 _YOUNG_S = 10.0

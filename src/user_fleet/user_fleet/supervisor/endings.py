@@ -7,7 +7,7 @@ from pathlib import Path
 
 from user_core.errors import codes_that_may_pass
 from user_core.reasons import NO_REASON, PROCESS_ENDED, EqualFailures, Reason
-from user_core.runtime import last_words
+from user_core.runtime.processes import last_words
 from user_fleet.deployment.model import ProcessSpec
 
 #: Signals by which a process is ended from outside: no fault of its own.
@@ -19,7 +19,7 @@ class Endings:
 
     Args:
         spec: The process.
-        file: Where it leaves word of why it ends (:mod:`user_core.runtime.last_words`).
+        file: Where it leaves word of why it ends (:mod:`user_core.runtime.processes.last_words`).
 
     Attributes:
         cause: Why it ended last; false after an end in good order.

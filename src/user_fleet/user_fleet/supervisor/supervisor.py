@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from user_core.reasons import NO_REASON
-from user_core.runtime import came_up, last_words
-from user_core.runtime.abandoned_mutexes import release_abandoned_mutexes
-from user_core.runtime.half_made_ports import mend_half_made_ports
-from user_core.runtime.parents import end_with_parent
+from user_core.runtime.dds.abandoned_mutexes import release_abandoned_mutexes
+from user_core.runtime.dds.half_made_ports import mend_half_made_ports
+from user_core.runtime.processes import came_up, last_words
+from user_core.runtime.processes.parents import end_with_parent
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
 from user_fleet.supervisor.abandoned_memory import remove_abandoned_memory
@@ -95,7 +95,7 @@ class _Started:
 class Child:
     """Starts a process, keeps its output, starts it again as its policy says.
 
-    Why it ended is what it said itself (:mod:`user_core.runtime.last_words`), else the last line
+    Why it ended is what it said itself (:mod:`user_core.runtime.processes.last_words`), else the last line
     of its output. What would end in the same way again, or has done so several times, is given
     up.
 

@@ -25,7 +25,7 @@ from user_msgs.msg import SafetyStatus
 
 from user_comm import topics
 from user_comm.converters import robot_description_from_message
-from user_core.runtime import last_words
+from user_core.runtime.processes import last_words
 from user_core.types import ActedBy
 from user_testing.worlds.hal_node import NAMESPACE, PERIOD_NS, WATCHDOG_S, Client, HalProcess
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from user_core.errors import ConfigError, LeaseError, OldGrant, StoreCorrupt, StoreError
-from user_core.runtime.grants import GRANT_VARIABLE, grant_of_environment
+from user_core.runtime.processes.grants import GRANT_VARIABLE, grant_of_environment
 from user_core.types import Lease
 from user_hal.runtime.grants import GrantOrder
 from user_hal.runtime.leases import LeaseBook, LeaseConfig

@@ -30,7 +30,7 @@ from user_core.config import to_mapping
 from user_core.embodiment import space_of
 from user_core.errors import LeaseError, OldGrant, SuiteError
 from user_core.reasons import HANGS, LOOP_DIED, NO_REASON, Reason
-from user_core.runtime.grants import grant_of_environment
+from user_core.runtime.processes.grants import grant_of_environment
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
 from user_core.types import ActionChunk, Lease, Observation
 from user_hal.node_configs import HalConfig

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.errors import SuiteError
 from user_core.runtime.closing import Closing
-from user_core.runtime.parents import end_with_parent
+from user_core.runtime.processes.parents import end_with_parent
 from user_core.runtime.scheduling import cores
 from user_learner.data.mapping import DataMapping
 from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source

@@ -23,7 +23,7 @@ from typing import Any
 
 from user_core.command_line import Parser
 from user_core.errors import ConfigError, SuiteError
-from user_core.runtime import last_words
+from user_core.runtime.processes import last_words
 from user_core.runtime.scheduling import let_threads_of_torch_sleep
 from user_learner.ranks import hosts
 from user_learner.ranks.first import end_followers, require_gpus, start_follower

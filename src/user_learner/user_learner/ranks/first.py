@@ -24,7 +24,7 @@ from user_core.errors import (
     codes_that_may_pass,
 )
 from user_core.plugins import PluginChoice, load
-from user_core.runtime import came_up, last_words
+from user_core.runtime.processes import came_up, last_words
 from user_core.specs import RobotSpec
 from user_learner.algorithms.common.shardable import SHARD
 from user_learner.ranks.hosts import Listening, OtherHosts, address_of, use_interface_to

@@ -16,7 +16,7 @@ from pathlib import Path
 from user_core.config import from_mapping
 from user_core.errors import RankLost, SuiteError
 from user_core.reasons import Reason
-from user_core.runtime import last_words
+from user_core.runtime.processes import last_words
 from user_core.specs import RobotSpec
 from user_core.types import PolicyVersion
 from user_learner.learner import LearnerConfig, open_learner

@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from user_core.errors import StoreError
 from user_core.runtime.closing import Closing
-from user_core.runtime.parents import end_with_parent
+from user_core.runtime.processes.parents import end_with_parent
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from user_core.runtime.dds_files import FOLDER, LOCK_OF_PORT
+from user_core.runtime.dds.files import FOLDER, LOCK_OF_PORT
 
 #: Who has not looked for so long was suspended, and FastDDS's time counts from now on, seconds.
 _ABSENT_S = 5.0

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from user_core.runtime.dds_files import FOLDER, PORT, files_named
+from user_core.runtime.dds.files import FOLDER, PORT, files_named
 
 _log = logging.getLogger(__name__)
 #: Kind of a mutex that is shared between processes, and neither recursive nor robust.

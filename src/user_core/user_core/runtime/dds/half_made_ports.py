@@ -39,7 +39,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from user_core.runtime.dds_files import FOLDER, PORT, files_named
+from user_core.runtime.dds.files import FOLDER, PORT, files_named
 
 _log = logging.getLogger(__name__)
 #: States of boost's managed shared memory.

@@ -1,0 +1,1 @@
+"""What FastDDS leaves in shared memory where processes were killed or suspended: found, and mended."""
