@@ -230,14 +230,18 @@ def test_an_episode_is_read_whole(episodes):
 
 
 def test_spans_in_which_a_person_acted_or_the_gate_changed_something():
-    action = np.zeros((7, 2), np.float32)
+    action = np.zeros((10, 2), np.float32)
     proposed = action.copy()
-    proposed[1:3, 0] = 1.0
+    proposed[1:9, 0] = 1.0
     columns = {
-        "acted_by": np.array([0, 0, 0, 1, 1, 0, 0], np.uint8),
+        "acted_by": np.array([0, 0, 0, 1, 1, 2, 4, 0, 3, 0], np.uint8),
         "action": action, "proposed_action": proposed,
     }  # fmt: skip
-    assert marks(columns) == {"person": [(3, 4)], "script": [], "changed by the gate": [(1, 2)]}
+    proposed[7] = 0.0
+    assert marks(columns) == {
+        "person": [(3, 4)], "script": [(5, 5)], "fallback": [(6, 6)],
+        "changed by the gate": [(1, 2), (6, 6), (8, 8)],
+    }, "what a person or a script did is no change by the gate; what the fallback wanted is"  # fmt: skip
 
 
 def test_pictures_are_found_and_numbers_that_are_not_finite_are_left_out():

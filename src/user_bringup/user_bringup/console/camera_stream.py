@@ -31,7 +31,7 @@ _MOST = 64
 _SHOW_S = 0.1
 
 
-class Shown:
+class WatchedCamera:
     """A camera that pages look at.
 
     Attributes:
@@ -85,15 +85,15 @@ class CameraFeed:
     def __init__(self, config: ConsoleConfig, graph: Graph) -> None:
         self._period_s, self._quality = 1.0 / config.camera_rate_hz, config.jpeg_quality
         self._graph = graph
-        self._cameras: dict[str, Shown] = {}
+        self._cameras: dict[str, WatchedCamera] = {}
         self._waiting: dict[CameraPage, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._next_s = 0.0
 
-    def watch(self, topic: str) -> Shown:
+    def watch(self, topic: str) -> WatchedCamera:
         """A page looks at a camera."""
         if topic not in self._cameras:
-            self._cameras[topic] = Shown(self._graph.watch_camera(topic))
+            self._cameras[topic] = WatchedCamera(self._graph.watch_camera(topic))
         shown = self._cameras[topic]
         shown.watchers += 1
         return shown
@@ -130,7 +130,7 @@ class CameraFeed:
         finally:
             self._task = None
 
-    def _code(self, due: Sequence[Shown]) -> None:
+    def _code(self, due: Sequence[WatchedCamera]) -> None:
         for camera in due:
             try:
                 camera.code(self._graph, self._quality)
@@ -164,7 +164,7 @@ class CameraPage:
         send: Callable[[bytes], Awaitable[None]],
     ) -> None:
         self._feed, self._known, self._send = feed, known, send
-        self._shown: dict[str, Shown] = {}
+        self._shown: dict[str, WatchedCamera] = {}
         self._sent: dict[str, int] = {}
         self._under_way = 0
         self._ready = asyncio.Event()
@@ -197,11 +197,11 @@ class CameraPage:
         elif self._under_way < IN_FLIGHT and not self._ready.is_set():
             self._feed.wait(self)
 
-    def _newer(self) -> dict[str, Shown]:
+    def _newer(self) -> dict[str, WatchedCamera]:
         return {t: s for t, s in self._shown.items() if s.number and s.number != self._sent.get(t)}
 
     @property
-    def cameras(self) -> Iterable[Shown]:
+    def cameras(self) -> Iterable[WatchedCamera]:
         """Those that it shows."""
         return self._shown.values()
 

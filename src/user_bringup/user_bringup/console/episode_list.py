@@ -22,6 +22,7 @@ from user_core.types import ActedBy, EpisodeKey
 from user_learner.edits.entries import Edit
 from user_learner.edits.listing import EpisodeFilter, Listed, list_all, select
 from user_learner.edits.view import EditedEpisode, EditedEpisodes
+from user_learner.quality.statistics import changed_by_gate
 
 #: Episodes whose rows are kept in memory.
 _KEPT, _KEPT_BYTES = 4, 256 * 2**20
@@ -237,10 +238,8 @@ def marks(columns: Mapping[str, Array]) -> dict[str, list[tuple[int, int]]]:
         found["script"] = _spans(acted[:-1] == 2)
         if fallback := _spans(acted[:-1] == ActedBy.FALLBACK):
             found["fallback"] = fallback
-    if "action" in columns and "proposed_action" in columns:
-        action, proposed = columns["action"][:-1], columns["proposed_action"][:-1]
-        differs = np.abs(action - proposed).reshape(len(action), -1).max(1, initial=0) > 1e-5
-        found["changed by the gate"] = _spans(differs & (acted[:-1] == 0))
+    if {"action", "proposed_action"} <= columns.keys() and len(acted):
+        found["changed by the gate"] = _spans(changed_by_gate(columns)[:-1])
     return found
 
 

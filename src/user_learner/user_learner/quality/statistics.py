@@ -25,7 +25,10 @@ from user_learner.replay.segments import read_rows, segment_directory
 
 FILE = "statistics.sqlite"
 #: Changes when what is measured changes: then all is measured again.
-VERSION = 2
+VERSION = 3
+#: Who decides by what stands as proposed; of these, those that are policies.
+_PROPOSING = (ActedBy.POLICY, ActedBy.RANDOM, ActedBy.FALLBACK)
+_POLICIES = (ActedBy.POLICY, ActedBy.FALLBACK)
 #: Pairs of neighbouring images that are looked at, per camera and episode.
 _IMAGE_PAIRS = 8
 #: An image of which almost all pixels are darker is black.
@@ -50,7 +53,8 @@ class EpisodeStatistics:
         longest_gap: Longest such time, in periods.
         jitter: Median deviation from the period, in periods.
         backwards: Steps by which time went back.
-        gate_changed: Share of the policy's steps of which another action was executed.
+        gate_changed: Share of the steps of policies (also of one that fell in for another) of which another action
+            was executed.
         clipped: Share of actions that lie at a bound in some element. An element that hardly ever leaves its
             bounds switches something (a gripper), and is not counted.
         constant: Elements of observations that moved in no row.
@@ -131,14 +135,26 @@ def measure(columns: Mapping[str, Array], spec: RobotSpec | None) -> EpisodeStat
     )
 
 
+def changed_by_gate(columns: Mapping[str, Array]) -> Array:
+    """Where the safety gate let another action through than was wanted, (rows,) bool.
+
+    Only of who decides by proposing: a policy, the policy on the robot that falls in for another one, and random
+    warm-up. Beside what a person or a script did, the proposal is what the policy would have done.
+
+    Args:
+        columns: Rows of an episode: ``acted_by``, ``action`` and ``proposed_action``.
+    """
+    proposing = np.isin(columns["acted_by"], _PROPOSING)
+    done = columns["action"].reshape(len(proposing), -1)
+    proposed = columns["proposed_action"].reshape(done.shape)
+    differs = np.abs(done - proposed) > 1e-5 * np.maximum(1.0, np.abs(proposed))
+    changed: Array = proposing & differs.any(1)
+    return changed
+
+
 def _gate_changed(columns: Mapping[str, Array], step: Array) -> float:
-    by_policy = step & (columns["acted_by"] == int(ActedBy.POLICY))
-    if not by_policy.any():
-        return 0.0
-    done = columns["action"][by_policy].reshape(int(by_policy.sum()), -1)
-    proposed = columns["proposed_action"][by_policy].reshape(done.shape)
-    changed = np.abs(done - proposed) > 1e-5 * np.maximum(1.0, np.abs(proposed))
-    return float(changed.any(1).mean())
+    by_policy = step & np.isin(columns["acted_by"], _POLICIES)
+    return float(changed_by_gate(columns)[by_policy].mean()) if by_policy.any() else 0.0
 
 
 def _clipped(action: Array, spec: RobotSpec | None) -> float:
