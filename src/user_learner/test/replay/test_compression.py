@@ -29,7 +29,7 @@ from user_learner.replay.segments import read_rows, segment_directory
 from user_learner.sampling import ReplaySource
 from user_learner.upkeep import compression
 from user_learner.upkeep.backup import backup, restore
-from user_learner.upkeep.compression import compress, saved_bytes, upkeep_lock
+from user_learner.upkeep.compression import compress, saved_bytes, upkeep_lock, waits
 from user_learner.upkeep.retention import retain
 from user_learner.upkeep.tiering import bring_back, move_old
 from user_testing.worlds.replay import (
@@ -200,7 +200,9 @@ def store(tmp_path):
 def test_everybody_reads_a_compressed_store_and_writes_on(store):
     path, chunks = store
     before = contents(path)
+    assert waits(path, NOW)
     report = compress(path, NOW)
+    assert not waits(path, NOW)
     assert report.segments == 2 and report.notes == [] and report.nbytes < report.raw_nbytes / 10
     assert len(files(path, "packed")) == 2 and len(files(path, "new")) == 0
     assert len([f for f in files(path, "col") if f.name == WRIST.filename]) == 1
@@ -232,17 +234,23 @@ def test_everybody_reads_a_compressed_store_and_writes_on(store):
 def test_the_newest_rows_stay_raw(store):
     path, _ = store
     row = RowLayout(IMAGE_SCHEMA).row_nbytes
+    assert not waits(path, CompressionConfig())
     assert compress(path, CompressionConfig()).segments == 0
-    assert compress(path, NOW.replace(raw_bytes=1500 * row)).segments == 1
+    some = NOW.replace(raw_bytes=1500 * row)
+    assert waits(path, some)
+    assert compress(path, some).segments == 1
+    assert not waits(path, some) and waits(path, NOW)
     assert (segment_directory(path, 1) / WRIST.packed_filename).exists()
 
 
 def test_what_is_not_wanted_stays_raw_and_what_cannot_be_is_told(store):
     path, _ = store
-    assert compress(path, NOW.replace(images="raw")).segments == 0
-    assert compress(path, NOW.replace(cameras={"image_wrist": "raw"})).segments == 0
-    with pytest.raises(ConfigError, match="image_front"):
-        compress(path, NOW.replace(cameras={"image_front": "zstd"}))
+    for wanted in ({"images": "raw"}, {"cameras": {"image_wrist": "raw"}}):
+        assert not waits(path, NOW.replace(**wanted))
+        assert compress(path, NOW.replace(**wanted)).segments == 0
+    for call in (compress, waits):
+        with pytest.raises(ConfigError, match="image_front"):
+            call(path, NOW.replace(cameras={"image_front": "zstd"}))
     with pytest.raises(ConfigError, match="coding"):
         CompressionConfig(images="gif")
     assert files(path, "packed") == []

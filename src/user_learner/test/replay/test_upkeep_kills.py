@@ -22,23 +22,38 @@ from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill, j
 KILLS = 72
 STORE = QUICK.replace(segment_bytes=1)  # 1024 rows
 
-#: Says that it begins, and goes on for ever; each further line that it prints is acknowledged.
+#: Says that it begins, and goes on for ever; each further line that it prints is acknowledged. Compression and retention
+#: by rule work in a process apart, as in the replay node; after ``alone`` seconds that one is killed by itself.
 _WORK = """
-import sys
+import os, signal, sys, threading
+from user_core.errors import StoreError
 from user_core.types import EpisodeKey
 from user_learner.edits.entries import Edit
 from user_learner.edits.log import EditLog
 from user_learner.replay import RetentionConfig, StoreWriter
 from user_learner.replay.config import CompressionConfig
-from user_learner.upkeep.compression import compress, decompress
-from user_learner.upkeep.retention import retain
+from user_learner.upkeep.apart import Apart
+from user_learner.upkeep.compression import compress, decompress, waits
+from user_learner.upkeep.retention import retain, survives_thinning
 from user_learner.upkeep.tiering import bring_back, move_old
 from user_testing.worlds.replay import QUICK
-what, store, slow, rows, turn = sys.argv[1:]
+what, store, slow, rows, turn, alone = sys.argv[1:]
+apart = Apart()
+if what in ("compress", "compact"):  # it has read its modules before the clock runs
+    apart.call(waits, store, CompressionConfig(images="raw"))
+    apart.call(survives_thinning, EpisodeKey("a", 1, 1), 2)
+    child = apart.call(os.getpid)
+    timer = threading.Timer(float(alone), os.kill, (child, signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
 print("ready", flush=True)
 if what == "compress":
     while True:
-        compress(store, CompressionConfig(raw_bytes=0))
+        try:
+            apart.call(compress, store, CompressionConfig(raw_bytes=0))
+        except StoreError as error:
+            assert "ended with -9" in str(error), error
+            continue
         decompress(store)
 elif what == "tier":
     while True:
@@ -55,14 +70,21 @@ else:
     with StoreWriter(store, config=QUICK.replace(segment_bytes=1)) as writer:
         policy = RetentionConfig(max_rows=int(rows), keep=("successes",), thin=4)
         while True:
-            retain(writer, policy if what == "compact" else RetentionConfig(max_rows=policy.max_rows))
+            if what == "compact":
+                try:
+                    retain(writer, policy, apart=apart)
+                except StoreError as error:
+                    assert "ended with -9" in str(error), error
+            else:
+                retain(writer, RetentionConfig(max_rows=policy.max_rows))
             policy = policy.replace(max_rows=max(1, policy.max_rows - 100))
 """
 
 
 def killed(what, store, slow, rows, turn, rng):
     """Begin some upkeep, and kill it at a random moment of it; what it had acknowledged."""
-    words = map(str, (what, store, slow, rows, turn))
+    alone = rng.uniform(0, 0.2) if turn % 12 < 6 else 300
+    words = map(str, (what, store, slow, rows, turn, alone))
     ready, *told = killed_after([sys.executable, "-c", _WORK, *words], rng.uniform(0, 0.3))
     assert ready == "ready\n"
     return told

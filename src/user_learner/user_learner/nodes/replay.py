@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from functools import partial
 
 from user_msgs.msg import ReplayStatus
@@ -28,16 +26,14 @@ from user_learner.replay.reader import StoreReader
 from user_learner.replay.writer import StoreWriter
 from user_learner.robot_watch import RobotWatch
 from user_learner.training.progress import Rate
-from user_learner.upkeep.apart import Apart
-from user_learner.upkeep.compression import compress, saved_bytes
+from user_learner.upkeep.apart import Apart, Stopped
+from user_learner.upkeep.compression import compress, saved_bytes, waits
 from user_learner.upkeep.retention import retain
 from user_learner.upkeep.tiering import move_old
 
 _GREETING_PERIOD_S = 0.2
 #: Time between two looks for robots that have come.
 _LOOK_PERIOD_S = 1.0
-#: Of the thread that compresses.
-_NICENESS = 10
 _RETRY_S = 0.5
 """After a full or failing disk; the producers send again what was not acknowledged."""
 
@@ -199,19 +195,19 @@ class ReplayNode(LifecycleNode):
             self.get_logger().info(f"moved to {tier.folder}: {moved}")
 
     def _compress(self) -> None:
-        """In a thread of low priority: it takes processor time that robots and learners may want."""
-        config = self.config.store
-        if config.compression.is_off:
+        """In a process of low priority: it takes processor time that robots and learners may want."""
+        config, store = self.config.store, self.config.path
+        if not waits(store, config.compression):
             return
-        with ThreadPoolExecutor(1, "compression", _lower_priority) as thread:
-            report = thread.submit(
-                compress, self.config.path, config.compression, config.min_free_bytes,
-                self._stop.is_set,
-            ).result()  # fmt: skip
+        with Apart(self._stop.is_set) as apart:
+            try:
+                report = apart.call(compress, store, config.compression, config.min_free_bytes)
+            except Stopped:  # the next time goes on where this one was left
+                return
         for note in sorted(set(report.notes) - self._noted):
             self.get_logger().warning(f"compression: {note}")
         self._noted |= set(report.notes)
-        with closing(StoreReader(self.config.path, with_extents=False)) as reader:
+        with closing(StoreReader(store, with_extents=False)) as reader:
             self._saved_bytes = saved_bytes(reader, self._saved_by_file)
         if report.segments:
             self.get_logger().info(f"compressed: {report}")
@@ -267,11 +263,6 @@ class ReplayNode(LifecycleNode):
         for key in flags.keys() - self._logged:
             self.get_logger().warning(f"data look wrong: {flags[key].text}")
         self._logged = frozenset(flags)
-
-
-def _lower_priority() -> None:
-    with suppress(OSError, AttributeError):  # not on each system
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def main() -> None:

@@ -126,6 +126,26 @@ def compress(
     return report
 
 
+def waits(store: str | Path, config: CompressionConfig) -> bool:
+    """Whether :func:`compress` would find something to do: a look that costs next to nothing.
+
+    Raises:
+        StoreError: There is no store.
+        ConfigError: There is no such column, or it cannot be coded so.
+    """
+    if config.is_off:
+        return False
+    with closing(StoreReader(store, with_extents=False)) as reader:
+        if reader.schema is None:
+            return False
+        codings = _codings(reader.layout, config)
+        return any(
+            (segment.path / file.filename).exists()
+            for segment in _full_segments(reader, config.raw_bytes)
+            for file in codings
+        )
+
+
 def decompress(store: str | Path, progress: Progress | None = None) -> CompressionReport:
     """Make all compressed columns plain again; what was lost by a lossy coding stays so. Then releases that do not
     know compressed columns take the store again, unless segments were passed over: damaged ones, and those on a disk
