@@ -31,6 +31,7 @@ from user_core.errors import CodecError, TransportError
 from user_core.specs import Array
 from user_learner.data.extras import library
 from user_learner.data.mcap.bags import METADATA
+from user_learner.data.mcap.messages import deserialized
 
 #: The first field of each message of service introspection, and where it ends.
 #: It is read whether that package is installed or not.
@@ -177,13 +178,13 @@ class Bag:
         if name.endswith("_Event") and "/srv/" in name:
             # what was asked and answered is not needed, nor is its definition
             def decode(data: bytes | memoryview) -> Any:
-                return SimpleNamespace(info=store.deserialize_cdr(data[:_EVENT_BYTES], _EVENT_INFO))
+                return SimpleNamespace(info=deserialized(store, data[:_EVENT_BYTES], _EVENT_INFO))
         else:
             self.message_class(name)
             try:
                 decode = self._readers.of(name)
             except NotSupported:
-                decode = partial(_deserialized, store.deserialize_cdr, name)
+                decode = partial(_deserialized, store, name)
         if unpack is None:
             return decode
         return lambda data: decode(unpack.decompress(data, max_output_size=_LARGEST_MESSAGE))
@@ -279,10 +280,8 @@ def _as_ros(node: tuple[Any, Any]) -> str:
     return f"{inner}[{detail[1]}]" if kind.name == "ARRAY" else f"sequence<{inner}>"
 
 
-def _deserialized(
-    deserialize: Callable[[bytes | memoryview, str], Any], name: str, data: bytes | memoryview
-) -> Any:
-    return deserialize(data, name)
+def _deserialized(store: Any, name: str, data: bytes | memoryview) -> Any:
+    return deserialized(store, data, name)
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Exports that other packages open: bags of MCAP (mcap, rosbags), Minari data sets (minari)."""
 
+import struct
 from contextlib import closing
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from user_core.errors import CodecError
 from user_learner.data.exporting import export_mcap, export_minari
 from user_learner.data.mcap import bags
+from user_learner.data.mcap.messages import Messages
 from user_learner.data.source import find_format, open_source
 from user_testing.worlds.data_sets import SPEC, held, store, take
 from user_testing.worlds.replay import joined, same_columns
@@ -29,6 +31,29 @@ def test_a_store_comes_back_from_mcap_bit_by_bit(tmp_path):
     assert (take(tmp_path / "bag", tmp_path / "back")).unread == 4
     with pytest.raises(CodecError, match="a new"):
         export_mcap(tmp_path / "store", tmp_path / "bag")
+
+
+def test_what_lies_behind_a_message_is_passed_over_and_what_is_missing_is_not(
+    tmp_path, monkeypatch
+):
+    """As by ROS: ``rclpy`` writes some bytes more than a message has."""
+    chunks = store(tmp_path / "store")
+    encoded = Messages.encoded
+    with monkeypatch.context() as patched:
+        patched.setattr(Messages, "encoded", lambda *words: encoded(*words) + b"\x99" * 9)
+        export_mcap(tmp_path / "store", tmp_path / "longer")
+    wanted = joined(chunks)
+    assert take(tmp_path / "longer", tmp_path / "back").skipped == []
+    for key, (_, columns) in held(tmp_path / "back").items():
+        assert same_columns(columns, wanted[key]), key
+    messages = Messages()
+    numbers = np.arange(5.0)
+    kind = "std_msgs/msg/Float64MultiArray"
+    data = messages.encoded(messages.array(numbers, kind), kind)
+    assert np.array_equal(messages.decoded(data + bytes(40), kind).data, numbers)
+    for short in (data[:-1], data[:9], data[:3], b"", b"\7\7" + data[2:]):
+        with pytest.raises((ValueError, struct.error)):
+            messages.decoded(short, kind)
 
 
 def test_rosbags_and_mcap_read_the_standard_topics(tmp_path):

@@ -42,8 +42,8 @@ class Messages:
         return bytes(self.store.serialize_cdr(message, type_name))
 
     def decoded(self, data: bytes, type_name: str) -> Any:
-        """The inverse."""
-        return self.store.deserialize_cdr(data, type_name)
+        """The inverse; see :func:`deserialized`."""
+        return deserialized(self.store, data, type_name)
 
     def make(self, name: str, *values: Any) -> Any:
         """A message of a type."""
@@ -105,6 +105,25 @@ class Messages:
             self.make(vector, *numbers[3:]),
         )  # fmt: skip
         return self.make("geometry_msgs/msg/WrenchStamped", self.header(stamp_ns, frame), wrench)
+
+
+def deserialized(store: Any, data: bytes | memoryview, type_name: str) -> Any:
+    """A message from its CDR. What lies behind it is passed over, as ROS does: ``rclpy`` itself writes some bytes more than
+    a message has. ``rosbags`` refuses more than three of them, so its functions of the type are called here.
+
+    Args:
+        store: Types, of ``rosbags``.
+        data: With the four bytes before a message that tell the order of its bytes.
+        type_name: For instance ``sensor_msgs/msg/Image``.
+
+    Raises:
+        ValueError, struct.error: It is no such message, or ends too early.
+    """
+    if len(data) < 4 or data[0] or data[1] > 1:
+        raise ValueError("no CDR, or one with options that are not known")
+    known = store.get_msgdef(type_name)
+    read = known.deserialize_cdr_le if data[1] else known.deserialize_cdr_be
+    return read(data[4:], 0, known.cls, store)[0]
 
 
 def type_of(name: str, spec: ArraySpec) -> str:
