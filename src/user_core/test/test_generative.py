@@ -7,7 +7,9 @@ from torch.optim.adam import adam
 
 from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PolicyError, SpecError
+from user_core.interfaces import Query
 from user_core.plugins import build
+from user_core.policies.fingerprint import policy_config_hash
 from user_core.policies.generative.coding import ChunkCode, soft_mask
 from user_core.policies.generative.network import model_of
 from user_core.policies.generative.objectives import Flow, Given
@@ -248,7 +250,35 @@ def test_the_mask_falls_from_what_is_frozen_to_what_is_open():
     assert mask[2] == pytest.approx(0.8 * (np.exp(0.8) - 1) / (np.e - 1))
 
 
+def test_where_it_acts_is_no_part_of_what_it_is():
+    for name in ("flow", "act"):
+        here, there = (
+            policy_config_hash(name, SMALL | {"device": d}, EYES) for d in ("cpu", "cuda")
+        )
+        assert here == there == policy_config_hash(name, SMALL, EYES)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["flow", "diffusion", "act"])
+def test_on_a_gpu_it_does_what_it_does_on_the_cpu(name):
+    here, there = make(name, EYES), make(name, EYES, device="cuda")
+    check_policy(there, EYES).require()
+    there.load(here.arrays())
+    rng = np.random.default_rng(0)
+    seen = {
+        n: rng.integers(0, 99, s.shape).astype(s.dtype) for n, s in EYES.observation.items()
+    }  # fmt: skip
+    queries = [Query(seen, True), Query(seen, True, plan=np.ones((2, 2), np.float32), frozen=1)]
+    for mine, theirs in zip(here.act_batch(queries), there.act_batch(queries), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=2e-3)
+    assert next(there.network().parameters()).device.type == "cpu"
+
+
 def test_what_cannot_be_is_refused_in_words():
+    with pytest.raises(ConfigError, match="device of the policy"):
+        make("flow", EYES, device="cuda:99")
+    with pytest.raises(ConfigError, match="a GPU that torch finds here"):
+        make("act", EYES, device="gpu")
     with pytest.raises(ConfigError, match="ignored_observations"):
         make("flow", EYES, backbone="mlp")
     with pytest.raises(ConfigError, match="fewer than rows"):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from user_core.config import Config, setting
-from user_core.errors import SpecError
+from user_core.errors import ConfigError, SpecError
 from user_core.interfaces import DistributionNetwork, Policy, Query
 from user_core.policies.features import ActionScale, FeatureLayout, is_image, together
 from user_core.policies.loading import check_fits
@@ -191,6 +191,17 @@ class TorchPolicy(Policy):
         state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
         fresh.load_state_dict(state)  # type: ignore[attr-defined]
         self._network = fresh
+
+
+def acting_device(name: str) -> torch.device:
+    """The torch device of this name. Raises ConfigError where this machine does not have it."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ConfigError(
+            "device of the policy", got=name, expected="cpu, or a GPU that torch finds here: cuda, cuda:1",
+            hint=str(error).splitlines()[0],
+        ) from error  # fmt: skip
 
 
 def in_precision(precision: str, device: str) -> torch.autocast:

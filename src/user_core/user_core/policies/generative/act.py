@@ -116,7 +116,7 @@ class ActPolicy(ChunkPolicy):
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
         """Chunks for several robots by one pass, see :class:`~user_core.interfaces.BatchingPolicy`."""
-        return self._chunks(self._network.inputs(self._batch(queries)))
+        return self._chunks(self._seen(self._batch(queries)))
 
     def acting_calls(self) -> list[tuple[Any, str]]:
         return [(self._network, "generate")]
@@ -125,4 +125,4 @@ class ActPolicy(ChunkPolicy):
         """Chunks (T, A), one for each row of a batch."""
         network: Any = self._network
         with torch.inference_mode():
-            return list(self._to_robot(network.generate(inputs).float().numpy()))
+            return list(self._to_robot(network.generate(inputs).float().cpu().numpy()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
@@ -14,6 +14,8 @@ Normalization = Literal["bounds", "data", "quantiles"]
 
 class ChunkConfig(Config):
     """What all of them have: the chunk, what is seen, and in which scale."""
+
+    NOT_IN_HASH: ClassVar[tuple[str, ...]] = ("device",)
 
     rows: int = setting(16, doc="Actions that are planned at once, T.", ge=1, le=256)
     observations: tuple[str, ...] = setting(
@@ -62,6 +64,11 @@ class ChunkConfig(Config):
     )
     language: LanguageConfig = setting(
         factory=LanguageConfig, doc="Several tasks, told apart by their instructions.", late=True
+    )
+    device: str = setting(
+        "cpu",
+        doc="torch device that acts: cpu, cuda, cuda:1. What learns has a device of its own, and a perceptron acts without "
+        "torch.",
     )
     seed: int = setting(0, doc="Seed of first weights and of the noise of actions.", ge=0)
 

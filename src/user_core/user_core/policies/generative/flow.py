@@ -70,9 +70,11 @@ class FlowPolicy(PlainFlowPolicy):
 
         with torch.no_grad():
             model: Any = self._torch_model(self._network, self._inputs(observation))
-            begin, on_the_way = torch.from_numpy(noise)[None], torch.from_numpy(noises)[:, None]
+            begin, on_the_way = (
+                torch.from_numpy(a).to(self._device) for a in (noise[None], noises[:, None])
+            )
             made, _ = Flow().wander(model, begin, on_the_way)
-        return self._to_robot(made[0].numpy())
+        return self._to_robot(made[0].cpu().numpy())
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
         """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`; samples with noise on their way

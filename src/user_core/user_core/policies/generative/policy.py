@@ -69,10 +69,12 @@ class ChunkPolicy(Policy):
         raise NotImplementedError
 
     def _take(self, arrays: dict[str, Array]) -> None:
-        """Take over arrays that were checked."""
-        network = self._fresh()
+        """Take over arrays that were checked. Raises ConfigError where the device is not there."""
+        from user_core.policies.torch_policy import acting_device
+
+        self._device, network = acting_device(self.config.device), self._fresh()
         _fill(network, arrays)
-        self._arrays, self._network = arrays, network
+        self._arrays, self._network = arrays, network.to(self._device)
 
     def network(self) -> Any:
         network = self._copied()
@@ -81,8 +83,8 @@ class ChunkPolicy(Policy):
         return network
 
     def _copied(self) -> ChunkNetwork:
-        """A network of its own for who trains it."""
-        return copy.deepcopy(self._network)
+        """A network of its own for who trains it, on the CPU."""
+        return copy.deepcopy(self._network).cpu()
 
     def reset(self, task: Task) -> None:
         """An episode begins. Words that no learned task has are encoded now: in the first step there is no time."""
@@ -91,7 +93,12 @@ class ChunkPolicy(Policy):
 
     def _inputs(self, observation: Arrays) -> dict[str, Any]:
         """What the network sees of one observation and the instruction: a batch of one."""
-        return self._network.inputs(self._batch([Query(observation, task=self._task)]))
+        return self._seen(self._batch([Query(observation, task=self._task)]))
+
+    def _seen(self, batch: Arrays) -> dict[str, Any]:
+        """What the network sees of a batch, where it acts."""
+        device = self._device
+        return {name: tensor.to(device) for name, tensor in self._network.inputs(batch).items()}
 
     def _instruction(self, task: Task) -> Array:
         """The embedding of the words that were given, or of the learned task; of none without either."""
@@ -269,7 +276,7 @@ class GenerativePolicy(ChunkPolicy):
         joined = _joined(given)
         seen = self._batch(queries)
         if self._layout is None:
-            return self._with_torch(self._network.inputs(seen), noise, joined)
+            return self._with_torch(self._seen(seen), noise, joined)
         state = self._scaled(self.features.vectors(seen, len(queries)), seen.get(INSTRUCTION))
         return list(self._to_robot(self._sample(self._model(state), noise, joined)))
 
@@ -348,18 +355,18 @@ class GenerativePolicy(ChunkPolicy):
         """Chunks (B, T, A) for a batch, from noise (B, T, D)."""
         import torch
 
-        network: Any = self._network
+        network, device = self._network, self._device  # type: Any, Any
         with torch.no_grad():
             model = self._torch_model(network, inputs)
             if given is not None:
                 code, weight, frozen = (
-                    torch.from_numpy(a) for a in (given.code, given.weight, given.frozen)
+                    torch.from_numpy(a).to(device) for a in (given.code, given.weight, given.frozen)
                 )
                 given = Given(code, weight, frozen, given.told, given.strength)
             made = self.objective.sample(
-                model, torch.from_numpy(noise), self._steps, network.bounds(), given
+                model, torch.from_numpy(noise).to(device), self._steps, network.bounds(), given
             )
-        return list(self._to_robot(made.float().numpy()))
+        return list(self._to_robot(made.float().cpu().numpy()))
 
     def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:
         from user_core.policies.generative.network import model_of

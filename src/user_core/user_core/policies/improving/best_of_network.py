@@ -76,5 +76,5 @@ class BestOfNetwork(GenerativeNetwork):
         context = self.context(inputs)
         seen = self.summary(inputs, context)[0]
         many = context.expand(len(noise), *context.shape[1:])
-        made = self.codes_from(many, torch.from_numpy(noise))
-        return seen.numpy(), made.numpy()
+        made = self.codes_from(many, torch.from_numpy(noise).to(many.device))
+        return seen.cpu().numpy(), made.cpu().numpy()
