@@ -30,6 +30,7 @@ from user_core.reasons import Reason
 from user_core.runtime.dds.replaced_ports import OwnPorts
 from user_core.runtime.files import write_atomically
 from user_core.runtime.processes import last_words
+from user_core.runtime.processes.endings import limited
 
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"
@@ -75,13 +76,15 @@ def run(
     faulthandler.enable()  # a crash in C says where
     if _standby is None:
         start_rclpy(args)
+    code = 1  # also where it raises
     try:
         try:
             node = node_class(name, **options)
         except SuiteError as error:
             print(f"{name}: {error}", file=sys.stderr)
             last_words.say(Reason.of(error), final=not error.may_pass)
-            return 2
+            code = 2
+            return code
         except BaseException as error:
             last_words.say(Reason.of(error))
             raise
@@ -94,10 +97,12 @@ def run(
                 last_words.say()  # else it was said
             return code
         finally:
-            executor.shutdown(timeout_sec=1.0)
-            node.destroy_node()
+            with limited(code):
+                executor.shutdown(timeout_sec=1.0)
+                node.destroy_node()
     finally:
-        rclpy.try_shutdown()
+        with limited(code):
+            rclpy.try_shutdown()
 
 
 def stand_by(args: Sequence[str]) -> None:

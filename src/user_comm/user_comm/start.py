@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from user_core.runtime.dds.half_made_ports import mend_half_made_ports
+from user_core.runtime.processes.endings import let_go
 
 _log = logging.getLogger(__name__)
 
@@ -45,22 +46,27 @@ def start_rclpy(
 
 
 def end_spinning(
-    thread: threading.Thread, executor: Executor, *nodes: Node, patience_s: float = 10.0
+    thread: threading.Thread,
+    executor: Executor,
+    *nodes: Node,
+    context: Context | None = None,
+    patience_s: float = 10.0,
 ) -> bool:
-    """End an executor that spins in a thread, and only then its nodes.
+    """End an executor that spins in a thread, and only then its nodes, and their context.
 
     What is destroyed under a thread that still waits for it, or is in the middle of a callback, crashes the process
     in C. So nodes of a thread that does not end in time (a callback hangs, a host is busy) are left as they are: they
     go with the process.
 
     Args:
-        thread: Spins the executor; whatever else ends its loop was done.
+        thread: Spins the executor.
         executor: Is shut down.
-        nodes: Are destroyed.
+        nodes: Are destroyed; in a command, when all else is done (:func:`~user_core.runtime.processes.endings.let_go`).
+        context: Is shut down after them; None: others use it, too.
         patience_s: How long the thread may take to end, seconds.
 
     Returns:
-        Whether the thread has ended, and the nodes are destroyed.
+        Whether the thread has ended, and the nodes are destroyed or will be.
     """
     end_s = time.monotonic() + patience_s
     executor.wake()
@@ -74,5 +80,7 @@ def end_spinning(
         )
         return False
     for node in nodes:
-        node.destroy_node()
+        let_go(node.destroy_node)
+    if context is not None:
+        let_go(context.try_shutdown)
     return True

@@ -551,8 +551,7 @@ def open_topic_io(
         yield topic_io
     finally:
         topic_io.close()
-        end_spinning(thread, executor, node)
-        rclpy.shutdown(context=context)
+        end_spinning(thread, executor, node, context=context)
 
 
 def _profile(depth: int, reliable: bool, latched: bool) -> QoSProfile:

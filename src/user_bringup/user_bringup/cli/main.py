@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from user_core.errors import SuiteError
+from user_core.runtime.processes.endings import last_acts
 from user_core.runtime.processes.foreign_code import ExitCalled, exits_are_errors, report_if_ended
 from user_core.runtime.scheduling import let_threads_of_torch_sleep
 
@@ -29,6 +30,15 @@ def main(words: Sequence[str] | None = None) -> int:
     with contextlib.suppress(Exception):  # standard error may be no file
         if not faulthandler.is_enabled():
             faulthandler.enable()  # a crash in C is told with its line of Python
+    try:
+        with last_acts() as end:
+            end.status = _run(words)
+        return end.status
+    except KeyboardInterrupt:  # another one, while it ends
+        return 130
+
+
+def _run(words: list[str]) -> int:
     told: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if words and words[0] in _OF_PLUGINS:
         told = report_if_ended(f"user {' '.join(words[:2])}: this process was ended from within")

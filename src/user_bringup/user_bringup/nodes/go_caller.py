@@ -15,6 +15,7 @@ from user_msgs.srv import FinishEpisode
 
 from user_comm.services import ask
 from user_comm.start import start_rclpy
+from user_core.runtime.processes.endings import limited
 
 _KIND = "std_srvs/srv/Trigger"
 _LOOK_S = 0.1
@@ -52,8 +53,8 @@ class GoCaller:
 
     def __exit__(self, *ended: object) -> None:
         self._executor.shutdown(0)
-        self._node.destroy_node()
-        with contextlib.suppress(Exception):
+        with limited(), contextlib.suppress(Exception):
+            self._node.destroy_node()
             self._context.try_shutdown()
 
     def actors(self, wait_s: float) -> list[str]:

@@ -97,9 +97,8 @@ class GraphNode(ABC):
         return self
 
     def __exit__(self, *ended: object) -> None:
-        if not self._is_shared:
-            self.context.try_shutdown()
-        end_spinning(self._thread, self._executor, self.node)
+        own = None if self._is_shared else self.context
+        end_spinning(self._thread, self._executor, self.node, context=own)
 
     def begin(self) -> None:
         """The node is there; the first look comes later."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from user_comm.start import start_rclpy
 from user_core.command_line import Parser
+from user_core.runtime.processes.endings import let_go
 
 _OVER_S = 5.0
 _KINDS = ("flow", "link", "route")
@@ -145,8 +146,8 @@ def main(words: Sequence[str]) -> int:
 
     context = Context()
     start_rclpy(context=context)
+    node = rclpy.create_node("net_top", context=context, start_parameter_services=False)
     try:
-        node = rclpy.create_node("net_top", context=context, start_parameter_services=False)
         node.create_subscription(DiagnosticArray, "/diagnostics", take, 50)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
@@ -162,7 +163,7 @@ def main(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
-        rclpy.try_shutdown(context=context)
+        let_go(context.try_shutdown)  # and with it the node
 
 
 def _show(table: FlowTable) -> bool:

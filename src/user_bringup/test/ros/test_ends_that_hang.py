@@ -1,0 +1,69 @@
+"""Commands and nodes whose nodes cannot be destroyed: FastDDS never returns, and Python's lock is held."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HANG = """
+import ctypes, sys
+from functools import partial
+from rclpy.node import Node
+
+def destroy_in_vain(self):
+    ctypes.PyDLL(None).sleep(120)  # with the interpreter's lock, as a call of rclpy
+
+Node.destroy_node = destroy_in_vain
+"""
+COMMAND = """
+from user_bringup.cli import main
+main.last_acts = partial(main.last_acts, limit_s=1.0)
+sys.exit(main.main(["status", "--wait", "0.5"]))
+"""
+NODE = """
+import threading
+from user_comm import run
+from user_comm.lifecycle import LifecycleNode
+from user_core.config import Config
+from user_core.reasons import Reason
+
+class EndsItself(LifecycleNode):
+    Config = Config
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.create_timer(0.1, self.has_enough)
+
+    def has_enough(self):
+        self.end(Reason("worn_out", "it has had enough"), final=True)
+
+run.limited = partial(run.limited, limit_s=1.0)
+sys.exit(run.run(EndsItself, "ends_itself", threads=1))
+"""
+
+
+def ended(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HANG + program], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_command_ends_with_its_output_and_its_status(ros_domain: int) -> None:
+    process = ended(COMMAND)
+    assert process.returncode == 1  # nothing is heard
+    assert "user status" in process.stdout
+    assert "in destroy_in_vain" in process.stderr
+
+
+def test_a_node_ends_with_its_last_words_and_its_status(
+    ros_domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USER_LAST_WORDS", str(tmp_path / "last"))
+    process = ended(NODE)
+    assert process.returncode == 3, process.stderr
+    assert "in destroy_in_vain" in process.stderr
+    assert json.loads((tmp_path / "last").read_text())["code"] == "worn_out"
