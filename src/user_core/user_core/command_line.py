@@ -45,8 +45,7 @@ class Parser(argparse.ArgumentParser):  # noqa: TID251
         self._refuse(message)
 
     def _refuse(self, what: str, near: Sequence[str] = ()) -> NoReturn:
-        hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-        self.exit(2, f"{self.prog}: {what}.{hint} '{self.prog} --help' lists what there is.\n")
+        self.exit(2, refusal(self.prog, what, near) + "\n")
 
     def _unknown_options(self, words: Iterable[str]) -> Iterator[str]:
         """Words that look like options and are none; not those of a subcommand, which has its own parser."""
@@ -65,6 +64,12 @@ class Parser(argparse.ArgumentParser):  # noqa: TID251
             short = word[:2] if not word.startswith("--") else word
             if word not in known and word.partition("=")[0] not in known and short not in known:
                 yield word
+
+
+def refusal(program: str, what: str, near: Sequence[str] = ()) -> str:
+    """One line: what is wrong with a command line, what may have been meant, where all are listed."""
+    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    return f"{program}: {what}.{hint} '{program} --help' lists what there is."
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import faulthandler
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
+from user_core.command_line import nearest, refusal
 from user_core.errors import SuiteError
 from user_core.runtime.processes.endings import last_acts
 from user_core.runtime.processes.foreign_code import ExitCalled, exits_are_errors, report_if_ended
@@ -75,10 +75,7 @@ def dispatch(group: str, program: str, words: Sequence[str]) -> int:
         return 0 if words else 2
     name, *rest = words
     if name not in points:
-        close = difflib.get_close_matches(name, points, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        text = f"{program}: no command '{name}'.{hint} '{program} --help' lists them."
-        print(text, file=sys.stderr)
+        print(refusal(program, f"no command '{name}'", nearest(name, points)), file=sys.stderr)
         return 2
     return int(points[name].load()(rest) or 0)
 
