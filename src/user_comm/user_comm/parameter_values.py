@@ -40,7 +40,15 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from user_core import plugins
-from user_core.config import MISSING, Config, Setting, config_fields, from_mapping, to_mapping
+from user_core.config import (
+    MISSING,
+    Config,
+    Setting,
+    config_fields,
+    from_mapping,
+    to_mapping,
+    yaml_value,
+)
 from user_core.errors import ConfigError, SuiteError
 from user_core.plugins import FIELD_KINDS, PluginChoice
 
@@ -243,7 +251,7 @@ def unmarked(value: Any, name: str = "parameter") -> Any:
     if not isinstance(value, str) or not value.startswith(YAML_MARK):
         return value
     try:
-        return yaml.safe_load(value.removeprefix(YAML_MARK))
+        return yaml_value(value.removeprefix(YAML_MARK))
     except yaml.YAMLError as error:
         raise ConfigError(name, got=repr(value)[:200], expected="YAML after !yaml") from error
 
@@ -375,7 +383,7 @@ def _from_yaml(value: Any, field: ParameterField) -> Any:
     if not isinstance(value, str):  # a plain number or list where any value is allowed
         return value
     try:
-        return yaml.safe_load(value)
+        return yaml_value(value)
     except yaml.YAMLError as error:
         raise ConfigError(field.name, got=repr(value)[:200], expected=f"YAML ({error})") from error
 

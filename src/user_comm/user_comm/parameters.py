@@ -27,7 +27,7 @@ from user_comm.parameter_values import (
     ros_value,
     unmarked,
 )
-from user_core.config import MISSING, Config
+from user_core.config import MISSING, Config, yaml_value
 from user_core.errors import ConfigError, SuiteError
 
 C = TypeVar("C", bound=Config)
@@ -281,5 +281,5 @@ def _from_text(value: Any) -> Any:
     """A list that stands in a text, because ROS has no type for an empty one."""
     if isinstance(value, str):
         with suppress(yaml.YAMLError):
-            return yaml.safe_load(value)
+            return yaml_value(value)
     return value

@@ -19,8 +19,10 @@ from user_core.config import (
     json_schema,
     load_document,
     load_yaml,
+    parse_parameters,
     setting,
     to_mapping,
+    yaml_value,
 )
 from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice
@@ -140,6 +142,46 @@ def test_yaml(tmp_path):
         load_yaml(tmp_path / "none.yaml")
     file.write_text("")
     assert load_yaml(file) == {}
+
+
+@pytest.mark.parametrize(
+    "key", ["0", "-1", "1.50", "1e3", "on", "No", "~", "null", "2026-11-29", "0x10", "=", "'7'"]
+)
+def test_a_key_is_the_text_that_was_written(tmp_path, key):
+    file = tmp_path / "x.yaml"
+    file.write_text(f"params:\n  {key}: 3\n  list: [{{{key}: on}}]\n")
+    document = load_document(file)
+    text = key.strip("'")
+    assert document.data == {"params": {text: 3, "list": [{text: True}]}}
+    assert document.lines["params", text] == 2
+    assert yaml_value(f"{{{key}: 0}}") == {text: 0}
+    assert parse_parameters([f"a.b:={{{key}: 0}}"]) == {"a": {"b": {text: 0}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{1: a, '1': b}", "'1' occurs twice"),
+        ("{on: a, on: b}", "'on' occurs twice"),
+        ("{[1, 2]: a}", "a key is a list or a mapping"),
+        ("? {a: 1}\n: b", "a key is a list or a mapping"),
+    ],
+)
+def test_a_key_that_is_no_name_or_occurs_twice_is_refused_with_its_place(tmp_path, text, words):
+    file = tmp_path / "x.yaml"
+    file.write_text(f"top:\n  {text.replace(chr(10), chr(10) + '  ')}\n")
+    with pytest.raises(ConfigError, match=rf"(?s){words}.*line 2"):
+        load_document(file)
+    with pytest.raises(ConfigError, match=words):
+        parse_parameters([f"a:={text}"])
+
+
+def test_a_merged_mapping_and_an_alias_keep_their_keys(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("base: &base {1: a, on: b}\nnext: {<<: *base, on: c}\nsame: *base\n")
+    data = load_document(file).data
+    assert data["next"] == {"1": "a", "on": "c"}
+    assert data["same"] == data["base"] == {"1": "a", "on": "b"}
 
 
 def test_all_faults_of_a_document_are_told_at_once():

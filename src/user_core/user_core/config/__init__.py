@@ -8,7 +8,13 @@ with its path, what was got and what is allowed. From the same declarations come
 
 from __future__ import annotations
 
-from user_core.config.documents import Document, load_document, load_yaml, parse_parameters
+from user_core.config.documents import (
+    Document,
+    load_document,
+    load_yaml,
+    parse_parameters,
+    yaml_value,
+)
 from user_core.config.model import (
     MISSING,
     Config,
@@ -51,4 +57,5 @@ __all__ = [
     "shared_folders",
     "shared_names",
     "to_mapping",
+    "yaml_value",
 ]

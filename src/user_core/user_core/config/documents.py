@@ -53,6 +53,8 @@ class Document:
 def load_document(path: str | Path) -> Document:
     """Read a YAML file whose top is a mapping. Keys that occur twice are refused.
 
+    A key that is written as a number or a truth value (``0``, ``on``) is that text.
+
     Raises:
         ConfigError: The file is not there, is not valid YAML, or is something else.
     """
@@ -97,21 +99,48 @@ def _lines(node: yaml.Node, key: Key, above: tuple[int, ...]) -> Iterator[tuple[
             yield from _lines(value, inner, above)
 
 
+def yaml_value(text: str) -> Any:
+    """A value of YAML, read as in documents: each key is a text, and occurs once.
+
+    Raises:
+        yaml.YAMLError: It is not valid YAML, or has another key.
+    """
+    return yaml.load(text, _Loader)  # noqa: S506 (it is a safe one)
+
+
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
-    """A key that occurs twice is a mistake: plain YAML would silently keep the last."""
+    """Each key is the text that was written: ``0``, ``on`` and ``1e3`` as well.
+
+    To plain YAML those are a number and a truth value, which ROS parameters, JSON and the names of fields are not. And a
+    key that occurs twice is a mistake: plain YAML would silently keep the last.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # may occur more than once
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} occurs twice", key_node.start_mark
-                )
-            seen.add(key)
+        if isinstance(node, yaml.MappingNode):
+            node.value = [(_key_of_text(key), value) for key, value in node.value]
+            seen = set()
+            for key, _ in node.value:
+                if key.tag == _MERGE:  # may occur more than once
+                    continue
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value!r} occurs twice", key.start_mark
+                    )
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _key_of_text(key: yaml.Node) -> yaml.Node:
+    if not isinstance(key, yaml.ScalarNode):
+        raise yaml.constructor.ConstructorError(
+            None, None, "a key is a list or a mapping, expected a name", key.start_mark
+        )
+    if key.tag in (_TEXT, _MERGE):
+        return key
+    return yaml.ScalarNode(_TEXT, key.value, key.start_mark, key.end_mark)
 
 
 def parse_parameters(words: Sequence[str]) -> dict[str, Any]:
@@ -132,7 +161,7 @@ def parse_parameters(words: Sequence[str]) -> dict[str, Any]:
             if not isinstance(inner, dict):
                 raise ConfigError(path, got=f"{key}:={inner!r} as well", expected="one of both")
         try:
-            inner[last] = yaml.safe_load(text)
+            inner[last] = yaml_value(text)
         except yaml.YAMLError as error:
             raise ConfigError(path, got=text, expected=f"a value of YAML ({error})") from error
     return found

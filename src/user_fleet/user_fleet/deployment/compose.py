@@ -31,7 +31,7 @@ from typing import Any
 
 import yaml
 
-from user_core.config import from_mapping
+from user_core.config import from_mapping, yaml_value
 from user_core.config.model import Key
 from user_core.errors import ConfigError
 from user_fleet.deployment.faults import Faults
@@ -148,7 +148,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         if name in values:
             faults.add(None, f"argument {name!r}", "two values", "one")
         try:
-            values[name] = yaml.safe_load(text) if text else ""
+            values[name] = yaml_value(text) if text else ""
         except yaml.YAMLError:
             faults.add(None, f"argument {name!r}", repr(text), "YAML")
     faults.check()

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from user_core.config import from_mapping, load_yaml, to_mapping
+from user_core.config import from_mapping, load_yaml, to_mapping, yaml_value
 from user_core.errors import ConfigError
 from user_fleet.deployment.model import Deployment
 
@@ -59,6 +59,6 @@ def _as_mappings(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             value = _as_mappings(value)
         elif key == "params" and isinstance(value, str):
-            value = yaml.safe_load(value) or {}
+            value = yaml_value(value) or {}
         found[key] = value
     return found

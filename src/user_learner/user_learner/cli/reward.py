@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from user_core.command_line import Parser
-from user_core.config import Config, from_mapping
+from user_core.config import Config, from_mapping, yaml_value
 from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice
 from user_core.rewards.classifier import ClassifierConfig, ClassifierReward, write_model
@@ -157,7 +157,7 @@ def _parser() -> Parser:
 def params_of(text: str) -> dict[str, Any]:
     """Parameters in YAML as a mapping. Raises ConfigError."""
     try:
-        found = yaml.safe_load(text) or {}
+        found = yaml_value(text) or {}
     except yaml.YAMLError as error:
         raise ConfigError("--params", got=text, expected="a mapping in YAML") from error
     if not isinstance(found, dict):
@@ -196,7 +196,7 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         if not equals:
             raise ConfigError("--set", got=word, expected="NAME=VALUE")
-        values[name] = yaml.safe_load(text)
+        values[name] = yaml_value(text)
     return values
 
 

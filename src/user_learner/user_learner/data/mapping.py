@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from user_core.codecs.trajectory import RecordedEpisode
-from user_core.config import Config, from_mapping, setting, to_mapping
+from user_core.config import Config, from_mapping, setting, to_mapping, yaml_value
 from user_core.errors import CodecError, ConfigError, SpecError
 from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 from user_core.types import (
@@ -193,7 +193,7 @@ class DataMapping(Config):
 def load_mapping(path: str | Path) -> DataMapping:
     """Read a mapping from YAML. Raises ConfigError."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml_value(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"mapping {path}", got=str(error), expected="YAML") from error
     return from_mapping(DataMapping, data or {}, str(path))
