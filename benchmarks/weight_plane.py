@@ -1,0 +1,445 @@
+"""Policy versions from a learner to inference on the same host: how fast they come, and what answers notice of it.
+
+Inference is a process with two sets of a transformer's weights on one GPU; it answers at 20 Hz (batch 1, a CUDA graph). The
+learner is another process, on the same GPU (``--gpus 1``) or on another of the host (``--gpus 2``). Each version has all its
+weights equal to its number: after every answer the weights it was computed with are looked at, so that half a version
+would be seen. Compared in one run, in turns:
+
+- ``idle``: nothing comes.
+- ``updates``: a version a second, by :mod:`user_core.weight_plane`: mapped memory, pieces of 32 MB, between answers.
+- ``without pause``: one version after the other.
+- ``nccl`` (two GPUs): instead NCCL's broadcast into the second set, by its defaults, once a second.
+
+Besides, without answers: bytes/s of the plane beside a bare copy of as many bytes, and what is left when the learner is
+killed in the middle of a version.
+
+    python benchmarks/weight_plane.py --gpus 1 --out plane.jsonl
+    python benchmarks/weight_plane.py --tiny                        # anywhere, by memory: does it run?
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_sharing import SIZES, Bench, Model
+from torch import Tensor
+
+from user_core.command_line import Parser
+from user_core.errors import SuiteError
+from user_core.types import PolicyVersion
+from user_core.weight_plane.offers import Offers
+from user_core.weight_plane.taking import take
+from user_testing import systems
+
+#: Numbers up to 255 are exact in bfloat16, and so are these.
+_UNIT = 2.0**-10
+#: Every so many numbers of an array one is looked at.
+_LOOK_EVERY = 1 << 16
+
+
+def tensors_of(model: Model) -> dict[str, Tensor]:
+    """Its weights, not copies."""
+    return {name: p.data for name, p in model.named_parameters()}
+
+
+def hash_of(owner: str, number: int) -> str:
+    """In the place of a content hash, which takes seconds and is not measured here."""
+    return hashlib.sha256(f"{owner} {number}".encode()).hexdigest()
+
+
+def bytes_of(tensors: dict[str, Tensor]) -> int:
+    """Of all."""
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def ways_on(device: str) -> list[str]:
+    """How versions come to a device."""
+    return ["gpu" if device == "cuda" else "memory"]
+
+
+def set_up(args: argparse.Namespace) -> Bench:
+    """The GPU of this process."""
+    if args.device == "cuda":
+        torch.cuda.set_device(args.gpu)
+    bench = Bench(argparse.Namespace(**vars(args), way="alone", trace=False))
+    sys.setswitchinterval(5e-5)
+    return bench
+
+
+def join_group(args: argparse.Namespace, rank: int) -> None:
+    """For NCCL's broadcast."""
+    os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
+    torch.distributed.init_process_group(
+        "nccl", init_method=f"file://{args.meeting}", rank=rank, world_size=2,
+        device_id=torch.device("cuda", args.gpu),
+    )  # fmt: skip
+
+
+def learner(args: argparse.Namespace) -> None:
+    """Makes a version for each line ``next``, broadcasts for each line ``nccl``, until its input ends."""
+    bench = set_up(args)
+    assert bench.turns is not None
+    model = Model(bench.size, bench.like).requires_grad_(False)
+    tensors, number, pace = tensors_of(model), 0, bench.turns.wait
+    flat = torch.empty(bytes_of(tensors), dtype=torch.uint8, device=args.device)
+    if args.nccl:
+        join_group(args, 0)
+    stream = torch.cuda.Stream() if bench.cuda else None
+    with Offers() as offers, torch.cuda.stream(stream):
+        offers.on_gpu = True
+        print(json.dumps({"bytes": bytes_of(tensors)}), flush=True)
+        for line in sys.stdin:
+            if line.strip() == "nccl":
+                torch.distributed.broadcast(flat, 0)
+                torch.cuda.synchronize()
+                continue
+            number = number % 255 + 1
+            for tensor in tensors.values():
+                pace()
+                tensor.fill_(number * _UNIT)
+            begun_s = time.perf_counter()
+            arrays: Any = offers.snapshot(tensors, pace=pace)
+            copied_s = time.perf_counter() - begun_s
+            if arrays is None:
+                arrays = {name: t.numpy().copy() for name, t in tensors.items()}
+            name = hash_of(args.owner, number)
+            offers.offer(PolicyVersion(number, arrays), name)
+            print(json.dumps({"number": number, "hash": name, "snapshot_s": copied_s}), flush=True)
+
+
+class Inference:
+    """Answers, and takes versions meanwhile.
+
+    Args:
+        args: The command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.bench = args, set_up(args)
+        bench = self.bench
+        assert bench.turns is not None
+        self.turns = bench.turns
+        self.models = [Model(bench.size, bench.like).requires_grad_(False) for _ in range(2)]
+        self.sets = [tensors_of(model) for model in self.models]
+        for tensors in self.sets:
+            for tensor in tensors.values():
+                tensor.zero_()
+        self.stream = torch.cuda.Stream(priority=-1) if bench.cuda else None
+        x = torch.randn(1, bench.size[3], bench.size[1], **bench.like)
+        self.answers = [bench._graph(model, x, self.stream) for model in self.models]
+        self.looks = [
+            [t.view(-1)[::_LOOK_EVERY] for t in tensors.values()] for tensors in self.sets
+        ]
+        self.versions, self.current = [0, 0], 0
+        self.offered: int | None = None  # version that waits in the other set
+        self.wrong = self.answered = 0
+        self.takes = list[dict[str, float]]()
+        self.flat: Tensor | None = None
+        words = [
+            sys.executable, __file__, "--role", "learner", "--size", args.size, "--device", args.device, "--gpu", "0",
+            "--turns", args.turns, "--owner", args.owner, "--meeting", args.meeting, *(["--nccl"] if args.nccl else []),
+        ]  # fmt: skip
+        self.free_before = self.free()
+        self.learner = systems.start(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        if args.nccl:
+            join_group(args, 1)
+        self.bytes = self.said()["bytes"]
+
+    def free(self) -> int:
+        """Bytes of this GPU that nobody has."""
+        if not self.bench.cuda:
+            return 0
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return int(torch.cuda.mem_get_info()[0])
+
+    def say(self, line: str) -> None:
+        """Ask the learner for something."""
+        assert self.learner.stdin is not None
+        self.learner.stdin.write(line + "\n")
+        self.learner.stdin.flush()
+
+    def said(self) -> dict[str, Any]:
+        """What it answers."""
+        assert self.learner.stdout is not None
+        line = self.learner.stdout.readline()
+        if not line:
+            raise RuntimeError("the learner has ended")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    # --- a version
+
+    def update(self, pace: Callable[[], object], ways: list[str] | None = None) -> None:
+        """The next version into the set that does not act; then it is offered to the thread that answers."""
+        self.say("next")
+        made = self.said()
+        begun_s = time.perf_counter()
+        taking = take(made["hash"], ways or ways_on(self.args.device))
+        if taking is None:
+            raise RuntimeError("the learner does not offer it")
+        with taking:
+            asked_s = time.perf_counter()
+            spare = 1 - self.current
+            taking.fill(self.sets[spare], pace)
+            filled_s = time.perf_counter()
+            taking.taken()
+        self.takes.append({
+            "snapshot_s": made["snapshot_s"], "ask_s": asked_s - begun_s, "fill_s": filled_s - asked_s,
+            "all_s": time.perf_counter() - begun_s,
+        })  # fmt: skip
+        self.versions[spare], self.offered = made["number"], made["number"]
+
+    def broadcast(self) -> None:
+        """What NCCL does instead; nothing is swapped."""
+        if self.flat is None:
+            self.flat = torch.empty(self.bytes, dtype=torch.uint8, device="cuda")
+        self.say("nccl")
+        side = torch.cuda.Stream()
+        begun_s = time.perf_counter()
+        with torch.cuda.stream(side):
+            torch.distributed.broadcast(self.flat, 0)
+        side.synchronize()
+        self.takes.append({"all_s": time.perf_counter() - begun_s})
+
+    def keep_updating(self, what: str, over: threading.Event, failed: list[str]) -> None:
+        """In a thread: versions as a phase has them."""
+        try:
+            if self.bench.cuda:
+                torch.cuda.set_device(self.args.gpu)
+            while not over.is_set():
+                begun_s = time.perf_counter()
+                if what == "nccl":
+                    self.broadcast()
+                else:
+                    self.update(self.between_answers)
+                    while self.offered is not None and not over.is_set():
+                        time.sleep(1e-3)
+                if what != "without pause":
+                    over.wait(max(0.0, self.args.period - (time.perf_counter() - begun_s)))
+        except Exception as error:
+            failed.append(f"{type(error).__name__}: {error}"[:500])
+
+    def between_answers(self) -> None:
+        """Return when no answer is due."""
+        while self.turns.taken:
+            time.sleep(2e-4)
+
+    # --- phases
+
+    def phase(self, what: str, seconds: float, rng: random.Random) -> dict[str, Any]:
+        """Answers at the given rate while versions come as the phase says."""
+        self.takes, found, over, failed = [], list[float](), threading.Event(), list[str]()
+        thread = threading.Thread(target=self.keep_updating, args=(what, over, failed))
+        if what != "idle":
+            thread.start()
+        period_s, swaps = 1 / self.args.hz, 0
+        due_s = time.perf_counter() + period_s
+        end_s = time.perf_counter() + seconds
+        while time.perf_counter() < end_s:
+            while (left_s := due_s - time.perf_counter()) > 3e-4:
+                time.sleep(min(left_s, 2e-4))
+            while time.perf_counter() < due_s:
+                pass
+            self.turns.take(0.05)
+            swaps += self.take_offer()
+            start_s = time.perf_counter()
+            self.answers[self.current]()
+            if self.stream is not None:
+                self.stream.synchronize()
+            found.append(1e3 * (time.perf_counter() - start_s))
+            self.turns.give_back()
+            self.look()
+            due_s = max(due_s, time.perf_counter()) + period_s * rng.uniform(0.8, 1.2)
+        over.set()
+        if what != "idle":
+            thread.join()
+        self.take_offer()
+        if failed:
+            raise RuntimeError(failed[0])
+        return {"ms": found, "swaps": swaps, "takes": list(self.takes)}
+
+    def take_offer(self) -> bool:
+        """Swap the sets if a version waits; in the thread that answers."""
+        if self.offered is None:
+            return False
+        self.current, self.offered = 1 - self.current, None
+        return True
+
+    def look(self) -> None:
+        """Whether the weights that answered are all of the version that they are said to be."""
+        self.answered += 1
+        self.wrong += self.numbers_in(self.current) != [self.versions[self.current]]
+
+    def numbers_in(self, which: int) -> list[float]:
+        """Numbers of versions of which a set has weights."""
+        with torch.cuda.stream(self.stream):
+            some = torch.cat(self.looks[which])
+            ends: list[float] = torch.stack([some.min(), some.max()]).tolist()
+        return sorted({end / _UNIT for end in ends})
+
+    def rates(self, tries: int) -> dict[str, Any]:
+        """Without answers: the plane beside a bare copy, in turns."""
+        bare, nccl = list[float](), list[float]()
+        self.takes = []
+        device = self.args.device
+        source = torch.empty(self.bytes, dtype=torch.uint8, device="cuda:0" if device == "cuda" else "cpu")  # fmt: skip
+        target = torch.empty(self.bytes, dtype=torch.uint8, device=device)
+        for _ in range(tries):
+            self.update(lambda: None)
+            self.take_offer()
+            self.look()
+            begun_s = time.perf_counter()
+            target.copy_(source)
+            if self.bench.cuda:
+                torch.cuda.synchronize()
+            bare.append(time.perf_counter() - begun_s)
+        plane, self.takes = self.takes, []
+        for _ in range(2):
+            self.update(lambda: None, ["memory"])
+            self.take_offer()
+            self.look()
+        by_memory = self.takes
+        if self.args.nccl:
+            self.takes = []
+            for _ in range(tries):
+                self.broadcast()
+            nccl = [one["all_s"] for one in self.takes]
+        median = {k: statistics.median(one[k] for one in plane[2:]) for k in plane[0]}
+        rate = self.bytes / median["fill_s"]
+        bare_rate = self.bytes / statistics.median(bare[2:])
+        return {
+            "bytes": self.bytes, **median, "plane_gb_s": 1e-9 * rate, "whole_gb_s": 1e-9 * self.bytes / median["all_s"],
+            "bare_gb_s": 1e-9 * bare_rate, "plane_of_bare": rate / bare_rate,
+            "whole_of_bare": self.bytes / median["all_s"] / bare_rate,
+            "by_memory_ask_s": by_memory[-1]["ask_s"], "by_memory_gb_s": 1e-9 * self.bytes / by_memory[-1]["fill_s"],
+            **({"nccl_gb_s": 1e-9 * self.bytes / statistics.median(nccl[2:])} if nccl else {}),
+        }  # fmt: skip
+
+    def kill(self) -> dict[str, Any]:
+        """The learner is killed when half of a version is here."""
+        pieces = 0
+
+        def pace() -> None:
+            nonlocal pieces
+            pieces += 1
+            if pieces == 6:
+                self.learner.kill()
+                self.learner.wait()
+
+        before, said = self.versions[self.current], ""
+        try:
+            self.update(pace)
+        except SuiteError as error:
+            said = str(error)
+        self.look()
+        nobody = take(hash_of(self.args.owner, before % 255 + 1), ways_on(self.args.device)) is None
+        return {
+            "said": said, "offered": self.offered, "acts": self.versions[self.current], "acted": before,
+            "nobody_offers": nobody, "wrong": self.wrong, "other_set": self.numbers_in(1 - self.current),
+            "gpu_bytes_not_back": self.free_before - self.free() if self.args.gpus == 1 else 0,
+        }  # fmt: skip
+
+
+def percentile(found: list[float], share: float) -> float:
+    """Of sorted numbers."""
+    return found[min(len(found) - 1, int(share * len(found)))]
+
+
+def infer(args: argparse.Namespace) -> None:
+    """The whole measurement, in the process that answers."""
+    inference = Inference(args)
+
+    def say(row: dict[str, Any]) -> None:
+        print(json.dumps({"gpus": args.gpus, "size": args.size, **row}), flush=True)
+
+    try:
+        say({"what": "rates", **inference.rates(args.tries)})
+        ways = ["idle", "updates", "without pause", *(["nccl"] if args.nccl else [])]
+        rng, all_of = random.Random(0), {way: list[dict[str, Any]]() for way in ways}
+        inference.phase("idle", 1.0, rng)
+        for _ in range(args.rounds):
+            for way in ways:
+                all_of[way].append(inference.phase(way, args.seconds, rng))
+        idle: list[float] = []
+        for way, phases in all_of.items():
+            ms = sorted(one for phase in phases for one in phase["ms"])
+            idle = idle or ms
+            takes = [one["all_s"] for phase in phases for one in phase["takes"]]
+            say({
+                "what": way, "answers": len(ms), "p50_ms": percentile(ms, 0.5), "p99_ms": percentile(ms, 0.99),
+                "max_ms": ms[-1], "p50_of_idle": percentile(ms, 0.5) / percentile(idle, 0.5),
+                "p99_of_idle": percentile(ms, 0.99) / percentile(idle, 0.99),
+                "p99_of_rounds": [percentile(sorted(phase["ms"]), 0.99) for phase in phases],
+                "updates": len(takes), "swaps": sum(phase["swaps"] for phase in phases),
+                "take_s": statistics.median(takes) if takes else 0.0,
+            })  # fmt: skip
+        say({"what": "versions", "answers": inference.answered, "wrong": inference.wrong})
+        say({"what": "killed in the middle", **inference.kill()})
+    finally:
+        inference.learner.kill()
+        inference.learner.wait()
+
+
+def main() -> None:
+    """Command line."""
+    parser = Parser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--gpus", type=int, choices=[1, 2], default=1)
+    parser.add_argument("--size", choices=list(SIZES), default="1.2G")
+    parser.add_argument("--tiny", action="store_true", help="a small network, on the CPU, for a moment")  # fmt: skip
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of a phase")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tries", type=int, default=12)
+    parser.add_argument("--hz", type=float, default=20.0)
+    parser.add_argument("--period", type=float, default=1.0, help="between two versions, s")
+    parser.add_argument("--out", type=Path, default=None)
+    for name in ("role", "turns", "owner", "meeting"):
+        parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--gpu", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--nccl", action="store_true", help="NCCL's broadcast beside it, with two GPUs")  # fmt: skip
+    args = parser.parse_args()
+    if args.role:
+        (learner if args.role == "learner" else infer)(args)
+        return
+    if args.tiny:
+        args.size, args.device, args.seconds, args.tries, args.period = "tiny", "cpu", 0.6, 4, 0.1
+    with tempfile.TemporaryDirectory() as folder:
+        words = [
+            sys.executable, __file__, "--role", "infer", "--gpus", str(args.gpus), "--size", args.size, "--device", args.device,
+            "--seconds", str(args.seconds), "--rounds", str(args.rounds), "--tries", str(args.tries), "--hz", str(args.hz),
+            "--period", str(args.period), "--turns", f"{folder}/turns", "--owner", folder, "--meeting", f"{folder}/meeting",
+            "--gpu", str(args.gpus - 1 if args.device == "cuda" else 0), *(["--nccl"] if args.nccl else []),
+        ]  # fmt: skip
+        process = systems.start(words, stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                row = json.loads(line)
+                if args.out is not None:
+                    with args.out.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row) + "\n")
+                print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)  # fmt: skip
+            if process.wait():
+                sys.exit(process.returncode)
+        finally:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()

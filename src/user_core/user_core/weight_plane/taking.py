@@ -1,0 +1,176 @@
+"""The taker's end: whether a version is offered on this host, and how its weights come here."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from user_core.codecs.weights import check_identity
+from user_core.errors import TransportError
+from user_core.runtime.closing import Closing
+from user_core.specs import Array
+from user_core.types import PolicyVersion
+from user_core.weight_plane.wire import (
+    BFLOAT16,
+    MEMORY,
+    Offer,
+    address,
+    has_ended,
+    is_there,
+    receive,
+    same_user,
+    send,
+)
+
+if TYPE_CHECKING:  # with torch
+    from torch import Tensor
+
+#: How long the learner may take to bring a version into memory, seconds.
+_ANSWER_S = 60.0
+
+
+def is_offered_here(content_hash: str) -> bool:
+    """Whether a version can be taken on this host now."""
+    connection = _connect(content_hash)
+    if connection is not None:
+        connection.close()
+    return connection is not None
+
+
+def take(content_hash: str, ways: Sequence[str]) -> Taking | None:
+    """Ask for a version, by the first of some ways that the learner can go; None: it is not offered on this host.
+
+    Raises:
+        TransportError: It is, and cannot be had, or the learner has ended meanwhile.
+        CodecError: What came makes no sense.
+    """
+    connection = _connect(content_hash)
+    if connection is None:
+        return None
+    with ExitStack() as stack:
+        stack.enter_context(connection)
+        try:
+            connection.settimeout(_ANSWER_S)
+            send(connection, {"ways": list(ways)})
+            said, files = receive(connection, files=1)
+        except OSError as error:
+            raise TransportError(
+                "weights of this host", got=str(error), expected=f"an answer within {_ANSWER_S:.0f} s"
+            ) from error  # fmt: skip
+        for file in files:
+            stack.callback(os.close, file)
+        if "refused" in said:
+            raise TransportError("weights of this host", got=str(said["refused"])[:300], expected=" or ".join(ways))  # fmt: skip
+        offer = Offer.parse(said, content_hash)
+        if offer.way not in ways or (offer.way == MEMORY) != bool(files):
+            raise TransportError("weights of this host", got=offer.way[:80], expected=" or ".join(ways))  # fmt: skip
+        return Taking(offer, connection, files[0] if files else -1, stack.pop_all())
+    raise AssertionError  # no block above swallows an error
+
+
+def _connect(content_hash: str) -> socket.socket | None:
+    if not is_there():
+        return None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(address(content_hash))
+        if same_user(connection):
+            return connection
+    except OSError:  # nobody is there
+        pass
+    connection.close()
+    return None
+
+
+class Taking(Closing):
+    """A version that is being taken: it stays at the learner for as long as this is open.
+
+    Attributes:
+        offer: What it is.
+    """
+
+    def __init__(
+        self, offer: Offer, connection: socket.socket, file: int, stack: ExitStack
+    ) -> None:
+        self.offer, self._connection, self._file, self._stack = offer, connection, file, stack
+
+    def arrays(self) -> PolicyVersion:
+        """The version on the host, verified by its content hash; of way ``memory``.
+
+        Raises:
+            PolicyError: It is not what it says.
+            TransportError: What came is damaged.
+        """
+        offer, data = self.offer, self._mapped()
+        found: dict[str, Array] = {}
+        for entry in offer.entries:
+            raw = np.frombuffer(data, np.uint8, entry.nbytes, entry.offset) if entry.nbytes else np.zeros(0, np.uint8)  # fmt: skip
+            dtype = "uint16" if entry.dtype == BFLOAT16 else entry.dtype
+            array = raw.copy().view(dtype).reshape(entry.shape)
+            array.flags.writeable = False
+            found[entry.name] = array
+        version = PolicyVersion(
+            offer.number, found, offer.config_hash, offer.update, offer.environment_steps, offer.created_ns
+        )  # fmt: skip
+        check_identity(version, offer.content_hash, offer.content_hash, None)
+        return version
+
+    def fill(
+        self, targets: Mapping[str, Tensor], pace: Callable[[], object] = lambda: None
+    ) -> None:
+        """Bring the version into a network that does not act, in place; see :func:`user_core.weight_plane.tensors.fill`.
+
+        Args:
+            targets: Tensors of the network, by the names of the version's arrays.
+            pace: Called before each piece; may wait.
+
+        Raises:
+            PolicyError: It does not fit; nothing has changed.
+            TransportError: The learner has ended, or what came is not what was offered. The network must not act.
+        """
+        from user_core.weight_plane import tensors
+
+        gone = self._gone
+        device = tensors.check_targets(self.offer, targets)
+        if self.offer.way == MEMORY:
+            tensors.fill(self.offer, tensors.FromFile(self._mapped()), targets, pace, gone)
+            return
+        import torch
+
+        from user_core.weight_plane.cuda import MappedGpuMemory
+
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        with MappedGpuMemory(self.offer.handle, index) as memory:
+            tensors.fill(self.offer, tensors.FromGpu(memory), targets, pace, gone)
+
+    def taken(self) -> None:
+        """Tell the learner that all is here: it need not keep it."""
+        with suppress(OSError):  # it has ended: what is here is whole all the same
+            send(self._connection, {"taken": True})
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        self._stack.close()
+
+    def _gone(self) -> bool:
+        return has_ended(self._connection)
+
+    def _mapped(self) -> mmap.mmap:
+        """Its bytes; the file is sealed, so that no read of them can fail."""
+        wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
+        seals = fcntl.fcntl(self._file, fcntl.F_GET_SEALS)
+        size = os.fstat(self._file).st_size
+        if seals & wanted != wanted or size < self.offer.total:
+            raise TransportError(
+                "weights of this host", got=f"{size} bytes, seals {seals}", expected=f"{self.offer.total} bytes that stay"
+            )  # fmt: skip
+        return mmap.mmap(
+            self._file, 0, access=mmap.ACCESS_COPY
+        )  # others would not do for a sealed one

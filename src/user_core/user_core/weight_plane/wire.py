@@ -1,0 +1,267 @@
+"""What learner and taker say to each other: JSON with its length before it, and what an offer holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import select
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from user_core.errors import CodecError, TransportError
+from user_core.specs import DTYPES, MAX_DIMENSIONS, Array
+
+#: Ways that weights go, see :mod:`user_core.weight_plane`.
+GPU, MEMORY = "gpu", "memory"
+#: Bytes that are copied and summed up at once.
+PIECE_BYTES = 32 << 20
+#: Where arrays begin in the common memory: what any type, and any copy engine, likes.
+ALIGNMENT = 256
+#: NumPy lacks it: on the host it is the uint16 that it consists of.
+BFLOAT16 = "bfloat16"
+_MOST_BYTES, _MOST_ARRAYS, _NAME_LENGTH = 1 << 40, 1 << 16, 1024
+_MESSAGE_BYTES = 1 << 26
+_LENGTH = struct.Struct("<I")
+_UCRED = struct.Struct("3i")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an array lies in the common memory.
+
+    Attributes:
+        name: Of the array.
+        dtype: Its type.
+        shape: Its shape.
+        offset: Bytes before it.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+        count = 1
+        for n in self.shape:
+            count *= n
+        return count * (2 if self.dtype == BFLOAT16 else np.dtype(self.dtype).itemsize)
+
+    def pieces(self, piece: int) -> Iterator[tuple[int, int]]:
+        """Where its pieces begin and end, in bytes from its own beginning; none of an empty array."""
+        for start in range(0, self.nbytes, piece):
+            yield start, min(start + piece, self.nbytes)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A version that can be taken.
+
+    Attributes:
+        number, content_hash, config_hash, update, environment_steps, created_ns: As of
+            :class:`~user_core.types.PolicyVersion`.
+        way: ``gpu`` or ``memory``.
+        entries: Its arrays.
+        piece: Bytes of a piece.
+        sums: Checksums of all pieces in turn, see :func:`checksum`.
+        gpu: UUID of the GPU that it lies on.
+        handle: The CUDA IPC handle of that memory, hexadecimal.
+    """
+
+    number: int
+    content_hash: str
+    config_hash: str
+    update: int
+    environment_steps: int
+    created_ns: int
+    way: str
+    entries: tuple[Entry, ...]
+    piece: int
+    sums: tuple[int, ...]
+    gpu: str = ""
+    handle: str = ""
+
+    @property
+    def total(self) -> int:
+        """Bytes of the common memory."""
+        return max((e.offset + e.nbytes for e in self.entries), default=0)
+
+    def fields(self) -> dict[str, Any]:
+        """As it travels."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], content_hash: str) -> Offer:
+        """What came, checked before anything is mapped or copied.
+
+        Raises:
+            CodecError: It is no offer, or contradicts itself.
+        """
+        try:
+            entries = tuple(
+                Entry(str(e["name"]), str(e["dtype"]), tuple(map(_whole, e["shape"])), _whole(e["offset"]))
+                for e in fields["entries"]
+            )  # fmt: skip
+            offer = cls(
+                **{k: _whole(fields[k]) for k in ("number", "update", "environment_steps", "created_ns", "piece")},
+                **{k: str(fields[k]) for k in ("content_hash", "config_hash", "way", "gpu", "handle")},
+                entries=entries, sums=tuple(int(n) for n in fields["sums"]),
+            )  # fmt: skip
+            for entry in entries:
+                fits = (
+                    entry.dtype in (*DTYPES, BFLOAT16)
+                    and 0 < len(entry.name) <= _NAME_LENGTH
+                    and len(entry.shape) <= MAX_DIMENSIONS
+                    and entry.offset % ALIGNMENT == 0
+                    and entry.offset + entry.nbytes <= _MOST_BYTES
+                )
+                if not fits:
+                    raise ValueError(f"array {entry!r:.200}")
+            _require(offer)
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise CodecError(
+                "a version that is offered on this host", got=repr(error)[:200], expected="arrays, places and sums"
+            ) from error  # fmt: skip
+        if offer.content_hash != content_hash:
+            raise CodecError(
+                "content hash of a version that is offered on this host", got=offer.content_hash[:80],
+                expected=content_hash,
+            )  # fmt: skip
+        return offer
+
+
+def _require(offer: Offer) -> None:
+    names = [entry.name for entry in offer.entries]
+    if len(names) > _MOST_ARRAYS or len(set(names)) < len(names):
+        raise ValueError("too many arrays, or two of one name")
+    if offer.piece % ALIGNMENT or not offer.piece:
+        raise ValueError(f"pieces of {offer.piece} bytes")
+    if len(offer.sums) != sum(len(list(e.pieces(offer.piece))) for e in offer.entries):
+        raise ValueError("not a sum for each piece")
+    end = 0
+    for entry in sorted(offer.entries, key=lambda e: (e.offset, e.nbytes)):
+        if entry.offset < end:
+            raise ValueError(f"array {entry.name[:80]!r} lies in another")
+        end = entry.offset + entry.nbytes
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r:.80} is no count")
+    return value
+
+
+def lay_out(arrays: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[Entry, ...]:
+    """Places for arrays, given by name, type and shape, one after the other."""
+    found, offset = [], 0
+    for name, dtype, shape in arrays:
+        entry = Entry(name, dtype, tuple(shape), offset)
+        found.append(entry)
+        offset += -(-entry.nbytes // ALIGNMENT) * ALIGNMENT
+    return tuple(found)
+
+
+def checksum(data: Array) -> int:
+    """Of the bytes of a piece: the sum of its numbers of four bytes, with sign; of single bytes where four do not
+    divide it. A GPU computes the same while it copies the next piece."""
+    flat = data.reshape(-1).view(np.uint8)
+    if len(flat) % 4 == 0:
+        flat = flat.view("<i4")
+    return int(flat.sum(dtype=np.int64))
+
+
+def address(content_hash: str) -> str:
+    """Where a version is offered: a name in the host's memory, which ends with who listens there."""
+    return "\0user.weights." + (
+        content_hash
+        if len(content_hash) <= 64
+        else hashlib.sha256(content_hash.encode()).hexdigest()
+    )
+
+
+def is_there() -> bool:
+    """Whether this system has such sockets, and files in memory that can be sealed."""
+    return sys.platform == "linux" and hasattr(os, "memfd_create")
+
+
+def same_user(connection: socket.socket) -> bool:
+    """Whether whoever is at the other end runs as the same user."""
+    found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return bool(_UCRED.unpack(found)[1] == os.getuid())
+
+
+def send(connection: socket.socket, fields: Mapping[str, Any], *files: int) -> None:
+    """Say something, and hand over open files. Raises OSError."""
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    # Files go with bytes, and not with more than are taken at once.
+    head = _LENGTH.pack(len(text))
+    if files:
+        socket.send_fds(connection, [head], list(files))
+    else:
+        connection.sendall(head)
+    connection.sendall(text)
+
+
+def receive(connection: socket.socket, files: int = 0) -> tuple[dict[str, Any], list[int]]:
+    """What was said, and up to so many open files, which are the caller's.
+
+    Raises:
+        TransportError: The other end has gone, or says something else. It holds no file then.
+        OSError: Nothing came in time.
+    """
+    fds: list[int] = []
+    try:
+        head = b""
+        while len(head) < _LENGTH.size:
+            more, came, *_ = socket.recv_fds(connection, _LENGTH.size - len(head), files or 1)
+            fds += came
+            if not more:
+                raise EOFError
+            head += more
+        (length,) = _LENGTH.unpack(head)
+        if length > _MESSAGE_BYTES or len(fds) > files:
+            raise ValueError(f"{length} bytes and {len(fds)} files")
+        text = bytearray()
+        while len(text) < length:
+            some = connection.recv(min(1 << 20, length - len(text)))
+            if not some:
+                raise EOFError
+            text += some
+        found = json.loads(bytes(text))
+        if not isinstance(found, dict):
+            raise ValueError(f"{found!r:.80}")
+        return found, fds
+    except (EOFError, ValueError, RecursionError) as error:
+        _close(fds)
+        raise TransportError(
+            "weights of this host",
+            got="the end" if isinstance(error, EOFError) else repr(error)[:200],
+            expected="an answer",
+        ) from error
+    except OSError:
+        _close(fds)
+        raise
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Whether the other end has gone; does not wait."""
+    try:
+        readable = select.poll()  # a socket with a time limit would wait in recv
+        readable.register(connection, select.POLLIN)
+        return bool(readable.poll(0)) and connection.recv(1, socket.MSG_PEEK) == b""
+    except (OSError, ValueError):
+        return True
