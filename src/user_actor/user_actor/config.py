@@ -96,6 +96,11 @@ class InferenceConfig(Config):
         doc="Compile what the policy does for most of its time (torch.compile; a C++ compiler is needed), before a version "
         "acts. Where that fails it acts as it is, and a warning says why.",
     )
+    cuda_graphs: Literal["auto", "always", "never"] = setting(
+        "auto",
+        doc="On a GPU, record what the policy does for most of its time as CUDA graphs, one for each size of batch, before a "
+        "version acts. Where that cannot be it acts as it is: always warns of it, auto only notes it in the log.",
+    )
 
     policy: PluginChoice = setting(
         PluginChoice(plugin="tanh_gaussian"), doc="The policy plugin; it must be the learner's."
@@ -117,6 +122,12 @@ class InferenceConfig(Config):
         False,
         doc="The policy acts on a GPU that a learner of this host trains on: one with training.gives_way waits "
         "while an answer is due.",
+    )
+    local_versions: Literal["auto", "gpu", "memory", "network"] = setting(
+        "auto",
+        doc="How versions of a learner on this host come: gpu: from its GPU to the policy's, the same or another, for "
+        "policies that are filled in place (those of LeRobot, and networks in torch); memory: by a file in memory; network: "
+        "as from any host. auto: the first of these that can be. Of learners on other hosts they come by the network.",
     )
     zenoh: ZenohConfig = setting(
         ZenohConfig(connect=(LOCAL_ENDPOINT,)), doc="Where policy versions are pulled from."

@@ -46,6 +46,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -281,6 +282,12 @@ class Policy(ABC):
         compile these; each is called with the same kinds of arguments every time. Most policies name none."""
         return []
 
+    def graphed_calls(self) -> list[tuple[Any, str]]:
+        """What an inference host may record as CUDA graphs, likewise: the larger, the less is launched by itself. Each does
+        all its work on the GPU, looks at no values of tensors, and reads weights that :meth:`load` leaves where they are.
+        By default what is named as :meth:`acting_calls`."""
+        return self.acting_calls()
+
     @abstractmethod
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """Return actions for the next T periods, shape (T, A), within the action bounds."""
@@ -292,6 +299,12 @@ class Policy(ABC):
     @abstractmethod
     def load(self, arrays: Arrays) -> None:
         """Take over weights. Raises PolicyError, and changes nothing, unless all fit."""
+
+    def in_place(self) -> AbstractContextManager[dict[str, Tensor]] | None:
+        """Instead of :meth:`load`, while this policy does not act: its tensors by the names of :meth:`arrays`, all of which
+        are overwritten within the block, where they are. Its end raises PolicyError where what came is not for this policy.
+        bfloat16 may be the uint16 that it consists of. None: :meth:`load` is the only way."""
+        return None
 
     def reset(self, task: Task) -> None:
         """An episode begins: forget what was remembered of the last one. ``task`` is what is to
@@ -588,6 +601,11 @@ class Algorithm(ABC):
     @abstractmethod
     def policy_arrays(self) -> dict[str, Array]:
         """The arrays that the actor's ``Policy.load`` takes; a copy."""
+
+    def policy_tensors(self) -> AbstractContextManager[Mapping[str, Tensor] | None]:
+        """What :meth:`policy_arrays` would give, where it is and for the length of the block, for who copies it within a
+        GPU. None: :meth:`policy_arrays` is the only way."""
+        return nullcontext(None)
 
     def published(self, number: int, arrays: Arrays) -> None:
         """A policy version got its number; robots will act with it from now on, and batches say so

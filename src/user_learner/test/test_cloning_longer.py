@@ -14,7 +14,7 @@ from user_core.policies.generative.policy import DiffusionPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.common import averaging
-from user_learner.algorithms.common.averaging import MovingAverage
+from user_learner.algorithms.common.averaging import MovingAverage, share_after
 from user_learner.algorithms.common.batches import Minibatcher
 from user_learner.algorithms.common.torch_tools import FlatAdam, FlatParameters
 from user_learner.algorithms.imitation.bc import BC, BCConfig
@@ -44,7 +44,7 @@ def test_the_average_is_that_of_chi_et_al() -> None:
     expected = 0.0
     for n in range(50):
         weight.fill_(float(n))
-        average.follow(n, 0.9)
+        average.follow(share_after(n, 0.9))
         decay = min(0.9, 1 - (1 + n) ** -0.75)
         expected = decay * expected + (1 - decay) * n
         assert float(average.average[0]) == pytest.approx(expected, rel=1e-5)

@@ -32,7 +32,7 @@ from user_learner.training.config import TrainingConfig
 from user_learner.training.guard import GuardedSink
 from user_learner.training.loop import TrainingLoop, identity_of, process_group
 from user_learner.training.progress import Progress
-from user_learner.training.publishing import PolicyFile
+from user_learner.training.publishing import PolicyFile, Snapshots
 from user_learner.training.starting import (
     Started,
     is_untrained,
@@ -225,9 +225,8 @@ def _feeds(stores: Sequence[Path]) -> Feeds | None:
     return Feeds(stores)
 
 
-def _pace(config: LearnerConfig, algorithm: Any) -> Callable[[], object]:
-    """What leaves the GPU to inference, where that is asked for: before each update, and between the blocks
-    of a large network."""
+def _pace(config: LearnerConfig, algorithm: Any, stack: ExitStack) -> Callable[[], object]:
+    """What leaves the GPU to inference, where that is asked for: before each update, and within it."""
     if not config.training.gives_way:
         return lambda: None
     from user_learner.training.gpu_pace import GpuPace
@@ -235,9 +234,9 @@ def _pace(config: LearnerConfig, algorithm: Any) -> Callable[[], object]:
     pace = GpuPace.on(getattr(algorithm, "device", "cpu"))
     if pace is None:
         return lambda: None
-    if (network := getattr(algorithm, "network", None)) is not None:
-        pace.between_blocks_of(network)
-    return pace
+    stack.callback(pace.close)
+    pace.give_way(algorithm)
+    return pace.begin
 
 
 def _guard(
@@ -255,6 +254,7 @@ def open_learner(
     spec: RobotSpec,
     sink: PolicySink,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    snapshots: Snapshots | None = None,
 ) -> Iterator[TrainingLoop]:
     """A training loop that has taken up where the run was left, ready for ``run()``.
 
@@ -265,6 +265,7 @@ def open_learner(
         spec: The robot that it is for.
         sink: Where policy versions go.
         on_progress: Called in the training thread once a ``metrics_period_s``.
+        snapshots: What copies weights within a GPU, for who takes them on this host.
 
     Raises:
         StoreError: The store is not there.
@@ -344,7 +345,8 @@ def open_learner(
             published=None if is_foreign else published,
             start_over=config.start_over,
             warnings=meaning_warnings,
-            before_update=_pace(config, algorithm),
+            before_update=_pace(config, algorithm, stack),
+            snapshots=snapshots,
         )
         try:
             resumed = loop.restore()

@@ -1,14 +1,17 @@
-"""What a policy does for most of its time, compiled by torch (``torch.compile``), and never while a robot waits.
+"""What a policy does for most of its time, done more quickly, and never prepared while a robot waits.
 
-A compiled call is made for one form of its arguments: shapes, types, what is None. Each version of a policy is warmed
-before it is offered, in the forms that batches have (:meth:`Compiler.warm`); what comes in another form later is
-computed as it is written. Batches are filled up to a size that is warm (:meth:`Compiler.size`).
+Either compiled by torch (``torch.compile``, here), or recorded as CUDA graphs
+(:mod:`user_actor.inference.graphs`), or both: what is recorded then is what was compiled. Such a call is made for one
+form of its arguments: shapes, types, what is None. Each version of a policy is warmed before it is offered, in the forms
+that batches have (:meth:`PreparedCalls.warm`); what comes in another form later is computed as it is written. Batches are
+filled up to a size that is warm (:meth:`PreparedCalls.size`).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -25,12 +28,13 @@ from user_core.types import Task
 _log = logging.getLogger(__name__)
 #: Forms of one call that are kept at most; torch's own limit is for programs whose forms never end.
 _FORMS = 64
-#: Compiled actions may be so far from the others, as a share of the largest, in float32 and in anything coarser.
+#: Prepared actions may be so far from the others, as a share of the largest, in float32 and in anything coarser.
 _ROUNDING, _COARSE_ROUNDING = 1e-3, 0.05
 
 
-class Compiler:
-    """Lets policies act by compiled calls; where that fails they act as they are written, and :attr:`why_not` says why.
+class PreparedCalls(ABC):
+    """Lets policies act by calls that were prepared; where that fails they act as they are written, and :attr:`why_not`
+    says why.
 
     Args:
         most: Observations in a batch, at most.
@@ -38,26 +42,48 @@ class Compiler:
         task: What policies are warmed with.
         pass_in: What each pass is made in besides.
         coarse: Whether that is with less than float32.
+        quiet: Whether a policy that cannot be prepared is as it should be, and nothing to warn of.
 
     Attributes:
-        why_not: Why nothing is compiled; empty while something is.
+        quiet: As given.
+        why_not: Why nothing is prepared; empty while something is.
         unwarmed: Calls in forms that were not warm.
     """
 
+    #: What was not done, for :attr:`why_not`, and what policies name.
+    _not_done, _named = "not prepared", "to prepare"
+
     def __init__(
         self, most: int, spec: RobotSpec, task: Task,
-        pass_in: Callable[[Policy], AbstractContextManager[Any]], coarse: bool = False,
+        pass_in: Callable[[Policy], AbstractContextManager[Any]], coarse: bool = False, quiet: bool = False,
     ) -> None:  # fmt: skip
-        self._spec, self._task, self._pass_in = spec, task, pass_in
+        self._spec, self._task, self._pass_in, self.quiet = spec, task, pass_in, quiet
         self._rounding = _COARSE_ROUNDING if coarse else _ROUNDING
         self._sizes = [1]
         while self._sizes[-1] < most:
             self._sizes.append(min(most, 2 * self._sizes[-1]))
-        self._compiled: dict[tuple[type, str], Callable[..., Any]] = {}
-        self._warm: set[Any] = set()
         self._warming = threading.local()
         self.why_not = ""
         self.unwarmed = 0
+
+    @abstractmethod
+    def _calls(self, policy: Policy) -> list[tuple[Any, str]]:
+        """What is prepared, as objects and names of their methods."""
+
+    @abstractmethod
+    def _call(
+        self, owner: Any, name: str, own: Callable[..., Any], *arguments: Any, **keywords: Any
+    ) -> Any:
+        """Instead of ``owner.name(...)``, which ``own`` does."""
+
+    @abstractmethod
+    def _is_warm(self) -> bool:
+        """Whether anything was prepared."""
+
+    @property
+    def warming(self) -> bool:
+        """Whether this thread prepares a policy."""
+        return bool(getattr(self._warming, "on", False))
 
     def size(self, count: int) -> int:
         """How many observations a batch of so many is filled up to."""
@@ -66,40 +92,44 @@ class Compiler:
     @contextmanager
     def pass_in(self, policy: Policy) -> Iterator[None]:
         """A pass of a policy is made in this."""
-        # For the pass only: a policy that loads or copies its network must find it as it was made.
-        calls = [] if self.why_not else list(policy.acting_calls())
-        for owner, name in calls:
-            setattr(owner, name, partial(self._call, owner, name))
-        try:
-            with self._pass_in(policy):
-                yield
-        finally:
+        with self._pass_in(policy):
+            # For the pass only: a policy that loads or copies its network must find it as it was made.
+            calls = [] if self.why_not else list(self._calls(policy))
+            before = [vars(owner).get(name) for owner, name in calls]
             for owner, name in calls:
-                delattr(owner, name)
+                setattr(owner, name, partial(self._call, owner, name, getattr(owner, name)))
+            try:
+                yield
+            finally:
+                for (owner, name), one in zip(calls, before, strict=True):
+                    if one is None:
+                        delattr(owner, name)
+                    else:
+                        setattr(owner, name, one)
 
     def warm(self, policy: Policy) -> None:
-        """Compile what a policy calls, in all forms that it answers batches in; not in the thread that answers."""
+        """Prepare what a policy calls, in all forms that it answers batches in; not in the thread that answers."""
         if self.why_not:
             return
         try:
-            if not policy.acting_calls():
-                raise LookupError(f"policy {type(policy).__name__} names nothing to compile")
-            with self._pass_in(policy):
-                expected = self._try(policy)
+            if not self._calls(policy):
+                raise LookupError(f"policy {type(policy).__name__} names nothing {self._named}")
             self._warming.on = True
             try:
+                with self._pass_in(policy):
+                    expected = self._try(policy)
                 with self.pass_in(policy):
                     self._require_equal(expected, self._try(policy))
                     self._try_sizes(policy)
             finally:
                 self._warming.on = False
                 policy.reset(self._task)
-            if not self._warm:
+            if not self._is_warm():
                 raise LookupError(f"nothing that {type(policy).__name__} names was called")
         except Exception as error:  # of torch, its compilers, or the policy: it acts as it is
             said = str(error) if isinstance(error, LookupError) else in_words(error)
-            self.why_not = f"not compiled: {said.splitlines()[0][:300]}"
-            _log.warning("%s", self.why_not)
+            self.why_not = f"{self._not_done}: {said.splitlines()[0][:300]}"
+            _log.log(logging.INFO if self.quiet else logging.WARNING, "%s", self.why_not)
 
     def _try(self, policy: Policy) -> Array:
         policy.reset(self._task)
@@ -110,7 +140,7 @@ class Compiler:
         error = float(np.abs(found - expected).max(initial=0.0))
         most = self._rounding * max(1.0, float(np.abs(expected).max(initial=0.0)))
         if not error <= most:
-            raise LookupError(f"compiled actions differ by {error:.2g}, and may by {most:.2g}")
+            raise LookupError(f"actions differ by {error:.2g}, and may by {most:.2g}")
 
     def _try_sizes(self, policy: Policy) -> None:
         if not answers_in_batches(policy):
@@ -128,27 +158,47 @@ class Compiler:
                 ]
                 planned_together(policy, going_on)
 
-    def _call(self, owner: Any, name: str, *arguments: Any, **keywords: Any) -> Any:
-        """Instead of ``owner.name(...)``."""
+
+class Compiler(PreparedCalls):
+    """Lets policies act by compiled calls, of what they name as :meth:`~user_core.interfaces.Policy.acting_calls`."""
+
+    _not_done, _named = "not compiled", "to compile"
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._compiled: dict[tuple[type, str], Callable[..., Any]] = {}
+        self._warm: set[Any] = set()
+
+    def _calls(self, policy: Policy) -> list[tuple[Any, str]]:
+        return policy.acting_calls()
+
+    def _is_warm(self) -> bool:
+        return bool(self._warm)
+
+    def _call(
+        self, owner: Any, name: str, own: Callable[..., Any], *arguments: Any, **keywords: Any
+    ) -> Any:
         import torch
 
-        own = getattr(type(owner), name)
         if torch.is_grad_enabled():  # steered by gradients: that is left as it is
-            return own(owner, *arguments, **keywords)
+            return own(*arguments, **keywords)
         key = type(owner), name
         form = (
             key, _form(arguments), _form(keywords), torch.is_inference_mode_enabled(),
             torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"),
         )  # fmt: skip
-        if form not in self._warm and not getattr(self._warming, "on", False):
+        if form not in self._warm and not self.warming:
             self.unwarmed += 1
-            return own(owner, *arguments, **keywords)
+            return own(*arguments, **keywords)
         compiled = self._compiled.get(key)
         if compiled is None:
             settings = torch._dynamo.config  # the first name is of torch 2.6 and newer
-            name = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
-            setattr(settings, name, _FORMS)
-            compiled = self._compiled[key] = torch.compile(own, dynamic=False)
+            limit = (
+                "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+            )
+            setattr(settings, limit, _FORMS)
+            function = getattr(type(owner), name)
+            compiled = self._compiled[key] = torch.compile(function, dynamic=False)
         made = compiled(owner, *arguments, **keywords)
         self._warm.add(form)
         return made

@@ -384,15 +384,16 @@ class InferenceServer:
 
     def _announce(self) -> float:
         """Take the turn when the next observation is about to come; when to look again, seconds."""
-        due = self._arrivals.next_s() if self._turns is not None else None
-        if self._turns is None or due is None or due[0] == self._announced_s:
+        turns = self._turns
+        due = None if turns is None else self._arrivals.next_s(turns.tail_s)
+        if turns is None or due is None or due[1] == self._announced_s:
             return _LOOK_S
         now_s = time.monotonic()
         if now_s < due[0]:
             return min(_LOOK_S, due[0] - now_s)
-        self._announced_s = due[0]
+        self._announced_s = due[1]
         if now_s < due[1]:
-            self._turns.take(due[1] - now_s)
+            turns.take(due[1] - now_s)
         return _LOOK_S
 
     # --- what went wrong

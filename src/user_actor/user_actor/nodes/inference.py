@@ -20,7 +20,8 @@ from std_msgs.msg import String
 
 from user_actor.config import InferenceConfig
 from user_actor.inference import Client, InferenceServer
-from user_actor.inference.compiling import Compiler
+from user_actor.inference.compiling import Compiler, PreparedCalls
+from user_actor.inference.graphs import CallGraphs
 from user_actor.nodes.policy_feed import PolicyFeed
 from user_comm import topics
 from user_comm.converters import PolicyAnnouncement, RobotDescription
@@ -38,6 +39,8 @@ from user_core.types import ActionChunk, Observation, Task
 
 _LOOK_S = 0.2
 _JOIN_S = 4.0
+#: While an answer is due, pieces of a version look so often whether it is there, seconds.
+_PIECE_LOOK_S = 2e-4
 #: A robot is told again why it is not answered after this time, seconds.
 _TELL_AGAIN_S = 1.0
 #: How long the robot that is heard first waits for the others: a policy is made for the spec that most of them have.
@@ -84,7 +87,8 @@ class InferenceNode(LifecycleNode):
         self._feeds: dict[str, PolicyFeed] = {}
         self._announced: dict[str, PolicyAnnouncement] = {}
         self._made_for = self._as_robot = ""
-        self._compiler: Compiler | None = None
+        self._pieces_wait_for: GpuTurns | None = None
+        self._prepared: dict[str, PreparedCalls] = {}
         self._robots: dict[str, _Robot] = {}
         for name in [robot.strip("/") for robot in config.robots] or [""]:
             self._listen_to(name)
@@ -153,17 +157,36 @@ class InferenceNode(LifecycleNode):
         self._as_robot = of_robot or first.spec.robot
         task = Task(first.task, config.instruction)
         pass_in, coarse = _in_precision(config.precision), config.precision != "float32"
-        compiler = None
+        prepared: dict[str, PreparedCalls] = {}
         if config.compile:
             compiler = Compiler(config.batching.most, first.spec, task, pass_in, coarse)
-        self._compiler = compiler
+            prepared["compiled"], pass_in = compiler, compiler.pass_in
+        if config.cuda_graphs != "never" and _may_use_a_gpu(config):
+            graphs = CallGraphs(
+                config.batching.most,
+                first.spec,
+                task,
+                pass_in,
+                coarse,
+                config.cuda_graphs == "auto",
+            )
+            prepared["cuda_graphs"], pass_in = graphs, graphs.pass_in
+        self._prepared = prepared
+
+        def prepare(policy: Policy) -> None:
+            for one in prepared.values():
+                one.warm(policy)
+
+        def size(count: int) -> int:
+            return max((one.size(count) for one in prepared.values()), default=count)
+
         with ExitStack() as stack:
             stack.callback(self._forget)
             for topic in self._learners():
                 feed = PolicyFeed(
                     config, first.spec, name, config.seed, task=task,
-                    pass_in=pass_in if compiler is None else compiler.pass_in,
-                    prepare=(lambda policy: None) if compiler is None else compiler.warm,
+                    pass_in=pass_in, prepare=prepare, local=config.local_versions,
+                    pace=self._between_answers,
                 )  # fmt: skip
                 self._feeds[topic] = stack.enter_context(feed)
                 label = "" if topic == topics.POLICY.name else f" of {topic}"
@@ -171,11 +194,12 @@ class InferenceNode(LifecycleNode):
                 stack.callback(self.diagnostics.unwatch, feed.flow.name + label)
                 feed.announced(self._announced.get(topic))
             some = self._feeds[topics.POLICY.name]
+            self._pieces_wait_for = self._turns(some)
             server = InferenceServer(
                 config.batching,
                 needs_version=config.before_first_version == "wait",
-                turns=self._turns(some) if config.shares_gpu else None,
-                size=(lambda count: count) if compiler is None else compiler.size,
+                turns=self._pieces_wait_for,
+                size=size,
             )
             self._server = server
             for robot in list(self._robots.values()):
@@ -234,14 +258,23 @@ class InferenceNode(LifecycleNode):
         return policy_config_hash(choice.plugin, choice.params, description.spec)
 
     def _turns(self, feed: PolicyFeed) -> GpuTurns | None:
-        device = _device_of(feed.holder.acting)
-        turns = turns_on(device)
-        if turns is None:
+        """Who waits for answers: training on the same GPU, where that is asked for, and pieces of versions."""
+        device, config = _device_of(feed.holder.acting), self.config
+        turns = turns_on(device) if config.shares_gpu else None
+        if turns is None and config.shares_gpu:
             self.get_logger().warning(f"shares_gpu has no effect: the policy acts on {device}")
+        if turns is None and config.local_versions != "network" and str(device).startswith("cuda"):
+            return GpuTurns()
         return turns
 
+    def _between_answers(self) -> None:
+        """Return when no answer is due, for pieces of versions."""
+        turns = self._pieces_wait_for
+        while turns is not None and turns.taken and self._server is not None:
+            time.sleep(_PIECE_LOOK_S)
+
     def _forget(self) -> None:
-        self._server = None
+        self._server = self._pieces_wait_for = None
         self._feeds = {}
         for robot in self._robots.values():
             robot.why_not = ""
@@ -302,8 +335,8 @@ class InferenceNode(LifecycleNode):
         clients = list(server.clients.values())
         why = next((c.counts.last_error for c in clients if c.counts.last_error), "")
         why = why or next((r.why_not for r in self._robots.values() if r.why_not), "")
-        if self._compiler is not None:
-            why = why or self._compiler.why_not
+        for one in self._prepared.values():
+            why = why or ("" if one.quiet else one.why_not)
         passes = dict(server.batches)
         rows = sum(size * count for size, count in passes.items())
         values: dict[str, Any] = {
@@ -311,6 +344,7 @@ class InferenceNode(LifecycleNode):
             "superseded": sum(c.counts.superseded for c in clients),
             "refused": sum(c.counts.refused for c in clients),
             "policy_version": feed.holder.number,
+            "versions_come_by": feed.local.last,
             "inference_p50_ms": round(server.inference.percentile_ns(50) * 1e-6, 1),
             "inference_p99_ms": round(server.inference.percentile_ns(99) * 1e-6, 1),
         }
@@ -325,9 +359,9 @@ class InferenceNode(LifecycleNode):
                 values[f"{client.name} answer_p99_ms"] = round(
                     client.ages.percentile_ns(99) * 1e-6, 1
                 )
-        if self._compiler is not None:
-            values["compiled"] = not self._compiler.why_not
-            values["calls_not_warmed"] = self._compiler.unwarmed
+        for kind, one in self._prepared.items():
+            values[kind] = one.why_not or "yes"
+            values[f"{kind} calls_not_warmed"] = one.unwarmed
         return Item("inference", Level.WARN if why else Level.OK, why, values)
 
 
@@ -351,6 +385,12 @@ def configuration_that_counts(robots: Sequence[str], announced: Sequence[str]) -
 def _device_of(policy: Any) -> Any:
     config = getattr(policy, "config", None)
     return getattr(policy, "device", getattr(config, "device", "cpu"))
+
+
+def _may_use_a_gpu(config: InferenceConfig) -> bool:
+    """Whether the policy is to act on one: what acts with numpy alone needs no torch."""
+    device = config.policy.params.get("device", "cpu")
+    return str(device).startswith("cuda")
 
 
 def _in_precision(precision: str) -> Callable[[Policy], AbstractContextManager[Any]]:

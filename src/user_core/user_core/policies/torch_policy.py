@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,6 +64,12 @@ class Network(nn.Module):
     def arrays(self) -> dict[str, Array]:
         """Parameters and buffers by the names that torch gives them; a copy."""
         return {name: t.detach().cpu().numpy().copy() for name, t in self.state_dict().items()}
+
+    def tensors(self) -> dict[str, Tensor] | None:
+        """The same, where they are; not copies. None of a network whose arrays are others than these."""
+        if type(self).arrays is not Network.arrays:
+            return None
+        return {name: t.detach() for name, t in self.state_dict().items()}
 
 
 def batch_inputs(features: FeatureLayout, observation: Arrays) -> dict[str, Tensor]:
@@ -191,6 +198,11 @@ class TorchPolicy(Policy):
         state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
         fresh.load_state_dict(state)  # type: ignore[attr-defined]
         self._network = fresh
+
+    def in_place(self) -> AbstractContextManager[dict[str, Tensor]] | None:
+        own = (type(self).load, type(self).arrays) == (TorchPolicy.load, TorchPolicy.arrays)
+        tensors = self._network.tensors() if own and isinstance(self._network, Network) else None
+        return None if tensors is None else nullcontext(tensors)
 
 
 def acting_device(name: str) -> torch.device:

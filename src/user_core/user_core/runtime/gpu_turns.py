@@ -3,8 +3,9 @@
 Kernels that were launched run to their end, and a GPU has no idea which of them a robot waits
 for. So whoever answers robots takes the turn, and whoever trains looks, between two pieces of
 its work that take well under a millisecond, whether it is the other's. Both may be threads of one
-process or processes of one host: they share eight bytes in a file that both map, the time until
-which training waits. A turn ends by itself, so that nobody waits for a process that has died.
+process or processes of one host: they share sixteen bytes in a file that both map, the time until
+which training waits, and how long what training has launched goes on after it has begun to wait. A
+turn ends by itself, so that nobody waits for a process that has died.
 ``benchmarks/gpu_sharing.py`` measures what this brings beside what drivers offer.
 """
 
@@ -27,23 +28,30 @@ LONGEST_S = 0.25
 _LOOK_S = 5e-5
 #: Intervals that are looked at, and by which share of their median they may differ from it.
 _INTERVALS, _REGULAR = 6, 0.2
-_FORMAT = "<q"
+_FORMAT, _TAIL = "<q", struct.calcsize("<q")
+_BYTES = 2 * _TAIL
+#: A turn is taken no earlier than so before a request, seconds: training that leaves more behind is not in pieces.
+_LONGEST_TAIL_S = 0.01
 #: Where the files are: memory, which a restart of the host empties.
 _FOLDER = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
 
 
 class GpuTurns:
-    """Eight bytes that say until when training waits, on the clock of this host.
+    """Sixteen bytes: until when training waits, on the clock of this host, and how long it goes on then.
 
     Args:
-        path: The file, one for each GPU; made when it is not there. On ``/dev/shm`` it is memory.
+        path: The file, one for each GPU; made when it is not there. On ``/dev/shm`` it is memory. None: the turns of
+            threads of one process.
 
     Raises:
         ConfigError: It cannot be opened: it belongs to another user.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path | None = None) -> None:
         self._until_ns = 0
+        if path is None:
+            self._memory = mmap.mmap(-1, _BYTES)
+            return
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o660)
         except OSError as error:
@@ -53,9 +61,9 @@ class GpuTurns:
                 hint="Run both as the same user, or remove what another user has left there",
             ) from error  # fmt: skip
         try:
-            if os.fstat(file).st_size < struct.calcsize(_FORMAT):
-                os.ftruncate(file, struct.calcsize(_FORMAT))
-            self._memory = mmap.mmap(file, struct.calcsize(_FORMAT))
+            if os.fstat(file).st_size < _BYTES:
+                os.ftruncate(file, _BYTES)
+            self._memory = mmap.mmap(file, _BYTES)
         finally:
             os.close(file)
 
@@ -78,6 +86,17 @@ class GpuTurns:
         # A value far ahead is of another boot of the host, or damage: nobody takes so long a turn.
         return now_ns < int(until_ns) <= now_ns + int(1e9 * LONGEST_S)
 
+    @property
+    def tail_s(self) -> float:
+        """How long what training has launched goes on after a turn was taken, as training has said: so much earlier
+        the GPU must be asked for. 0 where nobody has said it."""
+        (tail_ns,) = struct.unpack_from(_FORMAT, self._memory, _TAIL)
+        return min(max(int(tail_ns), 0) * 1e-9, _LONGEST_TAIL_S)
+
+    def leaves(self, tail_s: float) -> None:
+        """Training says how long what it has launched goes on after a turn was taken."""
+        struct.pack_into(_FORMAT, self._memory, _TAIL, int(1e9 * tail_s))
+
     def wait(self) -> float:
         """Return when training may go on; how long that took, seconds."""
         if not self.taken:
@@ -96,7 +115,7 @@ class Arrivals:
     """When the next request of a robot is due, which asks in fixed periods: training makes room before it comes.
 
     Attributes:
-        early_s: How long before it the turn is taken: what was launched ends meanwhile.
+        early_s: How long before it the turn is taken, at least: what was launched ends meanwhile.
     """
 
     early_s = 1e-3
@@ -108,8 +127,12 @@ class Arrivals:
         """One has come, on the clock of :func:`time.monotonic`."""
         self._times_s.append(now_s)
 
-    def next_s(self) -> tuple[float, float] | None:
-        """From when until when the turn is to be taken for the next; None where they come as they like."""
+    def next_s(self, tail_s: float = 0.0) -> tuple[float, float] | None:
+        """From when until when the turn is to be taken for the next; None where they come as they like.
+
+        Args:
+            tail_s: How long what was launched may go on, seconds.
+        """
         if len(self._times_s) <= _INTERVALS:
             return None
         times_s = list(self._times_s)
@@ -119,7 +142,7 @@ class Arrivals:
         if spread_s > _REGULAR * period_s:
             return None
         due_s = times_s[-1] + period_s
-        return due_s - spread_s - self.early_s, due_s + spread_s
+        return due_s - spread_s - max(self.early_s, tail_s), due_s + spread_s
 
 
 def turns_on(device: object) -> GpuTurns | None:

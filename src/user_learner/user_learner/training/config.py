@@ -114,7 +114,8 @@ class TrainingConfig(Config):
     gives_way: bool = setting(
         False,
         doc="On a GPU that an inference_node of this host uses too (its shares_gpu), launch nothing while an "
-        "answer is due: between updates, and between the blocks of a large network.",
+        "answer is due: between updates, and within them between short CUDA graphs, or else the blocks of a large "
+        "network.",
     )
     threads: int = setting(
         0,

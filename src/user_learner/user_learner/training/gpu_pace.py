@@ -2,7 +2,8 @@
 
 See :mod:`user_core.runtime.gpu_turns` for who has the turn. What was launched runs to its end; so
 training keeps few pieces ahead of the GPU, each well under a millisecond, and launches none while
-an answer is due.
+an answer is due. How long the pieces really take is measured, and said beside the turn, so that
+inference takes it early enough.
 """
 
 from __future__ import annotations
@@ -19,6 +20,31 @@ from user_core.runtime.gpu_turns import GpuTurns, turns_on
 _AHEAD = 1
 #: From which share of the parameters of a block on a part of it is a piece of its own.
 _HALF = 0.4
+#: Pieces that are looked at to say how long they take, and which share of them may take longer.
+_LOOKED_AT, _LONGER = 400, 0.02
+
+
+class PieceTimes:
+    """How long pieces of training take: the longest, but for a few."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=_LOOKED_AT)
+        self._new, self._look = 0, _LOOKED_AT // 8
+
+    def add(self, seconds: float) -> bool:
+        """One took so long; whether it is time to look again."""
+        self._seconds.append(seconds)
+        self._new += 1
+        if self._new < self._look:
+            return False
+        self._new, self._look = 0, _LOOKED_AT
+        return True
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds; 0 before one was seen."""
+        found = sorted(self._seconds)
+        return found[max(0, len(found) - 1 - int(_LONGER * len(found)))] if found else 0.0
 
 
 class GpuPace:
@@ -31,12 +57,16 @@ class GpuPace:
 
     Attributes:
         waited_s: How long others had the turn, seconds in all.
+        pieces: How long pieces take.
     """
 
     def __init__(self, turns: GpuTurns, ahead: int | None = _AHEAD) -> None:
         self._turns, self._depth = turns, ahead
-        self._ahead: deque[torch.cuda.Event] = deque()
-        self.waited_s = 0.0
+        #: What was recorded behind each, and whether it tells how long the piece before it took.
+        self._ahead: deque[tuple[torch.cuda.Event, bool]] = deque()
+        self._last: torch.cuda.Event | None = None
+        self._waited = True
+        self.waited_s, self.pieces = 0.0, PieceTimes()
 
     @classmethod
     def on(cls, device: object) -> GpuPace | None:
@@ -44,15 +74,51 @@ class GpuPace:
         turns = turns_on(device)
         return None if turns is None else cls(turns)
 
+    def begin(self) -> None:
+        """A place before an update: what lies between two updates, such as waiting for data, is no piece."""
+        self._waited = True
+        self()
+
     def __call__(self, *_: Any) -> None:
         """A place between two pieces."""
         if self._depth is not None:
-            event = torch.cuda.Event()
+            if torch.cuda.is_current_stream_capturing():
+                return  # nothing runs now; what is recorded has places of its own
+            event = torch.cuda.Event(enable_timing=True)
             event.record()
-            self._ahead.append(event)
+            self._ahead.append((event, not self._waited))
             if len(self._ahead) > self._depth:
-                self._ahead.popleft().synchronize()
-        self.waited_s += self._turns.wait()
+                self._done(*self._ahead.popleft())
+        waited_s = self._turns.wait()
+        self._waited = waited_s > 0  # the next piece did not begin when the last one ended
+        self.waited_s += waited_s
+
+    def measured_s(self) -> float:
+        """How long the longest pieces took lately, but for a few, seconds; 0: not known."""
+        return self.pieces.longest_s
+
+    def measure_anew(self) -> None:
+        """Pieces are others from now on."""
+        self.pieces = PieceTimes()
+
+    def _done(self, event: torch.cuda.Event, whole: bool) -> None:
+        event.synchronize()
+        before, self._last = self._last, event
+        if before is not None and whole and self.pieces.add(before.elapsed_time(event) * 1e-3):
+            self._turns.leaves((1 + (self._depth or 0)) * self.pieces.longest_s)
+
+    def close(self) -> None:
+        """Training is over: nothing goes on when a turn is taken."""
+        self._turns.leaves(0.0)
+
+    def give_way(self, algorithm: Any) -> None:
+        """Let an algorithm make its updates in pieces, in its own way and between the blocks of its network."""
+        if hasattr(algorithm, "give_way"):
+            algorithm.give_way(self)
+        if (network := getattr(algorithm, "network", None)) is not None:
+            self.between_blocks_of(
+                network
+            )  # last: these places are no hooks that a graph would miss
 
     def between_blocks_of(self, network: nn.Module) -> int:
         """Make places between the blocks of a network, forward and backward: before each block that a ``ModuleList``

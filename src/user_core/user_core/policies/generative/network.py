@@ -15,7 +15,7 @@ from user_core.policies.generative.backbones import Perceptron, Transformer
 from user_core.policies.generative.coding import ChunkCode
 from user_core.policies.generative.config import ChunkConfig, GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
-from user_core.policies.generative.objectives import Objective
+from user_core.policies.generative.objectives import Given, Model, Objective
 from user_core.policies.generative.velocity import PLAIN, Velocity
 from user_core.policies.image_encoders.config import require_same_encoder
 from user_core.policies.language.config import INSTRUCTION, TASK
@@ -181,9 +181,8 @@ class ChunkNetwork(nn.Module):
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Of codes in the scale of the data, (D,) each."""
-        ends = self.action_offset.new_tensor([[-1.0], [1.0]])
-        low, high = (ends - self.action_offset) * self.action_scale
-        return low, high
+        offset, scale = self.action_offset, self.action_scale
+        return (-1 - offset) * scale, (1 - offset) * scale
 
 
 def mean_of(errors: Tensor, weight: Tensor | None) -> Tensor:
@@ -299,6 +298,17 @@ class GenerativeNetwork(ChunkNetwork):
         """What critics may see of actions (B, T x A), (B, T x D)."""
         return self.code.encode_batch(action).flatten(1)
 
+    def model(self, inputs: Mapping[str, Tensor]) -> Model:
+        """What says, for what is seen, how noise becomes a chunk."""
+        return BatchModel(self.acting, self.acting_velocity, self.context(inputs))
+
+    def sample(
+        self, inputs: Mapping[str, Tensor], noise: Tensor, steps: int, given: Given | None = None
+    ) -> Tensor:
+        """Codes of chunks in the scale of the data, (B, T, D), from noise, as it acts: all that an answer takes."""
+        made: Tensor = self.objective.sample(self.model(inputs), noise, steps, self.bounds(), given)
+        return made
+
     def generate(self, inputs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """Chunks (B, T x A) in network units from noise (B, T, D); with gradients of both."""
         return self.generate_from(self.context(inputs), noise)
@@ -346,7 +356,7 @@ class BatchModel:
         return said.detach(), wanted, product
 
 
-def model_of(network: GenerativeNetwork, inputs: Mapping[str, Tensor]) -> BatchModel:
-    """The network with what it sees."""
+def model_of(network: GenerativeNetwork, inputs: Mapping[str, Tensor]) -> Any:
+    """The network with what it sees, without gradients of that."""
     with torch.no_grad():
-        return BatchModel(network.acting, network.acting_velocity, network.context(inputs))
+        return network.model(inputs)

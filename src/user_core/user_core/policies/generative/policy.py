@@ -72,6 +72,12 @@ class ChunkPolicy(Policy):
         """Take over arrays that were checked. Raises ConfigError where the device is not there."""
         from user_core.policies.torch_policy import acting_device
 
+        there = getattr(self, "_network", None)
+        if there is not None and self._device.type == "cuda":
+            # CUDA graphs read the weights where they are.
+            _fill(there, arrays)
+            self._arrays = arrays
+            return
         self._device, network = acting_device(self.config.device), self._fresh()
         _fill(network, arrays)
         self._arrays, self._network = arrays, network.to(self._device)
@@ -269,6 +275,9 @@ class GenerativePolicy(ChunkPolicy):
         acting: Any = self._network.acting  # type: ignore[attr-defined]
         return [(acting, "see"), (acting, "forward")]
 
+    def graphed_calls(self) -> list[tuple[Any, str]]:
+        return [] if self._layout is not None else [(self._network, "sample")]
+
     def _generate_batch(
         self, queries: Sequence[Query], given: Sequence[Given | None]
     ) -> Sequence[Array]:
@@ -357,15 +366,12 @@ class GenerativePolicy(ChunkPolicy):
 
         network, device = self._network, self._device  # type: Any, Any
         with torch.no_grad():
-            model = self._torch_model(network, inputs)
             if given is not None:
                 code, weight, frozen = (
                     torch.from_numpy(a).to(device) for a in (given.code, given.weight, given.frozen)
                 )
                 given = Given(code, weight, frozen, given.told, given.strength)
-            made = self.objective.sample(
-                model, torch.from_numpy(noise).to(device), self._steps, network.bounds(), given
-            )
+            made = network.sample(inputs, torch.from_numpy(noise).to(device), self._steps, given)
         return list(self._to_robot(made.float().cpu().numpy()))
 
     def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:

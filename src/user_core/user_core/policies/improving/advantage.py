@@ -62,11 +62,6 @@ class AdvantageFlowPolicy(PlainFlowPolicy):
         usual.see(_with_advantage(state, 0))
         return Guided(good, usual, self.generation.advantage_weight)
 
-    def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:
-        good = super()._torch_model(network, network.with_advantage(inputs, 1.0))
-        usual = super()._torch_model(network, network.with_advantage(inputs, 0.0))
-        return Guided(good, usual, self.generation.advantage_weight)
-
 
 def _with_advantage(state: Array, good: int) -> Array:
     """The numbers of an observation, or of several, and whether the action is a good one."""

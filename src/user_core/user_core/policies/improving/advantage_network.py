@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from user_core.interfaces import LossNetwork
 from user_core.policies.generative.network import GenerativeNetwork
+from user_core.policies.generative.objectives import Model
+from user_core.policies.improving.advantage import Guided
 
 #: Name of the input that says it, (B, 1).
 ADVANTAGE = "advantage"
@@ -44,8 +46,16 @@ class AdvantageNetwork(GenerativeNetwork):
         self, inputs: Mapping[str, Tensor], advantage: Tensor | float
     ) -> dict[str, Tensor]:
         state = inputs["state"]
-        said = torch.as_tensor(advantage, dtype=state.dtype, device=state.device)
+        said = advantage if isinstance(advantage, Tensor) else state.new_full((), advantage)
+        said = said.to(state.device, state.dtype)
         return {**inputs, ADVANTAGE: said.expand(len(state))[:, None]}
+
+    def model(self, inputs: Mapping[str, Tensor]) -> Model:
+        good, usual = (
+            super(AdvantageNetwork, self).model(self.with_advantage(inputs, said))
+            for said in (1.0, 0.0)
+        )
+        return Guided(good, usual, self.generation.advantage_weight)
 
     def context(self, inputs: Mapping[str, Tensor]) -> Tensor:
         seen = super().context(inputs)

@@ -101,6 +101,9 @@ class BestOfPolicy(PlainFlowPolicy):
         best: Array = self.code.scale.to_robot(units[int(values.argmax())])
         return best
 
+    def graphed_calls(self) -> list[tuple[Any, str]]:
+        return self.acting_calls()
+
     def _candidates(self, observation: Arrays, noise: Array) -> tuple[Array, Array]:
         """What critics see of an observation, (F,), and chunks from noise, (N, T, D); without torch."""
         seen = self._state(observation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,34 @@ class LeRobotNetwork(nn.Module):
 
     def take(self, arrays: Arrays) -> None:
         """Take over what :meth:`arrays` gave; raises PolicyError, and changes nothing, where its base is another."""
-        base_hash = np.asarray(arrays[_BASE]).tobytes().hex() if self.base_hash else ""
+        self._require_base(np.asarray(arrays[_BASE]).tobytes().hex() if self.base_hash else "")
+        with torch.no_grad():
+            for name, tensor in self._of_versions().items():
+                _copy(tensor, arrays[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What :meth:`arrays` gives, where it is; the base's hash is a copy."""
+        found = {name: tensor.detach() for name, tensor in self._of_versions().items()}
+        if self.base_hash:
+            own = torch.tensor(list(bytes.fromhex(self.base_hash)), dtype=torch.uint8)
+            found[_BASE] = own.to(self.device)
+        return found
+
+    @contextmanager
+    def in_place(self) -> Iterator[dict[str, Tensor]]:
+        """:meth:`tensors`, to be filled in the block; at its end raises PolicyError where the base is another."""
+        found = self.tensors()
+        yield found
+        if self.base_hash:
+            self._require_base(bytes(found[_BASE].tolist()).hex())
+
+    def _require_base(self, base_hash: str) -> None:
         if base_hash != self.base_hash:
             raise PolicyError(
                 "base of a policy version", got=f"SHA-256 {base_hash}",
                 expected=f"{self.base_hash}, which is the checkpoint here",
                 hint="Robot and learner must begin with the same checkpoint",
             )  # fmt: skip
-        with torch.no_grad():
-            for name, tensor in self._of_versions().items():
-                _copy(tensor, arrays[name])
 
     def _of_versions(self) -> dict[str, Tensor]:
         """What :meth:`arrays` gives but for the hash; not copies."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Task
 
 if TYPE_CHECKING:  # imported with torch and LeRobot, when it is made
+    from torch import Tensor
+
     from user_core.policies.lerobot.network import LeRobotNetwork
 
 #: Seed of the noise of deterministic actions.
@@ -136,6 +139,9 @@ class LeRobotPolicy(Policy):
     def load(self, arrays: Arrays) -> None:
         check_fits(arrays, self._network.shapes(), type(self).__name__)
         self._network.take(arrays)
+
+    def in_place(self) -> AbstractContextManager[dict[str, Tensor]]:
+        return self._network.in_place()
 
     def network(self) -> LeRobotNetwork:
         """A :class:`~user_core.interfaces.LossNetwork`; a copy. Raises PolicyError where our batches cannot be what it

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from user_learner.algorithms.common.torch_tools import in_pieces
+
 #: What names of averages begin with in shards of a checkpoint.
 AVERAGE = "average/"
 #: As the average of Chi et al., "Diffusion Policy", 2023: its decay after n updates is 1 - (1 + n)^-POWER, up to the
@@ -15,6 +17,16 @@ AVERAGE = "average/"
 POWER = 0.75
 #: So many numbers change places at a time.
 _PIECE = 1 << 22
+
+
+def share_after(updates: int, decay: float) -> float:
+    """How much the newest weights count in an average.
+
+    Args:
+        updates: How many there were before.
+        decay: The largest decay.
+    """
+    return max(1 - decay, (1 + updates) ** -POWER)
 
 
 class MovingAverage:
@@ -25,23 +37,21 @@ class MovingAverage:
 
     Attributes:
         average: The averages, in that order.
+        between: Called between two pieces of work.
     """
 
     def __init__(self, tensors: Callable[[], Sequence[Tensor]]) -> None:
         self._tensors = tensors
+        self.between: Callable[[], object] = lambda: None
         self.average = [tensor.clone() for tensor in tensors()]
 
     @torch.no_grad()
-    def follow(self, updates: int, decay: float) -> None:
-        """Take the weights in after an update.
-
-        Args:
-            updates: How many there were before.
-            decay: The largest decay.
-        """
-        share = max(1 - decay, (1 + updates) ** -POWER)
+    def follow(self, share: float | Tensor) -> None:
+        """Take the weights in after an update, with a share as :func:`share_after` says it."""
         for average, tensor in zip(self.average, self._tensors(), strict=True):
-            average.lerp_(tensor, share)
+            for one, other in in_pieces(average, tensor):
+                self.between()
+                one.lerp_(other, share)
 
     @torch.no_grad()
     def begin_anew(self) -> None:
@@ -63,6 +73,7 @@ class MovingAverage:
         for average, tensor in zip(self.average, self._tensors(), strict=True):
             pieces = tensor.view(-1).split(_PIECE), average.view(-1).split(_PIECE)
             for one, other in zip(*pieces, strict=True):  # a copy of all would take a GPU's memory
+                self.between()
                 kept = one.clone()
                 one.copy_(other)
                 other.copy_(kept)

@@ -1,120 +1,199 @@
-"""An update of small networks as one CUDA graph.
+"""An update as one CUDA graph, or as several short ones.
 
 The kernels of small networks take a GPU less time than a processor takes to launch them. A graph
 is launched at once: the update runs a few times as it is written, is then recorded, and from then
 on only its inputs are copied to where the recorded one reads them.
+
+Training that gives way to inference is launched in pieces (:mod:`user_learner.training.gpu_pace`).
+The processor launches half a layer more slowly than the GPU computes it; so an update is recorded as
+many graphs, each of which takes the GPU a fraction of a millisecond, with a place between any two.
+Where they end is no matter of how the network is written: it may be behind any operation, on the way
+forward, on the way back, and within the step of the optimiser.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from user_learner.algorithms.common.batches import Minibatch
+from user_core.errors import in_words
+from user_core.policies.cuda_graphs import Recorder, begins, form_of, mapped, tensors_of
 from user_learner.algorithms.common.distributed import together
 
 #: Calls before it is recorded: libraries choose their kernels, memory is there.
 _WARM = 5
+#: Shapes that batches may have one after the other, before nothing is recorded any more.
+_SHAPES = 4
+#: How long a piece is to take the GPU, seconds. With one that waits behind one that runs, both end within
+#: the millisecond by which a turn is taken before a request.
+PIECE_S = 4e-4
+#: Pieces that take so much longer than they are to are recorded again, as more; and updates before that is looked at.
+_TOO_LONG, _LOOK_AFTER = 1.6, 8
 _log = logging.getLogger(__name__)
 
 Metrics = Mapping[str, Tensor]
 
 
+class Places(Protocol):
+    """What is called between two pieces, see :class:`user_learner.training.gpu_pace.GpuPace`."""
+
+    def __call__(self) -> None:
+        """Return when the next piece may be launched."""
+
+    def measured_s(self) -> float:
+        """How long the longest pieces took lately, but for a few, seconds; 0: not known."""
+
+    def measure_anew(self) -> None:
+        """Pieces are others from now on."""
+
+
 class GraphedUpdate:
-    """Calls a function of minibatches; on a GPU it replays what it did, once it has seen it a few times.
+    """Calls a function of a batch; on a GPU it replays what it did, once it has seen it a few times.
 
     The function must do the same for every batch of the same shapes, and change tensors in place only. It
     must not look at values of tensors. Where it cannot be recorded it is called as it is, and a
     warning says why.
 
     Args:
-        update: What is done; gives metrics.
+        update: What is done; gives metrics. Its argument is made of tensors, dataclasses, mappings and sequences;
+            whatever else is in it stays the same.
         generator: Where its noise comes from.
         enabled: Whether to record at all; on a CPU, or in several processes, it is not done either.
+        around: What each replay is made in, for noise that does not come from the generator.
+
+    Attributes:
+        enabled: Whether it records.
+        between: Called between two pieces; None: an update is one piece.
+        why_not: Why nothing is recorded; empty while that is not known.
+        bytes: Memory of the GPU that the graphs hold.
     """
 
     def __init__(
         self,
-        update: Callable[[Sequence[Minibatch]], Metrics],
+        update: Callable[[Any], Metrics],
         generator: torch.Generator,
         enabled: bool = True,
+        around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._update, self._generator = update, generator
-        self._enabled = enabled and generator.device.type == "cuda"
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._shapes: list[torch.Size] = []
+        self._update, self._generator, self._around = update, generator, around
+        self.enabled = enabled and generator.device.type == "cuda"
+        self.between: Places | None = None
+        self.why_not, self.bytes = "", 0
+        self._graphs: list[Any] = []
+        self._form: tuple[Any, ...] = ()
         self._inputs: list[Tensor] = []
         self._metrics: Metrics = {}
-        self._calls = 0
+        self._calls = self._changes = self._replays = 0
+        self._slower = 1.0
 
     @property
     def replays(self) -> bool:
-        """Whether the next call of the same shapes replays a graph."""
-        return self._graph is not None
+        """Whether the next call of the same shapes replays graphs."""
+        return bool(self._graphs)
+
+    @property
+    def pieces(self) -> int:
+        """How many graphs an update is; 0: none was recorded."""
+        return len(self._graphs)
 
     def forget(self) -> None:
-        """What the graph reads or writes has become other memory: it is recorded anew."""
-        self._graph, self._calls, self._inputs = None, 0, []
+        """What the graphs read or write has become other memory: it is recorded anew."""
+        self._graphs, self._calls, self._inputs, self._metrics = [], 0, [], {}
 
-    def __call__(self, minibatches: Sequence[Minibatch]) -> Metrics:
-        """Metrics; of a replayed graph they stay until the next call only."""
-        if not self._enabled or together():
-            return self._update(minibatches)
-        given = [tensor for minibatch in minibatches for tensor in _tensors(minibatch)]
-        shapes = [tensor.shape for tensor in given]
-        if shapes != self._shapes:
+    def leave(self, why: str) -> None:
+        """Record nothing from now on, and say why."""
+        self.forget()
+        self.enabled, self.why_not = False, why
+        _log.warning("updates are not replayed as CUDA graphs, but launched one by one: %s", why)
+
+    def __call__(self, given: Any) -> Metrics:
+        """Metrics; of replayed graphs they stay until the next call only."""
+        if not self.enabled or together():
+            return self._update(given)
+        form = form_of(given)
+        if form != self._form:
+            self._changes += bool(self._form)
             self.forget()
-            self._shapes = shapes
-        if self._graph is None:
+            self._form = form
+            if self._changes >= _SHAPES:
+                self.leave("batches have other shapes again and again")
+                return self._update(given)
+        if not self._graphs:
             self._calls += 1
-            if self._calls <= _WARM or not self._record(minibatches):
-                return self._update(minibatches)
-        for there, new in zip(self._inputs, given, strict=True):
+            if self._calls <= _WARM or not self._record(given):
+                return self._update(given)
+        for there, new in zip(self._inputs, tensors_of(given), strict=True):
             there.copy_(new, non_blocking=True)
-        assert self._graph is not None
-        self._graph.replay()
+        with self._around():
+            for graph in self._graphs:
+                if self.between is not None:
+                    self.between()
+                graph.replay()
+        self._look_at_pieces()
         return self._metrics
 
-    def _record(self, minibatches: Sequence[Minibatch]) -> bool:
-        kept = [_map(minibatch, lambda tensor: tensor.clone()) for minibatch in minibatches]
-        graph = torch.cuda.CUDAGraph()
+    def _look_at_pieces(self) -> None:
+        """Record anew, once, where this GPU takes longer for pieces than was thought."""
+        self._replays += 1
+        if self.between is None or self._replays != _LOOK_AFTER or self._slower != 1.0:
+            return
+        longest_s = self.between.measured_s()
+        if longest_s > _TOO_LONG * PIECE_S:
+            self._slower = longest_s / PIECE_S
+            self.forget()
+            self._calls = _WARM
+
+    def _record(self, given: Any) -> bool:
+        kept = mapped(given, torch.Tensor.clone)
         state = self._generator.get_state()
+        stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        limit_s = None if self.between is None else PIECE_S / self._slower
+        recorder = Recorder(begins(self._generator), limit_s)
         torch.cuda.synchronize()
+        gc.collect()  # what an update has left alive may be of another stream
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
         try:
-            graph.register_generator_state(self._generator)
-            # Other threads go on: they prepare batches in page-locked memory.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            stream.wait_stream(now)
+            with torch.cuda.stream(stream), recorder.recording():
                 self._metrics = dict(self._update(kept))
-        except (RuntimeError, AttributeError) as error:  # torch before 2.4 has no such generators
-            _log.warning(
-                "updates are not replayed as a CUDA graph, but launched one by one: %s", error
-            )
+        except (RuntimeError, AttributeError, TypeError) as error:
+            del recorder
             torch.cuda.synchronize()
-            self._enabled = False
             self._generator.set_state(state)
+            self.leave(_why_not(error))
             return False
-        self._inputs = [tensor for minibatch in kept for tensor in _tensors(minibatch)]
-        self._graph = graph
+        now.wait_stream(stream)
+        self._inputs, self._graphs = list(tensors_of(kept)), recorder.graphs
+        self._replays, self.bytes = 0, max(0, torch.cuda.memory_reserved() - before)
+        if self.between is not None:
+            self.between.measure_anew()
+        _log.info(
+            "updates are replayed as %d CUDA graph(s), which hold %.2f GB", len(self._graphs), self.bytes * 1e-9
+        )  # fmt: skip
         return True
 
 
-def _tensors(minibatch: Minibatch) -> list[Tensor]:
-    found: list[Tensor] = []
-    _map(minibatch, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    return found
+def _why_not(error: Exception) -> str:
+    said = in_words(error).splitlines()[0][:300]
+    if "captur" in said.lower():
+        said += " (an update looks at values of tensors, or copies from ordinary memory, while it computes)"
+    return said
 
 
-def _map(minibatch: Minibatch, what: Callable[[Tensor], Tensor]) -> Minibatch:
-    """A minibatch of which each tensor became another."""
-    changed: dict[str, object] = {}
-    for item in fields(minibatch):
-        value = getattr(minibatch, item.name)
-        if isinstance(value, Tensor):
-            changed[item.name] = what(value)
-        elif isinstance(value, dict):
-            changed[item.name] = {name: what(tensor) for name, tensor in value.items()}
-    return replace(minibatch, **changed)  # type: ignore[arg-type]
+def hooked_modules(network: torch.nn.Module) -> list[str]:
+    """Names of modules whose hooks look at what goes through them."""
+    kinds = (
+        "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+    )  # fmt: skip
+    return [
+        name or type(module).__name__
+        for name, module in network.named_modules()
+        if any(getattr(module, kind, None) for kind in kinds)
+    ]

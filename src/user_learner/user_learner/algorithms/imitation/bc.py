@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -15,7 +15,7 @@ from user_core.interfaces import Algorithm, DistributionNetwork, LossNetwork, Po
 from user_core.reasons import BATCH_SPLIT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.common.averaging import AVERAGE, MovingAverage
+from user_learner.algorithms.common.averaging import AVERAGE, MovingAverage, share_after
 from user_learner.algorithms.common.batches import (
     Inputs,
     Minibatch,
@@ -26,7 +26,14 @@ from user_learner.algorithms.common.batches import (
     require_choices,
     shifted,
 )
-from user_learner.algorithms.common.distributed import gathered, rank, share_, share_of
+from user_learner.algorithms.common.cuda_graph import GraphedUpdate, Places, hooked_modules
+from user_learner.algorithms.common.distributed import (
+    gathered,
+    rank,
+    share_,
+    share_of,
+    together,
+)
 from user_learner.algorithms.common.recomputing import RecomputedBlocks
 from user_learner.algorithms.common.shardable import require_shardable
 from user_learner.algorithms.common.torch_tools import (
@@ -101,6 +108,12 @@ class BCConfig(Config):
         "more time.",
         read_only=False,
     )
+    cuda_graphs: bool = setting(
+        True,
+        doc="Where training gives way to inference (training.gives_way), launch updates as short CUDA graphs. Where that "
+        "cannot be they are launched one operation after the other, and a warning says why.",
+        read_only=False,
+    )
     device: str = setting(
         "cpu", doc="torch device that learns: cpu, cuda, cuda:1.", read_only=False
     )
@@ -164,6 +177,11 @@ class BC(Algorithm):
         self.generator = make_generator(config.seed, device)
         self._minibatcher = Minibatcher(self.network, spec, device, self.looks_ahead)
         self._updates, self._parts = 0, config.accumulate
+        around = getattr(self.network, "noise_from", None)
+        self._graphed = GraphedUpdate(
+            self._fit, self.generator, enabled=False,
+            around=nullcontext if around is None else lambda: around(self.generator),
+        )  # fmt: skip
 
     def _cloned(self) -> dict[str, Parameter]:
         """The parameters that learn to do what was done."""
@@ -207,19 +225,65 @@ class BC(Algorithm):
             self.network.observe_actions(gathered(action), of_all)
         # A loss of its own is a mean over what counts, also where others have more or less of it.
         whole = share_of(weight.sum()) if self._own_loss and weight is not None else 1.0
+        share: float | Tensor = share_after(self._updates, self.config.average)
+        if self._graphed.enabled:  # what is recorded reads it where it is
+            share = torch.full((), share, device=self.device)
+        metrics = self._graphed((inputs, action, weight, whole, share))
+        if self._blocks is not None:
+            self._blocks.require_called()
+            self._blocks = None
+        return dict(metrics)
+
+    def _fit(
+        self, given: tuple[Inputs, Tensor, Tensor | None, Tensor | float, Tensor | float]
+    ) -> dict[str, Tensor]:
+        """Gradients of a batch, a step along them, and the average: what may be recorded."""
+        inputs, action, weight, whole, share = given
         while True:
             try:
                 metrics = self._accumulate(inputs, action, weight, whole)
                 break
             except torch.OutOfMemoryError as error:
+                if torch.cuda.is_current_stream_capturing():
+                    raise  # it is not recorded, then
                 self._split(len(action), error)
         (self._sharded or self._optimizer).step()
         if self._average is not None:
-            self._average.follow(self._updates, self.config.average)
-        if self._blocks is not None:
-            self._blocks.require_called()
-            self._blocks = None
+            self._average.follow(share)
         return metrics
+
+    def give_way(self, places: Places) -> None:
+        """Make updates in pieces, and call this between any two: in short CUDA graphs where these can be recorded."""
+        if self._sharded is None:
+            self.parameters.between = places
+        if self._average is not None:
+            self._average.between = places
+        if not self.config.cuda_graphs or self.device.type != "cuda":
+            return
+        self._graphed.between = places
+        if why := self._why_not_graphs():
+            self._graphed.leave(why)
+        else:
+            self._graphed.enabled = True
+
+    def _why_not_graphs(self) -> str:
+        """Why updates cannot be recorded; empty where that is to be tried."""
+        config = self.config
+        if self._sharded is not None:
+            return f"shard: {config.shard}, whose exchanges with other processes are not recorded"
+        if together():
+            return "several processes train together"
+        if config.activation_checkpointing:
+            return (
+                "activation_checkpointing, which keeps the state of noise in the processor's memory"
+            )
+        if hasattr(self.network, "noise_from") and config.accumulate > 1:
+            return f"accumulate: {config.accumulate}, of a policy whose every part has noise of its own"
+        if hooked := hooked_modules(self.network):
+            return (
+                f"hooks on {hooked[0]}, which would be called while it is recorded and never again"
+            )
+        return ""
 
     def _accumulate(
         self, inputs: Inputs, action: Tensor, weight: Tensor | None, whole: Tensor | float
@@ -246,6 +310,7 @@ class BC(Algorithm):
 
     def _split(self, rows: int, error: torch.OutOfMemoryError) -> None:
         """The GPU's memory does not hold what a part takes: make smaller parts."""
+        self._graphed.forget()
         torch.cuda.empty_cache()
         if self._sharded is not None and self._parts < rows:
             # The others are within an exchange that this process has left; they cannot be told.
@@ -305,6 +370,15 @@ class BC(Algorithm):
             arrays: dict[str, Array] = (self._sharded or self.network).arrays()
         return arrays
 
+    @contextmanager
+    def policy_tensors(self) -> Iterator[Mapping[str, Tensor] | None]:
+        named = getattr(self.network, "tensors", lambda: None)
+        if self._sharded is not None:
+            yield None
+            return
+        with self.averaged():
+            yield named()
+
     def state(self) -> dict[str, Any]:
         sharded = self._sharded is not None
         return {
@@ -351,4 +425,5 @@ class BC(Algorithm):
             self._sharded.load_state(state["optimizer"])
         load_buffers(self.network, state["inputs"], name)
         self._updates = int(state["updates"])
+        self._graphed.forget()
         restore_generator(self.generator, state["generator"], self.config.seed + self._updates)
