@@ -1,9 +1,10 @@
 """What the operator's page costs, and how soon a key reaches the driver, in a real Chromium::
 
     python benchmarks/console.py keys [--presses 60]      # from a key to the driver's command
+    python benchmarks/console.py stop [--presses 20] [--busy 6]   # from the stop's key to the latch, on a full machine
     python benchmarks/console.py list [--episodes 20000]  # how long the page of a large store takes
     python benchmarks/console.py store [--episodes 20000] [--steps 50]   # likewise, of a store with all its rows
-    python benchmarks/console.py cost [--rounds 3] [--seconds 20]   # control loop and learner, without and with a page open
+    python benchmarks/console.py cost [--minutes 6.5] [--kinds "no console" "light page"]   # control loop and learner, without and with a page
 
 ``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` is told of
 in :mod:`console_cost`; with ``--apart`` the browser has the machine's last core for itself, and all else the others: as
@@ -16,13 +17,16 @@ import argparse
 import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from console_cost import RATE_HZ, chromium, cost, until_served
+import numpy as np
+from console_cost import KINDS, RATE_HZ, chromium, cost, until_served
 
 from user_core.command_line import Parser
 from user_testing.domains import claim_domain
@@ -103,6 +107,56 @@ def _press(page: Any, times: Path, patience_s: float = 2.0) -> float | None:
     return None if found is None else (found - before_ns) / 1e6
 
 
+def stop(presses: int, busy: int) -> None:
+    """From the key of the emergency stop to the latch of the robot, while other processes want all cores.
+
+    The robot is stopped before its latch is written, so that the time of that file is a little late.
+    """
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser, ExitStack() as load:
+        file, port = Path(folder) / "stop.yaml", free_port()
+        file.write_text(_KEYS % (RATE_HZ, Path(folder) / "times"), encoding="utf-8")
+        words = words_of_run(str(file), "console:=true", f"console_port:={port}", runs=folder)
+        environment = {**os.environ, "ROS_HOME": folder}
+        with started(words, stdout=subprocess.DEVNULL, env=environment):
+            page = browser.new_page()
+            _goto(page, f"http://127.0.0.1:{port}/")
+            page.wait_for_selector('[data-robot="robot0"]', timeout=120_000)
+            for _ in range(busy):  # each in a session of its own, as the nodes of a learner are
+                load.enter_context(started(["sh", "-c", "while :; do :; done"]))
+            time.sleep(10.0)
+            found = np.array([_stop_once(page, Path(folder)) for _ in range(presses)])
+        print(
+            f"{presses} emergency stops beside {busy} busy processes, wanted: 200 ms. Load {os.getloadavg()[0]:.1f}"
+        )
+        for name, ms in zip(("key to latch", "page to latch"), found.T, strict=True):
+            p50, p90 = np.percentile(ms, [50, 90])
+            print(f"{name:14} p50 {p50:.0f} ms, p90 {p90:.0f} ms, longest {ms.max():.0f} ms")
+
+
+#: When the page has sent the emergency stop, wall time in ms.
+_SENT_MS = "performance.timeOrigin + performance.getEntriesByName(location.origin + '/emergency_stop').at(-1).startTime"
+
+
+def _stop_once(page: Any, folder: Path) -> tuple[float, float]:
+    """Milliseconds from the key to the latch, and from the page's request; then it is released again."""
+    time.sleep(random.uniform(3.0, 4.0))  # what the stop before it raised is over
+    before_ns = time.time_ns()
+    page.keyboard.press("Escape")
+    end_s = time.monotonic() + 60
+    while not (found := list(folder.glob("**/emergency_stop"))):
+        if time.monotonic() > end_s:
+            sys.exit("the robot was not stopped within 60 s")
+        time.sleep(0.01)
+    latched_ns = found[0].stat().st_mtime_ns
+    page.wait_for_function(f"() => {_SENT_MS} * 1e6 > {before_ns}", timeout=60_000)
+    took_ms = (latched_ns - before_ns) / 1e6, latched_ns / 1e6 - page.evaluate(_SENT_MS)
+    page.get_by_test_id("reset").click(timeout=60_000)
+    page.get_by_test_id("sure").click(timeout=60_000)
+    while found[0].exists():
+        time.sleep(0.05)
+    return took_ms
+
+
 def list_of(episodes: int, steps: int = 0) -> None:
     """The list of a large store: until its rows are on the page, until a filter has changed them, and until an
     episode with its plot is there. With ``steps`` all rows of all episodes are written; else the index says so."""
@@ -156,13 +210,23 @@ def list_of(episodes: int, steps: int = 0) -> None:
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "what", nargs="?", choices=["keys", "list", "store", "cost"], default="keys"
+        "what", nargs="?", choices=["keys", "stop", "list", "store", "cost"], default="keys"
     )
     parser.add_argument("--presses", type=int, default=60)
+    parser.add_argument(
+        "--busy", type=int, default=6, help="of stop: processes that want a core each"
+    )
     parser.add_argument("--episodes", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float, default=6.5, help="of cost: all turns together")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of cost: one turn")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=KINDS,
+        default=KINDS,
+        help="of cost, the first without a console",
+    )
     parser.add_argument("--apart", action="store_true", help="of cost: a core for the browser")
     arguments = parser.parse_args()
     domain = claim_domain()  # no robot of somebody else on this machine is met
@@ -170,10 +234,12 @@ def main() -> None:
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     if arguments.what == "keys":
         keys(arguments.presses)
+    elif arguments.what == "stop":
+        stop(arguments.presses, arguments.busy)
     elif arguments.what in ("list", "store"):
         list_of(arguments.episodes, arguments.steps if arguments.what == "store" else 0)
     else:
-        cost(arguments.rounds, arguments.seconds, arguments.apart)
+        cost(arguments.kinds, 60 * arguments.minutes, arguments.seconds, arguments.apart)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
 """What the operator's console costs a robot and its learner: run by ``console.py cost``.
 
 One system runs all the time: a simulated arm at 20 Hz with four cameras of 128x128, and a learner that makes as many
-updates as it can. In turns there is no console, one that nobody looks at, one that a page without a browser looks at
-(:mod:`user_testing.console_page`, as from another device), and one with a page in Chromium on this host. Each turn
-counts, over the same time: the learner's updates, how much later than a period after the last each action was sent,
-and what each process took of the processor.
+updates as it can. Short turns follow each other, those of a round in random order: no console, one that nobody looks at,
+one that a page without a browser looks at (:mod:`user_testing.console_page`, as from another device), and one with
+a page in Chromium on this host. Each turn counts, over the same time: the learner's updates, how much later than
+a period after the last each action was sent, and what each process took of the processor.
+
+Told are ratios of medians to those without a console, with the range that holds 95 of 100 ratios of turns drawn anew
+from those that there were (bootstrap). Updates per second scatter by more than what is looked for; what the
+learner gets of the processor hardly does, and says the same, as long as an update takes what it took before.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import shutil
 import socket
 import statistics
@@ -23,7 +29,8 @@ import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +40,7 @@ from rclpy.qos import QoSProfile
 from user_msgs.msg import LearnerStatus
 
 from user_bringup.nodes.graph_listener import GraphListener
+from user_core.specs import Array
 from user_learner.replay import StoreReader
 from user_testing.console_page import Traffic
 from user_testing.ports import free_port
@@ -45,7 +53,9 @@ RATE_HZ = 20.0
 LATE_MS = 5.0
 KINDS = ("no console", "nobody looks", "light page", "Chromium")
 #: What begins (a console, a browser) has begun after this; what the learner does first is over after that.
-_SETTLE_S, _WARM_S = 8.0, 30.0
+_SETTLE_S, _WARM_S = 5.0, 30.0
+#: Of what it is told how much of the processor it took.
+_PARTS = ("learner", "hal", "actor", "console", "page", "others")
 _COST = """
 name: cost
 values: {task: reach}
@@ -93,19 +103,34 @@ class Updates(GraphListener):
 
 @dataclass
 class Turn:
-    """One of the turns: when it was, and shares of a core by what took them."""
+    """One of the turns: when it was, and shares of a core by what took them.
+
+    Attributes:
+        kind: Of :data:`KINDS`.
+        begin_s: Since the epoch.
+        end_s: Since the epoch.
+        shares: Of a core, by what took it; ``others`` is all that is not of this benchmark.
+        updates_per_s: Of the learner.
+        late_ms: Of each action, how much later than a period after the last it was sent.
+    """
 
     kind: str
     begin_s: float
     end_s: float
     shares: dict[str, float]
     updates_per_s: float = 0.0
-    late_p99_ms: float = 0.0
-    late_share: float = 0.0
+    late_ms: Array = field(default_factory=lambda: np.zeros(0))
 
 
-def cost(rounds: int, seconds: float, apart: bool) -> None:
-    """Measure, and print."""
+def cost(kinds: Sequence[str], total_s: float, seconds: float, apart: bool) -> None:
+    """Measure, and print.
+
+    Args:
+        kinds: Which of :data:`KINDS`, the first without a console.
+        total_s: How long all turns together may take.
+        seconds: Of each turn.
+        apart: The pages have the last core for themselves, and all else the others.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if apart and len(cores) < 2:
         sys.exit("--apart needs two cores")
@@ -123,15 +148,13 @@ def cost(rounds: int, seconds: float, apart: bool) -> None:
             _wait(lambda: updates.said and updates.said[-1][1] > 0, system, "the first update")
             say(f"the system runs; {_WARM_S:g} s until it does so evenly")
             time.sleep(_WARM_S)
-            turns: list[Turn] = []
-            for number in range(rounds):
-                kinds = KINDS if number % 2 == 0 else KINDS[::-1]  # what drifts hits all alike
-                turns += _round(kinds, system, folder, seconds, browsers_cores)
+            turns = list(_turns(kinds, system, folder, total_s, seconds, browsers_cores))
             for turn in turns:
                 turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
             _note_lateness(folder / "r" / "replay", turns)
-            _tell(turns)
-            print(_compare(folder, browsers_cores), flush=True)
+            _tell(kinds, turns)
+            if len(kinds) == len(KINDS):
+                print(_compare(folder, browsers_cores), flush=True)
 
 
 def say(text: str) -> None:
@@ -149,40 +172,64 @@ def _wait(there: Callable[[], Any], process: subprocess.Popen[Any], what: str) -
         time.sleep(0.2)
 
 
-def _round(
+def _turns(
     kinds: Sequence[str],
+    system: subprocess.Popen[Any],
+    folder: Path,
+    total_s: float,
+    seconds: float,
+    cores: set[int],
+) -> Iterator[Turn]:
+    """Rounds of one turn of each kind; a console goes on while kinds follow each other that need one."""
+    end_s, longest_s = time.monotonic() + total_s, 0.0
+    with ExitStack() as console:
+        at: tuple[str, subprocess.Popen[Any]] | None = None
+        while (round_s := time.monotonic()) + longest_s < end_s:
+            for kind in random.sample(kinds, len(kinds)):
+                if kind == KINDS[0]:
+                    console.close()
+                    at = None
+                elif at is None:
+                    at = console.enter_context(_console(folder))
+                    time.sleep(_SETTLE_S)
+                yield _turn(kind, at, system, folder, seconds, cores)
+            longest_s = max(longest_s, time.monotonic() - round_s)
+
+
+def _turn(
+    kind: str,
+    at: tuple[str, subprocess.Popen[Any]] | None,
     system: subprocess.Popen[Any],
     folder: Path,
     seconds: float,
     cores: set[int],
-) -> Iterator[Turn]:
-    """One turn of each kind; the console goes on while kinds follow each other that need one."""
-    with ExitStack() as console:
-        at: tuple[str, subprocess.Popen[Any]] | None = None
-        for kind in kinds:
-            if kind == KINDS[0]:
-                console.close()
-                at = None
-            elif at is None:
-                at = console.enter_context(_console(folder))
-            with ExitStack() as looking:
-                counted = {"system": system.pid}
-                if at is not None:
-                    counted["console"] = at[1].pid
-                if kind == KINDS[2]:
-                    light = looking.enter_context(_light(at[0], _SETTLE_S + seconds + 60, cores))
-                    counted["page"] = light.pid
-                elif kind == KINDS[3]:
-                    browser = looking.enter_context(_chromium(at[0], folder, cores))
-                    counted["page"] = browser.pid
-                say(kind)
-                time.sleep(_SETTLE_S)
-                begin_s, before = time.time(), _used_s(counted)
-                time.sleep(seconds)
-                took_s, after = time.time() - begin_s, _used_s(counted)
-            shares = {name: (after[name] - before.get(name, 0.0)) / took_s for name in after}
-            say(", ".join(f"{name} {100 * share:.1f} %" for name, share in sorted(shares.items())))
-            yield Turn(kind, begin_s, begin_s + took_s, shares)
+) -> Turn:
+    counted = {"system": system.pid}
+    with ExitStack() as looking:
+        if at is not None:
+            counted["console"] = at[1].pid
+        if kind == KINDS[2] and at is not None:
+            light = looking.enter_context(_light(at[0], 2 * _SETTLE_S + seconds + 60, cores))
+            counted["page"] = light.pid
+        elif kind == KINDS[3] and at is not None:
+            browser = looking.enter_context(_chromium(at[0], folder, cores))
+            counted["page"] = browser.pid
+        time.sleep(_SETTLE_S)
+        begin_s, before, busy = time.time(), _used_s(counted), _busy_s()
+        time.sleep(seconds)
+        took_s, after = time.time() - begin_s, _used_s(counted)
+        busy = _busy_s() - busy
+    shares = {name: (after[name] - before.get(name, 0.0)) / took_s for name in after}
+    ours = sum(shares.get(name, 0.0) for name in counted)
+    shares["others"] = max(0.0, busy / took_s - ours)
+    say(f"{kind}: " + ", ".join(f"{n} {100 * share:.1f} %" for n, share in sorted(shares.items())))
+    return Turn(kind, begin_s, begin_s + took_s, shares)
+
+
+def _busy_s() -> float:
+    """Processor seconds of all that runs here."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + times.nice + times.irq + times.softirq)
 
 
 def _used_s(counted: dict[str, int]) -> dict[str, float]:
@@ -355,35 +402,48 @@ def _note_lateness(store: Path, turns: Sequence[Turn]) -> None:
     at_s, between_ms = np.concatenate(found, axis=1)
     late_ms = np.maximum(0.0, between_ms - 1000 / RATE_HZ)
     for turn in turns:
-        here = late_ms[(at_s >= turn.begin_s) & (at_s <= turn.end_s)]
-        turn.late_p99_ms = float(np.percentile(here, 99)) if len(here) else float("nan")
-        turn.late_share = float((here > LATE_MS).mean()) if len(here) else float("nan")
+        turn.late_ms = late_ms[(at_s >= turn.begin_s) & (at_s <= turn.end_s)]
 
 
-def _tell(turns: Sequence[Turn]) -> None:
-    by_kind = {kind: [turn for turn in turns if turn.kind == kind] for kind in KINDS}
-    base = by_kind[KINDS[0]]
-    updates = statistics.mean(turn.updates_per_s for turn in base)
-    late = statistics.mean(turn.late_p99_ms for turn in base)
-    print(f"{len(base)} turns of each, means; load {os.getloadavg()[0]:.1f}", flush=True)
-    for kind, found in by_kind.items():
-        rate = statistics.mean(turn.updates_per_s for turn in found)
-        p99 = statistics.mean(turn.late_p99_ms for turn in found)
-        share = statistics.mean(turn.late_share for turn in found)
-        parts = sorted({name for turn in found for name in turn.shares})
-        shares = ", ".join(
-            f"{name} {100 * statistics.mean(t.shares.get(name, 0.0) for t in found):.1f}"
-            for name in parts
-        )
-        print(
-            f"{kind:13} updates {rate:6.1f}/s (x {rate / updates:.3f}), late p99 {p99:5.2f} ms (x {p99 / late:.2f}), "
-            f"{100 * share:.1f} % by more than {LATE_MS:g} ms; "
-            f"% of a core: {shares}"
-        )
-        print(
-            f"{'':13} "
-            + ", ".join(
-                f"{t.updates_per_s:.1f}/s {t.late_p99_ms:.2f} ms {100 * t.late_share:.1f} %"
-                for t in found
-            )
-        )
+def _tell(kinds: Sequence[str], turns: Sequence[Turn]) -> None:
+    by_kind = {kind: [turn for turn in turns if turn.kind == kind] for kind in kinds}
+    base = by_kind[kinds[0]]
+    measures: list[tuple[str, Callable[[Sequence[Turn]], float]]] = [
+        ("updates/s", lambda of: statistics.median(t.updates_per_s for t in of)),
+        ("late p99, ms", lambda of: float(np.percentile(np.concatenate([t.late_ms for t in of]), 99))),
+        (f"later than {LATE_MS:g} ms, %",
+         lambda of: 100 * float((np.concatenate([t.late_ms for t in of]) > LATE_MS).mean())),
+        *((f"{part}, % of a core", partial(_median_share, part)) for part in _PARTS),
+    ]  # fmt: skip
+    print(f"{len(base)} turns of each; load {os.getloadavg()[0]:.1f}", flush=True)
+    for name, measure in measures:
+        told = []
+        for kind in kinds:
+            text = f"{kind} {measure(by_kind[kind]):.2f}"
+            if kind != kinds[0] and measure(base) > 0:
+                low, high = _range(measure, by_kind[kind], base)
+                text += (
+                    f" (x {measure(by_kind[kind]) / measure(base):.3f}, {low:.3f} to {high:.3f})"
+                )
+            told.append(text)
+        print(f"{name:24} {'; '.join(told)}")
+    print("updates/s of each turn:")
+    for kind in kinds:
+        print(f"{kind:13} " + " ".join(f"{turn.updates_per_s:.0f}" for turn in by_kind[kind]))
+
+
+def _median_share(part: str, turns: Sequence[Turn]) -> float:
+    return 100 * statistics.median(turn.shares.get(part, 0.0) for turn in turns)
+
+
+def _range(
+    measure: Callable[[Sequence[Turn]], float], turns: Sequence[Turn], base: Sequence[Turn]
+) -> tuple[float, float]:
+    """Where 95 of 100 ratios lie, of turns that are drawn anew from those that there were."""
+    chance, ratios = random.Random(0), []
+    for _ in range(1000):
+        below = measure(chance.choices(base, k=len(base)))
+        if below > 0:
+            ratios.append(measure(chance.choices(turns, k=len(turns))) / below)
+    low, high = np.percentile(ratios, [2.5, 97.5]) if ratios else (math.nan, math.nan)
+    return float(low), float(high)

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from user_bringup.console import guard as guard_module
 from user_bringup.console.access import (
     COOKIE,
     Access,
@@ -15,7 +16,7 @@ from user_bringup.console.access import (
     Tokens,
 )
 from user_bringup.console.config import ConsoleConfig
-from user_bringup.console.guard import MESSAGES_AT_ONCE, REFUSED, Guard
+from user_bringup.console.guard import MESSAGES_AT_ONCE, REFUSED, STOP_PATH, Gate, Guard
 from user_core.errors import ConfigError
 
 
@@ -150,6 +151,101 @@ def test_ten_thousand_messages_at_once_end_the_websocket_not_the_console():
     assert ended["code"] == REFUSED
     assert ended["count"] <= 2 * MESSAGES_AT_ONCE
     assert guard.flooded == 1
+
+
+class Held:
+    """Websockets that stay open at a console for the network, each with who opened it."""
+
+    def __init__(self, far):
+        self.guard, self.given = far
+        self.sockets, self.over = [], asyncio.Event()
+
+    async def open(self, role, path):
+        """One more; whether it was let in."""
+        let_in = asyncio.Event()
+
+        async def receive():
+            let_in.set()
+            await self.over.wait()
+            return {"type": "websocket.disconnect"}
+
+        async def send(event):
+            pass
+
+        came = scope("websocket", path, cookie=f"{COOKIE}={self.given[role]}")
+        self.sockets.append(asyncio.create_task(self.guard(came, receive, send)))
+        await asyncio.sleep(0)
+        return let_in.is_set()
+
+    async def close(self):
+        self.over.set()
+        await asyncio.gather(*self.sockets)
+
+
+@pytest.mark.parametrize("path", ["/cameras", "/drive", "/_nicegui_ws/socket.io/"])
+def test_a_thousand_websockets_of_one_visitor_leave_room_for_others_and_for_him_later(far, path):
+    async def crowd():
+        held = Held(far)
+        mine = [await held.open(Role.DRIVE, path) for _ in range(1000)]
+        assert 0 < sum(mine) <= 64
+        assert held.guard.crowded == 1000 - sum(mine)
+        if path != "/drive":
+            assert await held.open(Role.LOOK, path), "another visitor was shut out"
+        other = "/cameras" if path == "/drive" else "/drive"
+        assert await held.open(Role.DRIVE, other), "he can do nothing else any more"
+        await held.close()
+        assert not any(held.guard._crowd._open.values())
+
+    asyncio.run(crowd())
+
+
+def test_whoever_floods_does_not_come_back_at_once_without_end(far):
+    guard, given = far
+    came = scope("websocket", "/cameras", cookie=f"{COOKIE}={given[Role.LOOK]}")
+    flood = [{"type": "websocket.receive", "text": "{}"}] * 1000
+    taken = sum(run(guard, came, messages=flood)[-1].get("count", 0) for _ in range(50))
+    assert guard.flooded < 5
+    assert taken <= 5 * MESSAGES_AT_ONCE * 1.5
+
+
+def test_too_many_pages_are_refused_and_the_emergency_stop_never(far):
+    guard, given = far
+    cookie = f"{COOKIE}={given[Role.LOOK]}"
+    answers = [run(guard, scope(path="/", cookie=cookie))[0]["status"] for _ in range(100)]
+    assert {200, 429} == set(answers)
+    for _ in range(500):
+        stop = scope(path=STOP_PATH, method="POST", cookie=cookie)
+        assert run(guard, stop)[0]["status"] == 200
+    assert run(guard, scope(path="/picture", cookie=cookie))[0]["status"] == 200
+    other = f"{COOKIE}={given[Role.LABEL]}"
+    assert run(guard, scope(path="/", cookie=other))[0]["status"] == 200
+
+
+class Connection:
+    """A transport."""
+
+    def __init__(self, peer):
+        self.peer, self.closed = peer, False
+
+    def get_extra_info(self, name):
+        return (self.peer, 1) if name == "peername" else None
+
+    def is_closing(self):
+        return self.closed
+
+
+def test_an_address_that_connects_without_end_is_cut_off_and_others_are_let_in(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(guard_module, "RateLimit", lambda *rate: RateLimit(*rate, lambda: now[0]))
+    gate, mine = Gate(), []
+    for _ in range(100):
+        now[0] += 1.0
+        mine += [one for one in (Connection("a") for _ in range(50)) if gate.lets_in(one)]
+    assert 100 < len(mine) < 1000, "as many as stay open"
+    assert gate.lets_in(Connection("b"))
+    for one in mine[:10]:
+        one.closed = True
+    assert gate.lets_in(Connection("a"))
 
 
 def test_a_rate_is_kept_over_time():

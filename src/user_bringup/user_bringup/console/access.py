@@ -195,13 +195,21 @@ class RateLimit:
 
     def take(self) -> bool:
         """Whether one more may pass."""
-        now_s = self._clock_s()
-        self._left = min(self._burst, self._left + (now_s - self._at_s) * self._per_s)
-        self._at_s = now_s
+        self._fill()
         if self._left < 1:
             return False
         self._left -= 1
         return True
+
+    def charge(self, many: float) -> None:
+        """Take so many more, whether they are there or not."""
+        self._fill()
+        self._left -= many
+
+    def _fill(self) -> None:
+        now_s = self._clock_s()
+        self._left = min(self._burst, self._left + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
 
 
 class DriverSeats:

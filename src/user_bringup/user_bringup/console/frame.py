@@ -17,7 +17,7 @@ _REFRESH_S = 1.0
 #: A page that nobody sees is told nothing.
 _SEEN = """<script>
 document.addEventListener("visibilitychange", () => window.emitEvent && emitEvent("console_seen", !document.hidden));
-</script><script src="/console_static/cameras.js" defer></script>"""
+</script><script src="/console_static/stop.js"></script><script src="/console_static/cameras.js" defer></script>"""
 #: Text and lines of charts, readable on light and on dark.
 INK, LINES = "#7b818a", {"lineStyle": {"color": "#8a8f9855"}}
 _STYLE = """
@@ -100,19 +100,20 @@ class Frame:
             ui.label(f"{self.visitor.name}: {self.visitor.role.name.lower()}").classes(
                 "opacity-70 max-sm:hidden"
             )
-            self._stop = ui.button("EMERGENCY STOP", color="negative", on_click=self._on_stop)
+            self._stop = ui.button("EMERGENCY STOP", color="negative")
+            self._stop.on("click", js_handler="() => userEmergencyStop()")
             self._stop.classes("stop").props("unelevated data-testid=stop")
             self._reset = ui.button(
                 "reset emergency stop", color="warning", on_click=self._on_reset
             )
             self._reset.classes("stop").props("unelevated data-testid=reset").set_visibility(False)
-        ui.keyboard(on_key=self._on_key, ignore=["input", "select", "textarea"])
         if console.graph is None:
             self._stop.set_visibility(False)
         self.on_refresh: list[Callable[[Snapshot], None]] = [self._show_stop]
         self._timer = ui.timer(_REFRESH_S, self._refresh)
         ui.add_head_html(_SEEN)
         ui.on("console_seen", self._on_seen)
+        ui.on("console_stop", self._on_stop)
 
     def _refresh(self) -> None:
         if not self.console.may(self.visitor, Role.LOOK):
@@ -120,6 +121,8 @@ class Frame:
             ui.notify("Your token was taken back: nothing is shown here any more.", type="negative", timeout=0)  # fmt: skip
             return
         snapshot = self.console.snapshot()
+        if self.console.graph is not None:
+            self.console.precedence.look()
         for show in self.on_refresh:
             show(snapshot)
 
@@ -133,13 +136,9 @@ class Frame:
         stopped = any(robot.emergency for robot in snapshot.robots)
         self._reset.set_visibility(stopped and self.visitor.role >= Role.DRIVE)
 
-    async def _on_key(self, event: Any) -> None:
-        if event.key.escape and event.action.keydown and not event.action.repeat:
-            await self._on_stop()
-
     async def _on_stop(self) -> None:
-        ok, text = await self.console.emergency_stop(self.visitor)
-        ui.notify(f"emergency stop: {text}", type="warning" if ok else "negative", timeout=10_000)
+        """Where its request of its own did not get through (stop.js)."""
+        await self.console.emergency_stop(self.visitor)
 
     async def _on_reset(self) -> None:
         with ui.dialog() as dialog, ui.card():

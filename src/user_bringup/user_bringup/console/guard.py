@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -14,6 +17,25 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 #: Messages of one websocket a second, and at once: a page sends 40 while it drives.
 MESSAGES_PER_S, MESSAGES_AT_ONCE = 200.0, 400.0
+#: Websockets of one visitor that are open together, by what they are for: a live page has one for what it shows and one
+#: for its cameras, a driving page one more.
+_SOCKETS = {"/drive": 8, "/cameras": 32, "": 64}
+#: New ones of one visitor and kind a second, and at once: who is cut off does not come back at once without end.
+_SOCKETS_PER_S, _SOCKETS_AT_ONCE = 5.0, 40.0
+#: One that was cut off because too much came counts as so many of them.
+_SOCKETS_OF_FLOOD = 20.0
+#: Requests of one visitor a second, and at once: for whole pages, which are made anew for each, and for what they show
+#: (pictures of an episode, scripts).
+_PAGES_PER_S, _PAGES_AT_ONCE = 1.0, 12.0
+_FILES_PER_S, _FILES_AT_ONCE = 200.0, 2000.0
+_FILES = ("/_nicegui", "/console_static", "/picture", "/robot_mesh")
+#: Connections of one address a second, at once, and open together: what is more is cut off before it is read. A browser
+#: takes six, and two or three for each page that is open.
+_PEER_PER_S, _PEER_AT_ONCE, _PEER_OPEN = 30.0, 60.0, 400
+#: Addresses that are remembered.
+_PEERS = 4096
+#: What is never refused for its number.
+STOP_PATH = "/emergency_stop"
 #: Wrong tokens of all browsers together a second, and at once: guessing gets nowhere, and costs nothing.
 _GUESSES_PER_S, _GUESSES_AT_ONCE = 1.0, 10.0
 #: Closing codes of a websocket (RFC 6455): policy violation.
@@ -30,6 +52,79 @@ _HEADERS = [
 ]
 
 
+class Gate:
+    """How many connections each address makes: cut off before they cost more than that. In one event loop."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, RateLimit] = {}
+        self._open: dict[str, list[asyncio.BaseTransport]] = {}
+        self.cut_off = 0
+
+    def lets_in(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether a new connection may be read."""
+        address = transport.get_extra_info("peername")
+        peer = str(address[0]) if isinstance(address, tuple) else ""
+        if peer not in self._rates and len(self._rates) >= _PEERS:
+            self._rates.clear()
+            self._open = {p: there for p, of in self._open.items() if (there := _still_open(of))}
+        rate = self._rates.setdefault(peer, RateLimit(_PEER_PER_S, _PEER_AT_ONCE))
+        mine = self._open.setdefault(peer, [])
+        if len(mine) >= _PEER_OPEN:
+            mine[:] = _still_open(mine)
+        if len(mine) >= _PEER_OPEN or not rate.take():
+            self.cut_off += 1
+            return False
+        mine.append(transport)
+        return True
+
+
+def _still_open(transports: list[asyncio.BaseTransport]) -> list[asyncio.BaseTransport]:
+    return [transport for transport in transports if not transport.is_closing()]
+
+
+class _Crowd:
+    """How much each visitor wants at once. The names of visitors are those of tokens: there are few.
+
+    Pages of one person share his name: what one of them takes too much of, the others lack, and nobody else.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[str, str], int] = defaultdict(int)
+        self._rates: dict[tuple[str, str], RateLimit] = {}
+        self._pages: dict[str, asyncio.Lock] = {}
+
+    def page(self, name: str) -> asyncio.Lock:
+        """Held while a page is made, which takes some hundredths of a second of the loop in which robots are driven: a
+        visitor who wants several gets one after the other."""
+        return self._pages.setdefault(name, asyncio.Lock())
+
+    def takes_request(self, name: str, path: str) -> bool:
+        """Whether one more request may pass."""
+        if path == STOP_PATH:
+            return True
+        if path.startswith(_FILES):
+            return self._rate(name, "files", _FILES_PER_S, _FILES_AT_ONCE).take()
+        return self._rate(name, "pages", _PAGES_PER_S, _PAGES_AT_ONCE).take()
+
+    @contextmanager
+    def websocket(self, name: str, path: str) -> Iterator[RateLimit | None]:
+        """One more websocket is open while the block lasts; gives how often more may come, or None for one too many."""
+        kind = next(kind for kind in _SOCKETS if path.startswith(kind))
+        key = name, kind
+        more = self._rate(name, f"websockets {kind}", _SOCKETS_PER_S, _SOCKETS_AT_ONCE)
+        if self._open[key] >= _SOCKETS[kind] or not more.take():
+            yield None
+            return
+        self._open[key] += 1
+        try:
+            yield more
+        finally:
+            self._open[key] -= 1
+
+    def _rate(self, name: str, what: str, per_s: float, at_once: float) -> RateLimit:
+        return self._rates.setdefault((name, what), RateLimit(per_s, at_once))
+
+
 class Guard:
     """An ASGI application around another one, which only sees requests that may be.
 
@@ -41,12 +136,15 @@ class Guard:
     Attributes:
         refused: Requests and websockets that were refused.
         flooded: Websockets that were closed because too much came.
+        crowded: Requests and websockets that were refused because one visitor wanted too many.
+        gate: What connections come through, before there is anything to ask of them.
     """
 
     def __init__(self, app: Any, access: Access, secure: bool) -> None:
         self._app, self._access, self._secure = app, access, secure
         self._guesses = RateLimit(_GUESSES_PER_S, _GUESSES_AT_ONCE)
-        self.refused = self.flooded = 0
+        self._crowd, self.gate = _Crowd(), Gate()
+        self.refused = self.flooded = self.crowded = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -68,18 +166,38 @@ class Guard:
             await _refuse(scope, send, 403, "this token does not let you drive")
         else:
             scope["visitor"] = visitor
-            await self._app(
-                scope, self._counted(receive) if scope["type"] == "websocket" else receive, send
-            )
+            await self._pass(scope, receive, send, visitor.name)
 
-    def _counted(self, receive: Receive) -> Receive:
-        """What a websocket brings, until it is too much."""
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, name: str) -> None:
+        """Let it through, unless its visitor wants too much."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            if self._crowd.takes_request(name, path):
+                alone = path != STOP_PATH and not path.startswith(_FILES)
+                async with self._crowd.page(name) if alone else nullcontext():
+                    await self._app(scope, receive, send)
+            else:
+                self.crowded += 1
+                await _refuse(
+                    scope, send, 429, f"Too many requests of {html.escape(name)}: wait a little."
+                )
+            return
+        with self._crowd.websocket(name, scope["path"]) as more:
+            if more is not None:
+                await self._app(scope, self._counted(receive, more), send)
+            else:
+                self.crowded += 1
+                await _refuse(scope, send, 429, f"too many pages of {name} are open")
+
+    def _counted(self, receive: Receive, more: RateLimit) -> Receive:
+        """What a websocket brings, until it is too much; then fewer of them may follow."""
         limit = RateLimit(MESSAGES_PER_S, MESSAGES_AT_ONCE)
 
         async def counted() -> MutableMapping[str, Any]:
             event = await receive()
             if event["type"] == "websocket.receive" and not limit.take():
                 self.flooded += 1
+                more.charge(_SOCKETS_OF_FLOOD)
                 return {
                     "type": "websocket.disconnect",
                     "code": REFUSED,

@@ -314,12 +314,10 @@ def _drive(console: Console, frame: Frame, robot: str) -> None:
             "**Tablet**: touch a pad, or hold the button and tilt. **Headset**: hold the grip button; the trigger moves the gripper."
         )
     blur = "true" if console.config.stop_on_blur else "false"
-    ui.on("console_blur_stop", frame._on_stop)
     _js(
         "const wait = () => window.userDrive ? (userDrive.ready(), window.userStopOnBlur = "
         + blur
-        + ","
-        " window.userEmergencyStop = () => emitEvent('console_blur_stop')) : setTimeout(wait, 50); wait()"
+        + ") : setTimeout(wait, 50); wait()"
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -11,34 +14,42 @@ from user_fleet.supervisor.niceness import set_session_niceness
 
 #: A little more than the 5 of a learner: on a full machine the emergency stop must still come through.
 NICENESS = 6
+#: Of threads of the console whose work can wait.
+_BACKGROUND = 15
+#: Who has said that he looks does so for this long.
+_LOOKED_S = 5.0
 
 
 def give_way() -> None:
-    """Let this process give way, now that it serves pages: its threads, and its session where that is its own.
+    """Let the session of this process give way, where it is its own, now that it serves pages.
 
-    Before, it does not: on a full machine seconds of importing would become minutes without an emergency stop.
+    Before, it does not: on a full machine seconds of importing would become minutes without an emergency stop. Its threads
+    keep their niceness: an ordinary user could not lower it again, and a stop would wait for whoever learns.
     """
-    with suppress(OSError):
-        for thread in map(int, os.listdir("/proc/self/task")):
-            with suppress(OSError):  # that has ended
-                before = os.getpriority(os.PRIO_PROCESS, thread)
-                os.setpriority(os.PRIO_PROCESS, thread, max(before, NICENESS))
     if _leads():
         asyncio.run(set_session_niceness(os.getpid(), NICENESS))
 
 
+def give_way_here() -> None:
+    """Let the calling thread give way to the others of this process: what it does can wait."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND)
+
+
 class Precedence:
-    """Takes the session out of those that give way while somebody drives or stops robots: that must not wait for a
-    learner.
+    """Takes the session out of those that give way while somebody drives, stops robots, or looks at those that run: he
+    may want to stop them, and that must not wait for a learner. A page that shows them takes a few hundredths of
+    a core either way.
 
     The kernel shares out the processor between sessions first, and lets everybody set his own from 0 on. A console
-    that a person started in a terminal shares the session of that; it is left alone. Where the kernel has no such
-    groups (containers, often) the threads keep their niceness: an ordinary user may not lower that.
+    that a person started in a terminal shares the session of that; it is left alone, as is all where the kernel has
+    no such groups (containers, often).
     """
 
     def __init__(self) -> None:
-        self._drivers = 0
+        self._drivers, self._seen_s = 0, -math.inf
         self._setting: asyncio.Task[bool] | None = None
+        self._later: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def driving(self) -> AsyncIterator[None]:
@@ -49,15 +60,38 @@ class Precedence:
         finally:
             self._count(-1)
 
+    def look(self) -> None:
+        """Somebody looks at what runs; said again at least every two seconds while he does."""
+        looked, self._seen_s = self._is_looked_at, time.monotonic()
+        if not looked:
+            self._set()
+
+    @property
+    def _is_looked_at(self) -> bool:
+        return time.monotonic() - self._seen_s < _LOOKED_S
+
     def _count(self, more: int) -> None:
         self._drivers += more
+        self._set()
+
+    def _set(self) -> None:
         if not _leads():
             return
+        if self._is_looked_at and self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_LOOKED_S, self._look_again)
         if self._setting is not None:
             self._setting.cancel()  # it may still be trying what counts no more
-        wanted = 0 if self._drivers else NICENESS
+        wanted = 0 if self._drivers or self._is_looked_at else NICENESS
         # nobody waits for it: the kernel may have to be asked again
         self._setting = asyncio.create_task(set_session_niceness(os.getpid(), wanted))
+
+    def _look_again(self) -> None:
+        self._later = None
+        left_s = self._seen_s + _LOOKED_S - time.monotonic()
+        if left_s > 0:
+            self._later = asyncio.get_running_loop().call_later(left_s, self._look_again)
+        else:
+            self._set()
 
 
 def _leads() -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from user_bringup.console.precedence import give_way_here
 from user_core.errors import SuiteError
 from user_core.types import EpisodeKey
 from user_learner.edits.view import EditedEpisodes
@@ -80,6 +81,7 @@ class QualityWatch:
             self._thread.join(5)
 
     def _work(self) -> None:
+        give_way_here()
         try:
             with EditedEpisodes(self._store) as view:
                 self._measure(view)

@@ -7,14 +7,14 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response, WebSocket
+from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.staticfiles import StaticFiles
 from starlette.websockets import WebSocketDisconnect
 
 from user_bringup.console.access import Role, Visitor
 from user_bringup.console.arm_model import ArmModel, mesh_as_glb
 from user_bringup.console.camera_stream import CameraFeed, show_cameras
-from user_bringup.console.guard import REFUSED
+from user_bringup.console.guard import REFUSED, STOP_PATH
 from user_bringup.console.shared import Console, Graph
 from user_core.errors import SpecError, SuiteError
 from user_hal.teleops.browser import BrowserInput
@@ -54,6 +54,10 @@ def make_app(console: Console) -> FastAPI:
     async def drive(websocket: WebSocket, robot: str, ask: bool = False) -> None:
         await _Driving(console, websocket, robot).run(ask)
 
+    async def stop(request: Request) -> dict[str, Any]:
+        ok, text = await console.emergency_stop(request.scope["visitor"])
+        return {"ok": ok, "text": text}
+
     converting = asyncio.Semaphore(1)  # one at a time: cameras and who drives need the threads, too
 
     async def mesh(robot: str, number: int) -> Response:
@@ -65,6 +69,7 @@ def make_app(console: Console) -> FastAPI:
         kept = {"Cache-Control": f"private, max-age={MESH_S}"}
         return Response(found, media_type="model/gltf-binary", headers=kept)
 
+    app.add_api_route(STOP_PATH, stop, methods=["POST"], response_model=None)
     app.add_api_route("/robot_mesh", mesh, methods=["GET"], response_model=None)
     app.add_api_websocket_route("/cameras", show)
     app.add_api_websocket_route("/drive", drive)

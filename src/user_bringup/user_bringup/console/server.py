@@ -10,11 +10,13 @@ import threading
 import time
 from typing import Any
 
-from user_bringup.console.guard import Guard
+from user_bringup.console.guard import Gate, Guard
 from user_bringup.console.shared import Console
 from user_core.errors import DeviceError, PluginError
 
 _START_S = 30.0
+#: Who has connected says something within this.
+_FIRST_WORD_S = 10.0
 
 
 class ConsoleServer:
@@ -55,6 +57,7 @@ class ConsoleServer:
         self.guard = Guard(_application(self.console), self.console.access, secure)
         options = uvicorn.Config(
             self.guard,
+            http=_gated(self.guard.gate),
             log_level="warning",
             ws_max_size=64 * 1024,
             ws_ping_interval=5.0,
@@ -111,6 +114,37 @@ def _waiting(server: type[Any]) -> type[Any]:
                     self._loop.call_soon_threadsafe(self._over.set)
 
     return Waiting
+
+
+def _gated(gate: Gate) -> type[Any]:
+    """The protocol of uvicorn, behind a gate; who says nothing for some seconds is cut off, too."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Gated(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        _let_in = _heard = False
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            self._let_in = gate.lets_in(transport)
+            if not self._let_in:
+                transport.abort()
+                return
+            super().connection_made(transport)
+            self.loop.call_later(_FIRST_WORD_S, self._expect_word)
+
+        def data_received(self, data: bytes) -> None:
+            self._heard = True
+            if self._let_in:
+                super().data_received(data)
+
+        def _expect_word(self) -> None:
+            if not self._heard:
+                self.transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._let_in:
+                super().connection_lost(exc)
+
+    return Gated
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +16,9 @@ from user_bringup.console.config import ConsoleConfig
 from user_bringup.console.precedence import Precedence
 from user_bringup.console.snapshot import Snapshot
 from user_core.errors import SuiteError
+
+#: How long a robot that is connected may take to say that it has stopped; then it is asked in another way, too.
+_ANSWER_S = 1.0
 
 
 class Graph(Protocol):
@@ -33,6 +38,9 @@ class Graph(Protocol):
 
     def call(self, service: str) -> Any:
         """Call a service of type Trigger."""
+
+    def stop(self, namespace: str, answered: Callable[[Any], None]) -> bool:
+        """Ask a robot at once to stop, and return; whether it could be asked."""
 
     def watch_camera(self, topic: str) -> Any:
         """Look at a camera."""
@@ -78,6 +86,8 @@ class Console:
         run = Path(config.run_dir) if config.run_dir else None
         self.acts = ActLog(run / "console_acts.jsonl" if run and run.is_dir() else default_file())
         self.seats, self.precedence = DriverSeats(), Precedence()
+        # Those of the loop may all be busy with episodes and pictures.
+        self._stopping = ThreadPoolExecutor(8, "emergency stop")
         self.on_visit: list[Callable[[], None]] = []
 
     def snapshot(self) -> Snapshot:
@@ -110,11 +120,13 @@ class Console:
         robots = list(graph.robots.items()) if graph is not None else []
         if graph is None or not robots:
             return self._record(visitor, "emergency stop", "", "no robot is heard of", False)
-        calls = (
-            asyncio.to_thread(graph.call, view.services["emergency_stop"]) for _, view in robots
-        )
         async with self.precedence.driving():
-            answers = await asyncio.gather(*calls)
+            answers = await asyncio.gather(
+                *(
+                    self._stop(graph, namespace, view.services["emergency_stop"])
+                    for namespace, view in robots
+                )
+            )
         good = True
         texts = []
         for (namespace, _), answer in zip(robots, answers, strict=True):
@@ -122,6 +134,22 @@ class Console:
             texts.append(f"{namespace.strip('/')}: {answer.text}")
             self._record(visitor, "emergency stop", namespace, answer.text, answer.ok)
         return good, "; ".join(texts)
+
+    async def _stop(self, graph: Graph, namespace: str, service: str) -> Any:
+        """Stop one robot: by what is connected to it already; where that does not answer, by a connection of its own."""
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        answers: list[Any] = []
+
+        def answered(answer: Any) -> None:
+            answers.append(answer)
+            loop.call_soon_threadsafe(done.set)
+
+        if graph.stop(namespace, answered):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(done.wait(), _ANSWER_S)
+        if answers:
+            return answers[0]
+        return await loop.run_in_executor(self._stopping, graph.call, service)
 
     async def judge(self, visitor: Visitor, namespace: str, label: str) -> tuple[bool, str]:
         """Give the running episode of a robot a verdict."""

@@ -40,9 +40,10 @@ class ConsoleNode(LifecycleNode):
 
     def _report(self) -> None:
         guard = self._server.guard
-        refused: dict[str, Any] = (
-            {"refused": guard.refused, "flooded": guard.flooded} if guard else {}
-        )
+        refused: dict[str, Any] = {}
+        if guard is not None:
+            refused = {"refused": guard.refused, "flooded": guard.flooded, "crowded": guard.crowded,
+                       "cut off": guard.gate.cut_off}  # fmt: skip
         self.diagnostics.report("console", Level.OK, f"at {self._server.url}", refused)
 
 

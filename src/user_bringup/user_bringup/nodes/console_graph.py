@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from rclpy.context import Context
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
@@ -120,6 +121,7 @@ class ConsoleGraph(GraphNode):
         self.managers: list[str] = []
         self.learners: dict[str, str] = {}
         self._specs: dict[str, CheckedSubscription] = {}
+        self._stops: dict[str, Any] = {}
 
     def begin(self) -> None:
         """Robots are drawn from what its node hears."""
@@ -171,6 +173,12 @@ class ConsoleGraph(GraphNode):
                 )
             for namespace in list(self._specs.keys() - found.keys()):
                 self._specs.pop(namespace).destroy()
+            for namespace in found.keys() - self._stops.keys():
+                service = found[namespace].services["emergency_stop"]
+                self._stops[namespace] = self.node.create_client(Trigger, service)
+            gone = [self._stops.pop(namespace) for namespace in self._stops.keys() - found.keys()]
+        for client in gone:
+            self.node.destroy_client(client)
 
     def _on_spec(self, namespace: str, description: RobotDescription) -> None:
         with self._lock:
@@ -219,6 +227,33 @@ class ConsoleGraph(GraphNode):
             return Answer(False, "it does not answer")
         finally:
             let_go(self.node, lambda: self.node.destroy_client(client))
+
+    def stop(self, namespace: str, answered: Callable[[Answer], None]) -> bool:
+        """Ask a robot to stop in an emergency, and return at once. Any thread.
+
+        Args:
+            namespace: Of the robot.
+            answered: Called with its answer, in the graph's own thread.
+
+        Returns:
+            Whether it could be asked: its service was found when somebody looked, and is there.
+        """
+        with self._lock:
+            client = self._stops.get(namespace)
+            try:
+                if client is None or not client.service_is_ready():
+                    return False
+                future = ask(client, Trigger.Request())
+            except (TransportError, rclpy_implementation.InvalidHandle):
+                return False
+
+        def done(_: Any) -> None:
+            answer = future.result()
+            if answer is not None:
+                answered(Answer(bool(answer.success), str(answer.message)))
+
+        future.add_done_callback(done)
+        return True
 
     # --- cameras --------------------------------------------------------------------------
 
