@@ -5,7 +5,13 @@
 Says, one line of JSON each, what it took at each size: rows a second, bytes of a row, time to open, memory of a
 sampler and of what a replay node holds, time of a batch, whether draws are uniform, and what retention and a backup
 cost. While retention runs, several processes draw from the store: with this code; with ``--before SRC`` also with the
-packages in that folder, those of an earlier commit; and as a control from a store beside, which nobody touches.
+packages in that folder, those of an earlier commit; and as a control from a store beside, which nobody touches. After
+each draw a yardstick is timed, a gather from two megabytes that nobody shares: what the machine does to it, it does to
+draws.
+
+    tools/run python benchmarks/store_for_weeks.py --memory STORE STORE --times 5
+
+says what processes take that draw from stores, and that look after them, each opened several times, in turns.
 """
 
 from __future__ import annotations
@@ -32,6 +38,7 @@ from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome, TrajectorySchema
 from user_learner.replay import RetentionConfig, StoreConfig, StoreReader, StoreWriter
 from user_learner.replay.transfer import TransferReport, take
+from user_learner.sampling.pool import give_back_free_memory
 from user_learner.upkeep.apart import Apart
 from user_learner.upkeep.backup import backup
 from user_learner.upkeep.retention import retain
@@ -54,6 +61,12 @@ def main() -> None:
         return
     if options.hold:
         print(json.dumps(hold(Path(options.hold))))
+        return
+    if options.settle:
+        print(json.dumps(settle(Path(options.settle))))
+        return
+    if options.memory:
+        compare_memory([Path(store) for store in options.memory], options.times)
         return
     if options.write:
         write(Path(options.write), 0, options.steps, options.length)
@@ -143,6 +156,9 @@ def parser() -> Parser:
     whole.add_argument("--keep", type=float, default=0.6, help="share of the rows, by retention")
     whole.add_argument("--write", default="", help="write a store there, and nothing else")
     whole.add_argument("--store", default="", help="draw beside retention in copies of it only")
+    whole.add_argument("--memory", nargs="+", default=[], help="say only what these stores take")
+    whole.add_argument("--times", type=int, default=5, help="how often each is opened for that")
+    whole.add_argument("--settle", default="", help=argparse.SUPPRESS)
     whole.add_argument("--hold", default="", help=argparse.SUPPRESS)
     whole.add_argument("--watch", default="", help=argparse.SUPPRESS)
     whole.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
@@ -176,7 +192,8 @@ def watch(store: Path, seconds: float) -> dict[str, Any]:
 
     times: list[float] = []
     ours: list[float] = []
-    private = 0.0
+    yards: list[float] = []
+    private, yardstick = 0.0, Yardstick()
     with ReplaySource(store, SamplerConfig(memory_bytes=256 * 2**20)) as source:
         for _ in range(50):
             source.sample(256)
@@ -192,6 +209,7 @@ def watch(store: Path, seconds: float) -> dict[str, Any]:
             times.append(time.perf_counter() - started)
             ours.append(times[-1] - waits.end(times[-1]))
             private = max(private, private_mb())
+            yards.append(yardstick.measure())
             if not seconds and select.select([sys.stdin], [], [], 0)[0]:
                 break
             time.sleep(0.005)
@@ -203,8 +221,28 @@ def watch(store: Path, seconds: float) -> dict[str, Any]:
         "longest_ms": round(1e3 * max(times), 1),
         "over_5_ms_but_for_cores": sum(t > 0.005 for t in ours),
         "longest_ms_but_for_cores": round(1e3 * max(ours), 1),
+        "yardstick_p50_ms": round(1e3 * float(np.median(yards)), 2),
+        "yardstick_over_5_ms": sum(t > 0.005 for t in yards),
+        "yardstick_longest_ms": round(1e3 * max(yards), 1),
         **kept, "most_private_mb": round(private, 1),
     }  # fmt: skip
+
+
+class Yardstick:
+    """Work of about a draw's length that shares nothing with anybody: two megabytes, gathered from many times."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        self._rows = random.integers(0, 255, (16384, 128), dtype=np.uint8)
+        self._which = random.integers(0, len(self._rows), 1024)
+        self._out = np.empty((len(self._which), 128), np.uint8)
+
+    def measure(self) -> float:
+        """Seconds that it takes now."""
+        started = time.perf_counter()
+        for _ in range(16):
+            np.take(self._rows, self._which, axis=0, out=self._out, mode="clip")
+        return time.perf_counter() - started
 
 
 class Waits:
@@ -249,12 +287,59 @@ def hold(store: Path) -> dict[str, Any]:
             episodes = reader.count_episodes()
             count_ms = 1e3 * (time.perf_counter() - started)
             gone = retain(writer, RetentionConfig(max_rows=10**12, keep=("successes",)))
+            gc.collect()
+            give_back_free_memory()
             return {
+                "settled_mb": round(dirty_mb(), 2),
                 "episodes": episodes,
                 "count_ms": round(count_ms, 1),
                 "gone": len(gone),
                 **memory_mb(),
             }
+
+
+def compare_memory(stores: list[Path], times: int) -> None:
+    """What a process takes that draws from each store, and one that holds what a replay node does; medians."""
+    found: dict[tuple[Path, str], list[dict[str, Any]]] = {}
+    for _ in range(times):
+        for store in stores:
+            for way in ("--settle", "--hold"):
+                words = [sys.executable, __file__, way, str(store)]
+                ended = systems.run_to_end(words, capture_output=True, text=True, check=True)
+                row = json.loads(ended.stdout.splitlines()[-1])
+                found.setdefault((store, way), []).append(row)
+    for (store, way), rows in found.items():
+        medians = {k: round(float(np.median([row[k] for row in rows])), 2) for k in rows[0]}
+        ranges = {
+            k: [min(row[k] for row in rows), max(row[k] for row in rows)]
+            for k in ("settled_mb", "most_private_mb")
+            if k in rows[0]
+        }
+        tell("draws" if way == "--settle" else "holds", store=str(store), **medians, from_to=ranges)
+
+
+def settle(store: Path) -> dict[str, Any]:
+    """Draw until the cache is full and some more; memory before, at its most, and when it has settled."""
+    from user_learner.sampling import ReplaySource, SamplerConfig
+
+    gc.collect()
+    give_back_free_memory()
+    before, most = dirty_mb(), 0.0
+    with ReplaySource(store, SamplerConfig(memory_bytes=256 * 2**20)) as source:
+        end = time.perf_counter() + 12.0
+        while time.perf_counter() < end:
+            source.sample(256)
+            most = max(most, private_mb())
+            time.sleep(0.005)
+        gc.collect()
+        give_back_free_memory()
+        settled = dirty_mb()
+    return {
+        "before_mb": round(before, 1),
+        "settled_mb": round(settled, 1),
+        "of_it_ours_mb": round(settled - before, 1),
+        "most_private_mb": round(most, 1),
+    }
 
 
 def linked(source: str, target: str) -> None:
@@ -351,6 +436,12 @@ def private_mb() -> float:
     when it wants to, are those of libraries here."""
     found = Path("/proc/self/status").read_text().split()
     return sum(int(found[found.index(n) + 1]) for n in ("RssAnon:", "RssShmem:")) / 1024
+
+
+def dirty_mb() -> float:
+    """Pages that this process alone has written to: what the system cannot take back."""
+    found = Path("/proc/self/smaps_rollup").read_text().split()
+    return int(found[found.index("Private_Dirty:") + 1]) / 1024
 
 
 def rss_mb() -> float:

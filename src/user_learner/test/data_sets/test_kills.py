@@ -38,6 +38,7 @@ def until_done(words, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_thirty_kills_of_import_and_export(tmp_path):
     pytest.importorskip("pyarrow")
     pytest.importorskip("av")

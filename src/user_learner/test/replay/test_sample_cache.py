@@ -14,6 +14,7 @@ from user_learner.replay import StoreWriter
 from user_learner.replay.layout import RowLayout
 from user_learner.sampling import ReplaySource, Stratum, cache_units, sample_cache
 from user_learner.sampling.batches import batch_nbytes
+from user_learner.sampling.sample_cache import SampleCache
 from user_testing.waiting import wait_until
 from user_testing.worlds.replay import (
     IMAGE_SCHEMA,
@@ -313,3 +314,34 @@ def test_the_first_batch_does_not_wait_until_memory_is_full(tmp_path, monkeypatc
         assert threads.count(threading.current_thread()) == 1
         units = source._pool._sets[0]
         wait_until(lambda: units.used > units.quota // 2, "memory is filled")
+
+
+def test_room_for_more_units_is_made_while_draws_go_on(tmp_path, monkeypatch):
+    """Not with their lock: copying what is known of a thousand units takes tens of milliseconds."""
+    caches, copies = [], []
+    exchange, grown = SampleCache._exchange, cache_units._GrowingTable.grown
+
+    def watched(cache):
+        caches.append(cache)
+        return exchange(cache)
+
+    def noted(table, *words):
+        made = grown(table, *words)
+        if made is not None and made.shape[1] > 1:
+            copies.append((caches[-1]._lock._is_owned(), made.shape))
+        return made
+
+    monkeypatch.setattr(SampleCache, "_exchange", watched)
+    monkeypatch.setattr(cache_units._GrowingTable, "grown", noted)
+    path = tmp_path / "store"
+    with StoreWriter(path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(1), list(uneven_plans(np.random.default_rng(3), 60_000)))
+    config = FAST.replace(memory_bytes=budget(SCHEMA, 20_000), max_draws_per_load=0.0)
+    with ReplaySource(path, config) as source:
+        source.sample(BATCH)
+        wait_until(lambda: caches[-1]._filled, "the memory to be filled")
+        for _ in range(100):
+            source.sample(BATCH)
+    assert copies and not any(held for held, _ in copies), copies
+    lines = {shape[0] for _, shape in copies}
+    assert len(lines) <= 3, f"tables are made as large as they will be, and were of {lines} lines"

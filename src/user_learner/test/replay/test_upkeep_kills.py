@@ -91,6 +91,7 @@ def killed(what, store, slow, rows, turn, rng):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_seventy_kills_of_what_looks_after_a_store(tmp_path):
     store, slow, rng = tmp_path / "store", tmp_path / "slow", random.Random(17)
     actor, chunks, tags = Actor(1, schema=IMAGE_SCHEMA, chunk_rows=100), [], set()

@@ -233,13 +233,35 @@ class _GrowingTable:
         self.array: Array = np.zeros((0, 0), dtype)
 
     def write(self, line: int, values: Array) -> None:
-        lines, width = self.array.shape
-        if line >= lines or len(values) > width:
-            more = max(16, 2 * line) if line >= lines else lines
-            grown = np.zeros((more, max(width, len(values))), self.array.dtype)
-            grown[:lines, :width] = self.array
+        """Write the first values of a line."""
+        if (grown := self.grown(line, len(values), len(self.array))) is not None:
             self.array = grown
         self.array[line, : len(values)] = values
+
+    def grown(self, line: int, count: int, used: int, wanted: int = 0) -> Array | None:
+        """A copy in which there is room for so many values in a line; None where there is.
+
+        Args:
+            line: Which is to be written.
+            count: Values in it.
+            used: So many lines are copied.
+            wanted: Lines to have at least, where there are more than before. Memory is taken only as they are written.
+        """
+        lines, width = self.array.shape
+        if line < lines and count <= width:
+            return None
+        more = lines if line < lines else max(16, 2 * line, wanted)
+        grown = np.zeros((more, max(width, count)), self.array.dtype)
+        grown[:used, :width] = self.array[:used]
+        return grown
+
+
+@dataclass(frozen=True)
+class Room:
+    """Larger tables, for one more unit. ``written``: how often they had been written to when they were copied."""
+
+    written: int
+    tables: list[tuple[_GrowingTable, Array]]
 
 
 class CachedUnits:
@@ -266,6 +288,7 @@ class CachedUnits:
         self._position, self._after = _GrowingTable(np.int32), _GrowingTable(np.int32)
         self._before = _GrowingTable(np.int32)
         self._demonstration = _GrowingTable(np.bool_)
+        self._written = 0
         self._index_units()
 
     def __len__(self) -> int:
@@ -326,6 +349,24 @@ class CachedUnits:
         self._index_units()
         return rows
 
+    def room(self, unit: UnitRows) -> Room:
+        """Room for one more unit, which copies what is known of all others: tens of megabytes, where there was none left.
+        Draws may go on meanwhile, this needs no lock; :meth:`take_room` does."""
+        written, line = self._written, self._spare[-1] if self._spare else len(self)
+        used = min(len(self) + len(self._spare), len(self._address.array))
+        rows, steps = len(unit.addresses), len(unit.position)
+        wanted = 1 + self.quota // max(rows, self._address.array.shape[1])
+        sizes = [(self._rows, rows), (self._address, rows), (self._position, steps), (self._after, steps),
+                 (self._before, steps), (self._demonstration, 1)]  # fmt: skip
+        grown = [(table, table.grown(line, count, used, wanted)) for table, count in sizes]
+        return Room(written, [(table, array) for table, array in grown if array is not None])
+
+    def take_room(self, room: Room) -> None:
+        """Use what :meth:`room` made; where something was written since then, :meth:`publish` makes room by itself."""
+        if room.written == self._written:
+            for table, array in room.tables:
+                table.array = array
+
     def publish(
         self, key: int, unit: UnitRows, rows: Array, demonstration: bool, drawn: float = 0.0
     ) -> Array | None:
@@ -333,6 +374,7 @@ class CachedUnits:
         as if it had been drawn so often, per step."""
         old = self._take_out(key) if key in self else None
         line = self._spare.pop() if self._spare else len(self)
+        self._written += 1
         self._rows.write(line, rows)
         self._address.write(line, unit.addresses)
         self._position.write(line, unit.position)
