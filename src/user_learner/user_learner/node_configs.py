@@ -23,6 +23,11 @@ class LearnerNodeConfig(LearnerConfig):
         doc="Where robots pull policy versions from.",
     )
     key: str = setting("user/policy", doc="Zenoh key under which versions are served.")
+    offer_locally: bool = setting(
+        True,
+        doc="An inference_node of the same user on this host may take versions without the network, from memory or from the "
+        "GPU (its local_versions). While one does so from the GPU, up to three copies of the weights are kept there.",
+    )
     backlog_period_s: float = setting(
         0.05,
         doc="Time between two messages to simulations in lockstep that are held back.",

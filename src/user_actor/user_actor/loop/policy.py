@@ -168,10 +168,26 @@ class PolicyHolder:
             return False
         if version is None:
             return False
-        self._seen = version.number
+        return self.load(version, lambda policy: policy.load(version.arrays))
+
+    @property
+    def spare(self) -> Policy | None:
+        """The policy that does not act, where it may be loaded now; else the loop has not taken the version before."""
+        return None if self._offer is not None else self._spare
+
+    def load(self, version: PolicyVersion, fill: Callable[[Policy], object]) -> bool:
+        """Get a version ready whose weights come by a way of their own; whether it was offered.
+
+        As :meth:`load_newest`, by the same thread, and while :attr:`spare` is free.
+
+        Args:
+            version: The version; its arrays are not looked at.
+            fill: Gives the spare policy all of the version's weights. What it raises is a reason to refuse the version.
+        """
+        self._seen = max(self._seen, version.number)
         try:
             self._check(version)
-            self._spare.load(version.arrays)
+            fill(self._spare)
             self._prepare(self._spare)
             try_out(self._spare, self._spec, self._task, self.pass_in)
         except BaseException as error:  # of the version, or of the policy's own code

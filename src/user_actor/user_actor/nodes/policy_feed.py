@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from user_actor.inference.local_versions import NETWORK, LocalVersions, Way
 from user_actor.loop import PolicyHolder
 from user_comm.converters import PolicyAnnouncement
 from user_comm.diagnostics import Flow
@@ -56,9 +57,12 @@ class PolicyFeed:
         task: What is to be done: what versions are tried out for before the first episode.
         pass_in: What each pass of a policy is made in, by the policy.
         prepare: Called with each policy that is to act, before it is offered.
+        local: How versions of a learner on this host come.
+        pace: Called between pieces of what comes so; may wait.
 
     Attributes:
         holder: Has the policy to act with.
+        local: What comes from a learner on this host.
         puller: Gets the versions.
         flow: What comes over the network, for diagnostics.
     """
@@ -68,6 +72,8 @@ class PolicyFeed:
         task: Task = _NO_TASK,
         pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
         prepare: Callable[[Policy], object] = lambda policy: None,
+        local: Way = NETWORK,
+        pace: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
         choice = config.policy
         config_hash = policy_config_hash(choice.plugin, choice.params, spec)
@@ -88,12 +94,14 @@ class PolicyFeed:
                     config_hash,
                     relay=config.relay,
                     link_share=config.policy_share,
+                    take_here=None if local == NETWORK else self._take_here,
                 )
             )
             self.holder = PolicyHolder(
                 make, spec, self.puller, config_hash, self.puller.call_again, pass_in=pass_in,
                 prepare=prepare,
             )  # fmt: skip
+            self.local = LocalVersions(self.holder, local, pace)
             self.holder.begin(task)
             # One thread pulls a version and loads it beside the policy that acts.
             self.puller.on_version = self.holder.load_newest
@@ -106,6 +114,9 @@ class PolicyFeed:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _take_here(self, announcement: PolicyAnnouncement, cancelled: Callable[[], bool]) -> bool:
+        return self.local(announcement, cancelled)
 
     def announced(self, announcement: PolicyAnnouncement | None) -> None:
         """A version is there, as its announcement says."""

@@ -18,6 +18,8 @@ from user_comm.policy_blobs.puller import PolicyPuller, PullPace, RelayPatience
 from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 from user_core.errors import ConfigError, TransportError
 from user_core.types import PolicyVersion
+from user_core.weight_plane.offers import Offers
+from user_core.weight_plane.taking import take
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
 
@@ -68,6 +70,54 @@ def test_a_version_arrives_whole(served, endpoint):
             assert np.array_equal(got.arrays[name], array)
         assert puller.newest(after=1) is None
         assert puller.stats.refused == 0
+
+
+def test_on_the_learners_host_no_byte_of_a_version_goes_over_the_network(endpoint):
+    announced, came = [], []
+
+    def take_here(announcement, cancelled):
+        taking = take(announcement.content_hash, ["memory"])
+        if taking is None:
+            return False
+        with taking:
+            came.append(taking.arrays())
+            taking.taken()
+        return True
+
+    with open_session(router(endpoint)) as session, Offers() as offers:
+        with PolicyServer(session, "p", announced.append, offer=offers.offer) as server:
+            with PolicyPuller(client(endpoint), CONFIG_HASH, take_here=take_here) as puller:
+                server.publish(version(1))
+                puller.announced(announced[0])
+                wait_until(lambda: came, "version 1")
+                assert np.array_equal(came[0].arrays["w"], version(1).arrays["w"])
+                wait_until(lambda: puller.stats.here == puller.stats.versions == 1, "it is counted")
+                assert server.served_bytes == 0
+                offers.close()  # as if it were on another host
+                server.publish(version(2))
+                puller.announced(announced[1])
+                wait_until(lambda: puller.newest(1), "version 2")
+                assert (puller.stats.here, puller.stats.keyframes, len(came)) == (1, 1, 1)
+                assert puller.stats.refused == 0
+
+
+def test_a_version_that_was_replaced_before_it_came_here_is_passed_over(served, endpoint):
+    asked, waits = [], threading.Event()
+
+    def take_here(announcement, cancelled):
+        asked.append(announcement.number)
+        waits.wait(10)
+        return False
+
+    with PolicyPuller(client(endpoint), CONFIG_HASH, take_here=take_here) as puller:
+        for number in (1, 2):
+            served.publish(version(number))
+        puller.announced(served.announced[0])
+        wait_until(lambda: asked == [1], "the first is looked for")
+        puller.announced(served.announced[1])
+        waits.set()
+        wait_until(lambda: puller.newest(1), "version 2")
+        assert (puller.stats.superseded, puller.stats.versions, asked) == (1, 1, [1, 2])
 
 
 def test_a_robot_that_was_there_first_waits_for_the_learner(endpoint):

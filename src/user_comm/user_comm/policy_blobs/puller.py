@@ -125,6 +125,7 @@ class PullStats(TransferStats):
         versions: Versions that were pulled whole and found right.
         keyframes: How many of them as keyframe.
         deltas: How many as delta.
+        here: How many came by another way than the network.
         superseded: Versions that were given up because a newer one was announced.
         refused: Versions and blobs that were refused; ``refusals`` has them by kind.
         detours: Versions that were fetched past a relay that did not answer.
@@ -137,6 +138,7 @@ class PullStats(TransferStats):
     versions: int = 0
     keyframes: int = 0
     deltas: int = 0
+    here: int = 0
     superseded: int = 0
     refused: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
@@ -169,6 +171,8 @@ class PolicyPuller(Closing):
         relay_patience_s: A relay that is silent for so long, over all versions, is passed by.
         link_share: Part of the link's measured rate that policies may take, over time; on a
             thin link versions are passed over for it.
+        take_here: Brings a version by another way than the network, called in the puller's thread with its
+            announcement, and what tells whether it is not wanted any more; whether it did. Until then nothing is pulled.
 
     Attributes:
         stats: What it has done.
@@ -187,7 +191,9 @@ class PolicyPuller(Closing):
         relay: str = "",
         relay_patience_s: float = 5.0,
         link_share: float = 0.5,
+        take_here: Callable[[PolicyAnnouncement, Callable[[], bool]], bool] | None = None,
     ) -> None:
+        self._take_here = take_here
         self.stats = PullStats()
         self.window = LinkWindow(2 * PIECE_BYTES, _MAX_WINDOW_BYTES, 0.5, 10.0)
         self.pace = PullPace(link_share)
@@ -309,8 +315,10 @@ class PolicyPuller(Closing):
 
     def _try(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
         try:
-            self._check(wanted)
-            self._pull(transfer, wanted)
+            self._check_configuration(wanted)
+            if not self._is_taken_here(wanted):
+                self._check_size(wanted)
+                self._pull(transfer, wanted)
         except Hung:
             raise
         except Superseded:
@@ -320,6 +328,22 @@ class PolicyPuller(Closing):
         except Exception as error:  # of Zenoh: the next version is another try
             _log.exception("policy version %d", wanted.number)
             self._refuse("internal", f"policy version {wanted.number}: {error}")
+
+    def _is_taken_here(self, wanted: PolicyAnnouncement) -> bool:
+        """Whether it came by another way. Raises Superseded, and what makes that hopeless."""
+
+        def cancelled() -> bool:
+            return self._ending.is_set() or self._wanted != wanted
+
+        if self._take_here is None:
+            return False
+        if self._take_here(wanted, cancelled):
+            self.stats.here += 1
+            self._done_with(wanted)
+            return True
+        if cancelled():
+            raise Superseded
+        return False
 
     def _pull(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
         """Pull until it is there. Raises what makes that hopeless."""
@@ -399,13 +423,17 @@ class PolicyPuller(Closing):
 
     def _take(self, version: PolicyVersion, wanted: PolicyAnnouncement) -> None:
         if version.number != wanted.number:
-            raise PolicyError("number of a policy version", got=version.number,
-                              expected=wanted.number)  # fmt: skip
+            raise PolicyError(
+                "number of a policy version", got=version.number, expected=wanted.number
+            )
         self._newest, self._newest_hash = version, wanted.content_hash
+        self._done_with(wanted)
+        self._hand_on()
+
+    def _done_with(self, wanted: PolicyAnnouncement) -> None:
         self.stats.versions += 1
         self.stats.last_error = self.stats.last_code = ""
         self.stats.last_pull_s = time.monotonic() - self._wanted_s
-        self._hand_on()
 
     def _hand_on(self) -> None:
         try:
@@ -420,13 +448,15 @@ class PolicyPuller(Closing):
                 self._again = False
             self._hand_on()
 
-    def _check(self, wanted: PolicyAnnouncement) -> None:
+    def _check_size(self, wanted: PolicyAnnouncement) -> None:
         if wanted.size > self._max_bytes or wanted.piece_size < 1024:
             raise PolicyError(
                 f"policy version {wanted.number}",
                 got=f"{wanted.size} bytes in pieces of {wanted.piece_size}",
                 expected=f"at most {self._max_bytes} bytes, in pieces of 1024 or more",
             )
+
+    def _check_configuration(self, wanted: PolicyAnnouncement) -> None:
         if self._config_hash and wanted.config_hash != self._config_hash:
             raise PolicyError(
                 f"configuration of policy version {wanted.number}",

@@ -185,6 +185,7 @@ class PolicyServer(Closing):
         announce: Called with the announcement of each new version, in the caller's thread.
         keep: Versions that are kept: the bases that deltas can be made from.
         keep_bytes: Memory that they may take.
+        offer: Called before that with each new version and its content hash: there may be other ways to have it.
 
     Attributes:
         served_pieces: Pieces that were sent; ``served_bytes`` their size.
@@ -198,7 +199,9 @@ class PolicyServer(Closing):
         announce: Callable[[PolicyAnnouncement], object] = lambda announcement: None,
         keep: int = 8,
         keep_bytes: int = 2**30,
+        offer: Callable[[PolicyVersion, str], object] = lambda version, content_hash: None,
     ) -> None:
+        self._offer = offer
         if not _PREFIX.fullmatch(prefix):
             raise ConfigError("prefix of policy blobs", got=repr(prefix), expected="a/plain/key")
         self.prefix, self._announce = prefix, announce
@@ -218,6 +221,7 @@ class PolicyServer(Closing):
         key = version_key(self.prefix, version.number, name)
         with self._lock:
             self._newest = max(self._newest, version.number)
+        self._offer(version, name)
         self._announce(
             PolicyAnnouncement(
                 number=version.number,

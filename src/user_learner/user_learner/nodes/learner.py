@@ -33,6 +33,7 @@ from user_core.reasons import NO_REASON, NO_ROBOT_SPEC, NO_STORE, Reason
 from user_core.runtime.files import write_atomically
 from user_core.runtime.scheduling import let_threads_of_torch_sleep
 from user_core.specs import RobotSpec
+from user_core.weight_plane.offers import Offers
 from user_learner.learner import open_learner
 from user_learner.node_configs import LearnerNodeConfig
 from user_learner.ranks import Ranks, is_follower
@@ -67,9 +68,12 @@ class LearnerNode(LifecycleNode):
         self._status = self.advertise(topics.LEARNER_STATUS, always=True)
         self._backlog = self.advertise(topics.LEARNER_BACKLOG)
         session = stack.enter_context(open_session(config.zenoh))
-        self._server = stack.enter_context(
-            closing(PolicyServer(session, config.key, self._announcements.publish))
-        )
+        self._offers = stack.enter_context(Offers()) if config.offer_locally else None
+        server = PolicyServer(
+            session, config.key, self._announcements.publish,
+            offer=(lambda version, name: None) if self._offers is None else self._offers.offer,
+        )  # fmt: skip
+        self._server = stack.enter_context(closing(server))
         flow = Flow("policy served", self._server.figures)
         self.diagnostics.watch(flow.name, flow.item)
         stack.callback(self.diagnostics.unwatch, flow.name)
@@ -112,7 +116,7 @@ class LearnerNode(LifecycleNode):
             if spec is None:
                 return
             ranks = Ranks(self.config, spec, self._end_to_begin_again)
-            with ranks, open_learner(ranks.config, spec, self._server) as loop:
+            with ranks, open_learner(ranks.config, spec, self._server, snapshots=self._offers) as loop:  # fmt: skip
                 if stop.is_set():
                     return
                 self._loop = loop

@@ -36,7 +36,7 @@ from user_core.reasons import (
     Reason,
 )
 from user_core.runtime.scheduling import cores
-from user_core.specs import RobotSpec
+from user_core.specs import Array, RobotSpec
 from user_core.types import LARGEST_REWARD, Batch, PolicyVersion
 from user_learner.training.background import LatestWorker
 from user_learner.training.batch_feed import BatchFeed, Drawn
@@ -50,7 +50,12 @@ from user_learner.training.checkpoint import (
 from user_learner.training.config import TrainingConfig
 from user_learner.training.memory import is_short_of_memory, too_large
 from user_learner.training.progress import LearnerState, Means, Progress, Rate
-from user_learner.training.publishing import PolicyPublisher, VersionCounter, Weights
+from user_learner.training.publishing import (
+    PolicyPublisher,
+    Snapshots,
+    VersionCounter,
+    Weights,
+)
 from user_learner.training.utd import UtdLimiter
 
 if TYPE_CHECKING:  # with torch
@@ -105,6 +110,8 @@ class TrainingLoop:
         start_over: Whether a run whose checkpoints cannot be used may begin anew.
         warnings: What was to be said before the training began, and stays.
         before_update: Called by the training thread before each update; may wait for a moment.
+        snapshots: What copies weights within a GPU, where it does; else the training thread waits until they are on
+            the host.
 
     Attributes:
         skipped_updates: Updates that gave numbers that are not finite, and were skipped.
@@ -128,8 +135,9 @@ class TrainingLoop:
         start_over: bool = False,
         warnings: Sequence[Reason] = (),
         before_update: Callable[[], object] = lambda: None,
+        snapshots: Snapshots | None = None,
     ) -> None:
-        self._before_update = before_update
+        self._before_update, self._snapshots = before_update, snapshots
         self._start_over, self._before = start_over, published
         self._lasting_warnings = warnings
         self._floor = 0 if published is None else published.update
@@ -536,10 +544,20 @@ class TrainingLoop:
     def _publish(self) -> None:
         self._published = (self._update, time.monotonic())
         if self._all_do(self._update >= self._floor):
-            arrays = self.algorithm.policy_arrays()
+            arrays = self._snapshot() or self.algorithm.policy_arrays()
             if not _is_first():
                 return  # it has given its parts
             self._publisher.offer(Weights(arrays, self._update, self._steps))
+
+    def _snapshot(self) -> Mapping[str, Array] | None:
+        """The weights as they are, on their GPU; None where that is not wanted, or cannot be."""
+        if self._snapshots is None or not _is_first():
+            return None
+        with self.algorithm.policy_tensors() as tensors:
+            if tensors is None:
+                return None
+            rounded = self.config.publish_type == "bfloat16"
+            return self._snapshots.snapshot(tensors, rounded, self._before_update)
 
     def _take_checkpoint(self) -> None:
         self._kept = (self._update, time.monotonic())

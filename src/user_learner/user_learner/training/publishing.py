@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from user_core.runtime.files import write_atomically
 from user_core.specs import Array
 from user_core.types import PolicyVersion
 from user_learner.training.background import LatestWorker
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class VersionCounter:
@@ -63,9 +67,18 @@ class VersionCounter:
 class Weights:
     """Weights that may become a version: arrays, and when in the training they were taken."""
 
-    arrays: dict[str, Array]
+    arrays: Mapping[str, Array]
     update: int
     environment_steps: int
+
+
+class Snapshots(Protocol):
+    """Makes copies of weights where they are, see :class:`user_core.weight_plane.offers.Offers`."""
+
+    def snapshot(
+        self, tensors: Mapping[str, Tensor], rounded: bool, pace: Callable[[], object]
+    ) -> Mapping[str, Array] | None:
+        """A copy that is brought to the host when it is looked at; None: there is none."""
 
 
 class PolicyPublisher:
@@ -123,7 +136,7 @@ class PolicyPublisher:
 
     def _publish(self, weights: Weights) -> None:
         arrays = weights.arrays
-        if self._round:
+        if self._round and not getattr(arrays, "rounded", False):  # a snapshot is, on the GPU
             arrays = {name: to_bfloat16(array) for name, array in arrays.items()}
         for name, array in arrays.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -1,0 +1,374 @@
+"""Versions from one process to another on a host, either of which may be killed in the middle."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from user_core.codecs.weights import content_hash
+from user_core.errors import CodecError, PolicyError, TransportError
+from user_core.types import PolicyVersion
+from user_core.weight_plane import wire
+from user_core.weight_plane.offers import Offers
+from user_core.weight_plane.taking import is_offered_here, take
+from user_testing import systems
+from user_testing.programs import version_offers
+from user_testing.waiting import wait_until
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.skipif(not wire.is_there(), reason="needs abstract sockets and memfd")
+
+PROGRAM = [sys.executable, "-m", version_offers.__name__]
+ARRAYS, NUMBERS = 12, 1000
+
+
+class Learner:
+    """A process that offers versions."""
+
+    def __init__(self):
+        self.process = systems.start(
+            [*PROGRAM, str(ARRAYS), str(NUMBERS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )  # fmt: skip
+        assert self.process.stdout.readline() == "ready\n"
+
+    def ask(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def offer(self, number):
+        return self.ask(f"offer {number}")
+
+    def count(self):
+        found = json.loads(self.ask("count"))
+        return {name: n - self.before.get(name, 0) for name, n in found.items()}
+
+    before: ClassVar = {}  # what earlier tests had of it
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def learners():
+    found = []
+    yield found
+    for learner in found:
+        learner.kill()
+
+
+@pytest.fixture
+def learner(learners):
+    """One that lives; the next test has it too, if it does then."""
+    if not learners or learners[-1].process.poll() is not None:
+        learners.append(Learner())
+    found = learners[-1]
+    found.offer(1000)  # what was offered before is withdrawn
+    found.before = {}
+    found.before = {**found.count(), "files": 0}
+    return found
+
+
+def fresh():
+    return {f"w{i:02}": torch.zeros(NUMBERS) for i in range(ARRAYS)}
+
+
+def numbers_in(tensors):
+    return sorted({int(n) for tensor in tensors.values() for n in tensor.unique()})
+
+
+def test_a_version_arrives_whole_by_memory(learner):
+    before = set(os.listdir("/dev/shm"))
+    name = learner.offer(3)
+    with take(name, ["gpu", "memory"]) as taking:
+        got = taking.arrays()
+        assert set(os.listdir("/dev/shm")) <= before
+        taking.taken()
+    sent = version_offers.version(3, ARRAYS, NUMBERS)
+    assert content_hash(got) == name == content_hash(sent)
+    assert got.update == 30
+    wait_until(lambda: learner.count()["taken"] == 1, "the learner hears of it")
+    assert learner.count()["failed"] == 0
+
+
+def test_a_network_is_filled_where_it_is(learner):
+    targets = fresh()
+    places = {name: tensor.data_ptr() for name, tensor in targets.items()}
+    pieces = []
+    with take(learner.offer(5), ["memory"]) as taking:
+        taking.fill(targets, lambda: pieces.append(1))
+        taking.taken()
+    assert numbers_in(targets) == [5]
+    assert {name: tensor.data_ptr() for name, tensor in targets.items()} == places
+    assert len(pieces) == ARRAYS
+
+
+def test_when_the_learner_is_killed_in_the_middle_nothing_counts_as_there(learner, learners):
+    targets, pieces = fresh(), []
+
+    def pace():
+        pieces.append(1)
+        if len(pieces) == 5:
+            learner.kill()
+
+    name = learner.offer(1)
+    with take(name, ["memory"]) as taking:
+        with pytest.raises(TransportError, match="the learner has ended"):
+            taking.fill(targets, pace)
+    assert numbers_in(targets) == [0, 1]  # that is why it must not act
+    assert not is_offered_here(name)
+    assert take(name, ["memory"]) is None
+    learners.append(Learner())
+    with take(learners[-1].offer(2), ["memory"]) as taking:
+        taking.fill(targets)
+    assert numbers_in(targets) == [2]
+
+
+def test_when_the_taker_is_killed_in_the_middle_the_learner_goes_on(learner):
+    name = learner.offer(1)
+    taker = systems.start([*PROGRAM, "take", name], stdout=subprocess.PIPE, text=True)
+    assert taker.stdout.readline() == "1\n"
+    later = learner.offer(2)
+    assert learner.count()["files"] == 1  # of version 1: it is still being taken
+    taker.kill()
+    taker.communicate()
+    wait_until(lambda: learner.count() == {"taken": 0, "failed": 1, "files": 0}, "it is given up")
+    with take(later, ["memory"]) as taking:
+        assert taking.arrays().number == 2
+        taking.taken()
+
+
+def test_a_version_that_is_being_taken_stays_when_it_is_replaced(learner):
+    first = learner.offer(1)
+    with take(first, ["memory"]) as taking:
+        second = learner.offer(2)
+        wait_until(lambda: not is_offered_here(first), "it is withdrawn")
+        targets = fresh()
+        taking.fill(targets)
+        assert numbers_in(targets) == [1]
+        taking.taken()
+    wait_until(lambda: learner.count()["files"] == 0, "its memory is given back")
+    assert is_offered_here(second)
+
+
+def test_what_was_damaged_is_refused(learner):
+    with take(learner.offer(4), ["memory"]) as taking:
+        sums = list(taking.offer.sums)
+        sums[7] += 1
+        taking.offer = replace(taking.offer, sums=tuple(sums))
+        with pytest.raises(TransportError, match="1 of 12 pieces with other checksums"):
+            taking.fill(fresh())
+
+
+def test_a_network_that_does_not_fit_is_left_as_it_is(learner):
+    with take(learner.offer(4), ["memory"]) as taking:
+        targets = fresh()
+        targets["w03"] = torch.zeros(NUMBERS, dtype=torch.float64)
+        targets["other"] = targets.pop("w05")
+        with pytest.raises(PolicyError, match="w03.*float64") as found:
+            taking.fill(targets)
+        assert {"w03", "w05", "other"} <= {*found.value.got, *found.value.expected}
+        assert numbers_in(targets) == [0]
+
+
+def test_a_way_that_the_learner_cannot_go_is_refused_with_the_reason(learner):
+    with pytest.raises(TransportError, match="on no GPU"):
+        take(learner.offer(4), ["gpu"])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
+def test_another_user_gets_nothing(learner):
+    name = learner.offer(4)
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        os._exit(0 if take(name, ["memory"]) is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    with take(name, ["memory"]) as taking:  # its own user does
+        taking.taken()
+    wait_until(lambda: learner.count()["taken"] == 1, "it is taken")
+
+
+def test_odd_shapes_and_types_come_as_they_are():
+    arrays = {
+        "empty": np.zeros((0, 3), np.float32), "scalar": np.array(2.5), "bytes": np.arange(7, dtype=np.uint8),
+        "flags": np.array([True, False, True]), "half": np.arange(5, dtype=np.uint16),
+    }  # fmt: skip
+    made = PolicyVersion(1, arrays, version_offers.CONFIG_HASH)
+    with Offers() as offers:
+        offers.offer(made, content_hash(made))
+        with take(content_hash(made), ["memory"]) as taking:
+            got = taking.arrays().arrays
+            targets = {name: torch.zeros(a.shape, dtype=getattr(torch, a.dtype.name)) for name, a in arrays.items()}  # fmt: skip
+            targets["half"] = torch.zeros(5, dtype=torch.bfloat16)  # the same bytes
+            targets["scalar"] = torch.zeros((), dtype=torch.float64)
+            taking.fill(targets)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(got[name], array)
+        assert (
+            targets[name].numpy(force=True).tobytes() == array.tobytes() if name != "half" else True
+        )
+    assert targets["half"].view(torch.uint16).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_network_whose_numbers_do_not_lie_in_order_is_filled_all_the_same():
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    made = PolicyVersion(1, {"w": array}, version_offers.CONFIG_HASH)
+    with Offers() as offers:
+        offers.offer(made, content_hash(made))
+        with take(content_hash(made), ["memory"]) as taking:
+            target = torch.zeros(4, 3).T
+            taking.fill({"w": target})
+    np.testing.assert_array_equal(target.numpy(), array)
+
+
+# --- what comes is not trusted
+
+
+def offered(**changes):
+    entries = wire.lay_out([("a", "float32", (4,)), ("b", "uint8", (3,))])
+    offer = wire.Offer(1, "h" * 64, "c", 1, 1, 1, "memory", entries, wire.PIECE_BYTES, (0, 0))
+    return {**json.loads(json.dumps(offer.fields())), **changes}
+
+
+def entry(**changes):
+    return {"name": "a", "dtype": "float32", "shape": [4], "offset": 0, **changes}
+
+
+def test_an_offer_survives_its_journey():
+    assert wire.Offer.parse(offered(), "h" * 64).fields()["sums"] == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"content_hash": "x" * 64}, {"number": -1}, {"number": True}, {"number": "1"}, {"sums": [0]}, {"sums": 3},
+        {"piece": 0}, {"piece": 7}, {"entries": None}, {"entries": [entry()] * 2, "sums": [0, 0]},
+        {"entries": [entry(), entry(name="b")], "sums": [0, 0]},  # one lies in the other
+        {"entries": [entry(dtype="object")], "sums": [0]}, {"entries": [entry(shape=[-4])], "sums": [0]},
+        {"entries": [entry(shape=[1 << 62, 1 << 62])], "sums": [0]}, {"entries": [entry(shape=[1] * 9)], "sums": [0]},
+        {"entries": [entry(offset=4)], "sums": [0]}, {"entries": [entry(name="")], "sums": [0]}, {"entries": [3]},
+    ],
+)  # fmt: skip
+def test_an_offer_that_makes_no_sense_is_refused_before_anything_is_copied(changes):
+    with pytest.raises(CodecError):
+        wire.Offer.parse(offered(**changes), "h" * 64)
+
+
+def test_a_file_that_could_shrink_under_its_reader_is_refused():
+    name = "f" * 64
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(wire.address(name))
+    listening.listen()
+
+    def answer():
+        connection, _ = listening.accept()
+        with connection:
+            wire.receive(connection)
+            file = os.memfd_create("loose", os.MFD_ALLOW_SEALING)
+            os.ftruncate(file, 4096)
+            wire.send(connection, offered(content_hash=name), file)
+            os.close(file)
+            connection.recv(1)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        with take(name, ["memory"]) as taking:
+            with pytest.raises(TransportError, match="bytes that stay"):
+                taking.arrays()
+    finally:
+        thread.join()
+        listening.close()
+
+
+@pytest.mark.parametrize(
+    "said", [b"\xff\xff\xff\xff", b"\x03\x00\x00\x00[1]", b"\x02\x00\x00\x00{", b""]
+)
+def test_nonsense_in_place_of_an_answer_is_an_error_and_leaves_no_file(said):
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        ours.settimeout(5)
+        theirs.sendall(said)
+        theirs.shutdown(socket.SHUT_WR)
+        files = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(TransportError):
+            wire.receive(ours, files=1)
+        assert len(os.listdir("/proc/self/fd")) == files
+
+
+# --- snapshots: here in the host's memory, on a GPU in memory that others map
+
+
+class Memory:
+    handle = "here"
+
+    def __init__(self):
+        self.closed = False
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def snapshots():
+    from user_core.weight_plane.tensors import Snapshots
+
+    made = []
+
+    def make(nbytes, device):
+        made.append(Memory())
+        return made[-1], torch.zeros(nbytes, dtype=torch.uint8, device=device)
+
+    found = Snapshots(make, most=2)
+    found.made = made
+    return found
+
+
+def test_a_snapshot_is_what_the_weights_were(snapshots):
+    weights = {"w": torch.arange(6.0).reshape(2, 3), "h": torch.ones(3, dtype=torch.bfloat16)}
+    taken = snapshots.take(weights)
+    for tensor in weights.values():
+        tensor.zero_()
+    np.testing.assert_array_equal(taken["w"], np.arange(6, dtype=np.float32).reshape(2, 3))
+    assert taken["h"].dtype == np.uint16  # bfloat16 on the host
+    sums = taken.sums()
+    assert sums == tuple(wire.checksum(taken[e.name]) for e in taken.entries)
+    taken.release()
+    assert taken["w"][1, 2] == 5  # on the host it stays
+    with pytest.raises(PolicyError):
+        taken.sums()
+
+
+def test_a_snapshot_is_rounded_as_versions_are(snapshots):
+    from user_core.codecs.policy_blob import to_bfloat16
+
+    values = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    taken = snapshots.take({"w": torch.from_numpy(values)}, rounded=True)
+    np.testing.assert_array_equal(taken["w"], to_bfloat16(values))
+
+
+def test_memory_of_snapshots_is_used_again_and_given_back(snapshots):
+    weights = {"w": torch.arange(6.0)}
+    first, second = snapshots.take(weights), snapshots.take(weights)
+    assert snapshots.take(weights) is None  # both are in use
+    first.release()
+    first.release()
+    third = snapshots.take(weights)
+    assert third is not None
+    assert len(snapshots.made) == 2
+    del second  # nobody has published it
+    assert snapshots.take({"w": torch.arange(600.0)}) is not None
+    assert [memory.closed for memory in snapshots.made] == [False, True, False]
+    snapshots.close()
+    assert snapshots.take(weights) is None
+    third.release()
+    assert snapshots.made[0].closed
