@@ -97,6 +97,25 @@ def test_a_chunk_is_worth_its_rewards_and_what_is_left_behind_it():
     assert (over.abs() <= 1).all()
 
 
+def test_choices_behind_the_end_of_an_episode_are_all_of_them_evenly():
+    counts = (2, 5)
+    action = ArraySpec((3,), low=(-1.0, 0.0, 3.0), high=(1.0, 1.0, 7.0), categorical=(1, 2))
+    spec = replace(CHOICES, action=action)
+    rng, network = np.random.default_rng(0), best_of(spec).network()
+    mask = np.tile(np.array([True, False, False]), (2000, 1))
+    batch = windows(rng, 2000, spec, extras={"mask": mask})
+    (part,) = Minibatcher(network, spec, torch.device("cpu")).cut(batch, 1)
+    over = part.over_the_end(torch.Generator().manual_seed(0)).reshape(-1, 3, 3)
+    there = torch.from_numpy(mask)
+    assert torch.equal(over[there], part.action.reshape(-1, 3, 3)[there])
+    moved, *chosen = over[~there].T
+    assert moved.min() < -0.99 and moved.max() > 0.99
+    for found, count in zip(chosen, counts, strict=True):
+        shares = torch.bincount(found.long(), minlength=count) / len(found)
+        assert torch.equal(found, found.round()) and len(shares) == count
+        assert ((shares - 1 / count).abs() < 0.04).all()
+
+
 def test_what_a_time_limit_cut_short_teaches_no_critic():
     values = []
     for reward in (0.0, 100.0):

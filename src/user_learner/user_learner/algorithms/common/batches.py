@@ -137,6 +137,8 @@ class Minibatch:
         next_inputs: As ``inputs``; empty where they were not asked for.
         weight: How much each element of the actions counts, (B, T x A): what the end of an
             episode cuts off does not. None where all do.
+        counts: How many choices each element of the actions has, (T x A,), 0 where it is none. None where
+            no element is.
     """
 
     inputs: Inputs
@@ -145,6 +147,7 @@ class Minibatch:
     discount: Tensor
     next_inputs: Inputs
     weight: Tensor | None
+    counts: Tensor | None = None
 
     @property
     def judged(self) -> Tensor | None:
@@ -173,7 +176,10 @@ class Minibatch:
         if self.weight is None:
             return self.action
         noise = torch.rand(self.action.shape, generator=generator, device=self.action.device)
-        return torch.where(self.weight > 0, self.action, 2 * noise - 1)
+        drawn = 2 * noise - 1
+        if self.counts is not None:  # numbers from 0, each as likely
+            drawn = torch.where(self.counts > 0, (noise * self.counts).floor(), drawn)
+        return torch.where(self.weight > 0, self.action, drawn)
 
 
 class Minibatcher:
@@ -203,7 +209,11 @@ class Minibatcher:
         self._action_middle = torch.from_numpy(np.tile(scale.middle, rows)).to(device)
         self._action_scale = torch.from_numpy(np.tile(1 / half, rows)).to(device)
         self._limits: tuple[Tensor, Tensor] | None = None  # of actions that are not -1 to 1
+        self._counts: Tensor | None = None
         if scale.categorical:
+            counts = np.zeros(self._action_size, np.float32)
+            counts[scale.categorical] = scale.counts
+            self._counts = torch.from_numpy(np.tile(counts, rows)).to(device)
             low, high = (np.tile(side, rows) for side in (scale.unit_low, scale.unit_high))
             self._limits = torch.from_numpy(low).to(device), torch.from_numpy(high).to(device)
         self._cuts, self._outside = 0, torch.zeros((), device=device)
@@ -266,6 +276,7 @@ class Minibatcher:
                 discounts[i],
                 next_parts[i],
                 None if weight is None else weight[i::count],
+                self._counts,
             )
             for i in range(count)
         ]

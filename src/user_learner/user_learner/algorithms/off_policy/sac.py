@@ -35,7 +35,7 @@ from user_learner.algorithms.common.batches import (
     tried,
 )
 from user_learner.algorithms.common.choice_values import ChoiceValues, entropy, share_at
-from user_learner.algorithms.common.cuda_graph import GraphedUpdate
+from user_learner.algorithms.common.cuda_graph import GraphedUpdate, Places
 from user_learner.algorithms.common.distributed import share_
 from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
@@ -366,6 +366,11 @@ class SAC(Algorithm):
         self._temperature = found["temperature"]
         return found
 
+    def give_way(self, places: Places) -> None:
+        """Replay updates in short graphs, and call this between any two."""
+        self._graphed.between = places
+        self._graphed.forget()
+
     def _observe(self, minibatches: Sequence[Minibatch]) -> None:
         """Take notice of what will be learned from, before it is."""
 
@@ -493,13 +498,13 @@ class SAC(Algorithm):
         self, features: Tensor, minibatch: Minibatch, target: Tensor, ahead: Ahead
     ) -> dict[str, Tensor]:
         networks = self.networks
+        action = minibatch.over_the_end(self.generator)
         if networks.choices is None:
-            action = self._as_judged(minibatch.over_the_end(self.generator))
-            values = networks.values(networks.critics.named, features, action)
+            values = networks.values(networks.critics.named, features, self._as_judged(action))
         else:
-            continuous = minibatch.action[:, self._continuous]
+            continuous = action[:, self._continuous]
             every = networks.values(networks.critics.named, features, continuous)
-            values = networks.choices.taken(every, minibatch.action)
+            values = networks.choices.taken(every, action)
         loss = minibatch.critic_loss(values, target)
         more, metrics = self._more_of_critics(features, values, ahead)
         networks.critics.zero_grad()
