@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -344,10 +345,13 @@ def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
     _stops_in_an_emergency(page, eyes)
     _finds_the_episode(page, console)
     _says_that_a_camera_has_stopped(page, console, tmp_path)
+    _starts_a_node_anew(page)
     acts = [json.loads(t) for t in (tmp_path / "r" / "console_acts.jsonl").read_text().splitlines()]
     said = [act["what"] for act in acts]
     for what in ("takes the controls", "drives", "leaves the controls", "emergency stop"):
         assert what in said, said
+    (anew,) = [act for act in acts if act["what"] == "start anew"]
+    assert anew["ok"] and anew["whom"] == "/robot0/actor", anew
 
 
 def _sees_the_camera_move(page):
@@ -506,6 +510,13 @@ _BRIGHTNESS = """() => {
     for (let i = 0; i < bytes.length; i += 4) sum += bytes[i] + bytes[i + 1] + bytes[i + 2];
     return sum / (3 * size * size);
 }"""
+
+
+def _starts_a_node_anew(page):
+    page.locator("[data-node=actor]").click()
+    page.get_by_test_id("restart").click()
+    page.get_by_text("it acts again").wait_for(timeout=60_000)
+    page.locator("[data-node=actor]", has_text=re.compile("^actor$")).wait_for(timeout=30_000)
 
 
 def _says_that_a_camera_has_stopped(page, console, folder):

@@ -12,13 +12,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from user_bringup.console.access import Role, Tokens
+from user_bringup.console.access import COOKIE, Role, Tokens
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.ports import free_port
 from user_testing.waiting import wait_until
@@ -45,6 +46,25 @@ processes:
 """
 _CHROMIUM_ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
                   "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
+
+_OPENS = """
+import asyncio, sys
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+async def opened(address, cookie):
+    try:
+        return await connect(f"{address}/cameras".replace("http", "ws"), additional_headers={"Cookie": cookie})
+    except (WebSocketException, OSError):  # refused, or cut off before that
+        return None
+
+async def main(address, cookie, many):
+    got = await asyncio.gather(*(opened(address, cookie) for _ in range(int(many))))
+    await asyncio.sleep(1.0)
+    print(sum(one is not None for one in got))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 
 
 class Lab:
@@ -81,6 +101,19 @@ class Lab:
             json.loads(line)
             for line in (self.folder / "r" / "console_acts.jsonl").read_text().splitlines()
         ]
+
+    def opens(self, name: str, many: int) -> int:
+        """Websockets that somebody gets of so many that he opens at once, and holds for a moment."""
+        words = [
+            sys.executable,
+            "-c",
+            _OPENS,
+            self.address(False),
+            f"{COOKIE}={self.tokens[name]}",
+            str(many),
+        ]
+        words = self.lab.command(*words) if self.lab else words
+        return int(subprocess.run(words, check=True, capture_output=True, timeout=120).stdout)
 
     def address(self, far: bool) -> str:
         host = self.link.address_of(self.lab) if far and self.link else "127.0.0.1"
@@ -277,7 +310,12 @@ def _a_flood_of_one_tab_is_cut_off_and_he_who_drives_does_not_notice(lab, ben, c
     assert code != 1000
     assert ben.page.evaluate("userDrive.state.number") > page, "his page had to begin anew"
     ben.goes_on()
-    carl.page.reload()  # he may come back
+    page = ben.page.evaluate("userDrive.state.number")
+    opened = lab.opens("carl", 1000)
+    assert 0 < opened <= 32, opened
+    assert ben.page.evaluate("userDrive.state.number") > page, "his page had to begin anew"
+    ben.goes_on()
+    _patiently(carl.page.reload)  # he may come back
     carl.page.wait_for_function("() => window.userDrive", timeout=30_000)
 
 

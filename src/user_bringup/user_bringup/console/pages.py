@@ -14,7 +14,7 @@ from nicegui import ui
 from user_bringup.console.access import Role
 from user_bringup.console.arm_view import ArmView
 from user_bringup.console.frame import Frame, Shown
-from user_bringup.console.snapshot import RobotCard, Snapshot
+from user_bringup.console.snapshot import NodeLine, RobotCard, Snapshot
 
 if TYPE_CHECKING:
     from user_bringup.console.shared import Console
@@ -90,9 +90,8 @@ def _live(console: Console, frame: Frame) -> None:
         if changed("nodes", s.nodes):
             nodes.clear()
             with nodes:
-                for name, state, level in s.nodes:
-                    colour = ("positive", "warning", "negative", "negative")[min(level, 3)]
-                    ui.badge(name if state == "active" else f"{name} {state}", color=colour)
+                for line in s.nodes:
+                    _node_button(console, frame, line)
         for card in s.robots:
             if card.namespace + card.name not in cards:
                 with robots:
@@ -122,6 +121,35 @@ def _system_acts(console: Console, frame: Frame) -> None:
         )
         frame.act_button("resume all", Role.DRIVE, lambda: each("resume"), icon="play_arrow")
         frame.act_button("checkpoint now", Role.LABEL, checkpoint, icon="save")
+
+
+def _node_button(console: Console, frame: Frame, line: NodeLine) -> None:
+    """A node and its state; who may drive can start it anew."""
+
+    async def restart() -> None:
+        with ui.dialog() as dialog, ui.card():
+            ui.label(f"Start {line.name} anew?").classes("text-lg")
+            ui.label(
+                "It lets go of what it has, reads its parameters and begins again; what depends on it waits. "
+                "A robot that it drives stands still meanwhile."
+            )
+            with ui.row():
+                ui.button("yes", on_click=lambda: dialog.submit(True)).props("data-testid=restart")
+                ui.button("no", on_click=lambda: dialog.submit(False)).props("flat")
+        if not await dialog:
+            return
+        ok, text = await console.restart(frame.visitor, line.node)
+        ui.notify(f"start {line.name} anew: {text}", type="positive" if ok else "negative")
+
+    text = line.name if line.state == "active" else f"{line.name} {line.state}"
+    colour = ("positive", "warning", "negative", "negative")[min(line.level, 3)]
+    may = frame.visitor.role >= Role.DRIVE and console.graph is not None and bool(line.node)
+    with ui.badge(text, color=colour) as badge:
+        failed = f", failed {line.failures} times lately" if line.failures not in ("", "0") else ""
+        ui.tooltip((line.why or line.state) + failed + ("; click: start anew" if may else ""))
+    badge.props(f'data-node="{line.name}"')
+    if may:
+        badge.classes("cursor-pointer").on("click", restart)
 
 
 class _Figures:

@@ -39,6 +39,9 @@ class Graph(Protocol):
     def call(self, service: str) -> Any:
         """Call a service of type Trigger."""
 
+    def restart(self, node: str) -> Any:
+        """Take a node through its life cycle, back to where it acts."""
+
     def stop(self, namespace: str, answered: Callable[[Any], None]) -> bool:
         """Ask a robot at once to stop, and return; whether it could be asked."""
 
@@ -113,6 +116,16 @@ class Console:
             return self._record(visitor, what, whom, "nothing runs", False)
         answer = await asyncio.to_thread(self.graph.call, service)
         return self._record(visitor, what, whom, answer.text, answer.ok)
+
+    async def restart(self, visitor: Visitor, node: str) -> tuple[bool, str]:
+        """Start a node anew."""
+        what = "start anew"
+        if not self.may(visitor, Role.DRIVE):
+            return self._record(visitor, what, node, f"not allowed to {visitor.name}", False)
+        if self.graph is None:
+            return self._record(visitor, what, node, "nothing runs", False)
+        answer = await asyncio.to_thread(self.graph.restart, node)
+        return self._record(visitor, what, node, answer.text, answer.ok)
 
     async def emergency_stop(self, visitor: Visitor) -> tuple[bool, str]:
         """Stop all robots, at the same time. Anybody who may see the page may stop them."""

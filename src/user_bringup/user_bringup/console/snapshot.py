@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,27 @@ class RobotCard:
 
 
 @dataclass(frozen=True)
+class NodeLine:
+    """A node that the lifecycle manager looks after.
+
+    Attributes:
+        name: Of its process.
+        node: Its full name in the graph; empty where it is not known.
+        state: Of its life cycle.
+        level: 0 well, 1 warning, 2 error.
+        failures: How often it has failed or was started anew lately.
+        why: What is the matter; empty when nothing is.
+    """
+
+    name: str
+    node: str
+    state: str
+    level: int
+    failures: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """All that the live page shows.
 
@@ -57,7 +79,7 @@ class Snapshot:
         robots: Their cards.
         learner: Figures of the learner and the store.
         learner_state: One word.
-        nodes: Name, state and level (0 well, 1 warning, 2 error) of each managed node.
+        nodes: Managed nodes.
         warnings: What a person should look at.
     """
 
@@ -66,7 +88,7 @@ class Snapshot:
     robots: tuple[RobotCard, ...] = ()
     learner: tuple[tuple[str, str], ...] = ()
     learner_state: str = ""
-    nodes: tuple[tuple[str, str, int], ...] = ()
+    nodes: tuple[NodeLine, ...] = ()
     warnings: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
 
@@ -87,17 +109,20 @@ def snapshot(state: SystemState) -> Snapshot:
         robots=robots,
         learner=learner,
         learner_state=learner_state,
-        nodes=tuple(
-            (
-                name,
-                next((v.value for v in m.message.values if v.key == "state"), ""),
-                level_of(m.message),
-            )
-            for name, m in state.managed.items()
-        ),
+        nodes=tuple(_nodes(state)),
         warnings=tuple(state.warnings()),
         numbers=numbers,
     )
+
+
+def _nodes(state: SystemState) -> Iterator[NodeLine]:
+    for name, latest in state.managed.items():
+        said, level = latest.message, level_of(latest.message)
+        values = {entry.key: entry.value for entry in said.values}
+        yield NodeLine(
+            name, values.get("node", ""), values.get("state", ""), level,
+            values.get("failures", ""), said.message if level else "",
+        )  # fmt: skip
 
 
 def _robots(state: SystemState) -> list[RobotCard]:

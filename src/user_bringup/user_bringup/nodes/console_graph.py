@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -49,8 +52,18 @@ _LAST_WORD_S = 0.2
 _ANEW_S = 0.01
 #: DDS drops an answer that is ready before both ends know each other.
 _ATTEMPTS, _ANSWER_S = 3, 2.0
+#: After this they do.
+_KNOWN_S = 0.3
 #: An image waits for a page that was away no longer than this.
 _LONGEST_S = 3600.0
+#: What starts a node anew, in this order; it need not have been up.
+_RESTART = {
+    "deactivate": Transition.TRANSITION_DEACTIVATE,
+    "cleanup": Transition.TRANSITION_CLEANUP,
+    "configure": Transition.TRANSITION_CONFIGURE,
+    "activate": Transition.TRANSITION_ACTIVATE,
+}
+_UP, _TRANSITION_S = ("configure", "activate"), 60.0
 _NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 _BGR = {"rgb8": cv2.COLOR_RGB2BGR, "rgba8": cv2.COLOR_RGBA2BGR, "bgra8": cv2.COLOR_BGRA2BGR}
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
@@ -211,20 +224,33 @@ class ConsoleGraph(GraphNode):
     def call(self, service: str) -> Answer:
         """Call a ``std_srvs/Trigger``; waits for the answer, some seconds at most. Not in the graph's own
         thread."""
-        client = self.node.create_client(Trigger, service)
-        try:
+        with self._client(Trigger, service) as client:
             for _ in range(_ATTEMPTS):
-                if not client.wait_for_service(_ANSWER_S):
-                    continue
-                done = threading.Event()
-                try:
-                    future = ask(client, Trigger.Request())
-                except TransportError:
-                    continue
-                future.add_done_callback(lambda _, done=done: done.set())  # type: ignore[misc]
-                if done.wait(_ANSWER_S) and (answer := future.result()) is not None:
+                answer = _answer(client, Trigger.Request(), _ANSWER_S)
+                if answer is not None:
                     return Answer(bool(answer.success), str(answer.message))
-            return Answer(False, "it does not answer")
+        return Answer(False, "it does not answer")
+
+    def restart(self, node: str) -> Answer:
+        """Take a node down and up again by its life cycle (deactivate, cleanup, configure, activate): it takes up its
+        parameters and its devices anew. Waits for a minute or two at most. Not in the graph's own thread."""
+        with self._client(ChangeState, f"{node}/change_state") as client:
+            if client.wait_for_service(_ANSWER_S):
+                time.sleep(_KNOWN_S)  # a transition is not asked for twice
+            for name, transition in _RESTART.items():
+                request = ChangeState.Request(transition=Transition(id=transition))
+                answer = _answer(client, request, _TRANSITION_S)
+                if answer is None:
+                    return Answer(False, f"it does not answer to {name}")
+                if not answer.success and name in _UP:
+                    return Answer(False, f"could not {name}: /diagnostics and its log say why")
+        return Answer(True, "it acts again")
+
+    @contextmanager
+    def _client(self, kind: Any, service: str) -> Iterator[Any]:
+        client = self.node.create_client(kind, service)
+        try:
+            yield client
         finally:
             let_go(self.node, lambda: self.node.destroy_client(client))
 
@@ -459,6 +485,19 @@ class Drive:
         node, publisher = self._graph.node, self._publisher
         let_go(node, lambda: node.destroy_publisher(publisher))
         self.teleop.close()
+
+
+def _answer(client: Any, request: Any, patience_s: float) -> Any:
+    """What a service answers; None where nothing comes."""
+    if not client.wait_for_service(_ANSWER_S):
+        return None
+    done = threading.Event()
+    try:
+        future = ask(client, request)
+    except TransportError:
+        return None
+    future.add_done_callback(lambda _: done.set())
+    return future.result() if done.wait(patience_s) else None
 
 
 def _jpeg(data: bytes, quality: int) -> bytes | None:
