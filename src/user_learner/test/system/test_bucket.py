@@ -17,7 +17,15 @@ from user_learner.cli.data import main
 from user_learner.cli.replay import main as replay_command
 from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
 from user_learner.replay import bucket as segment_bucket
-from user_learner.replay.bucket import MARK, bring, fetch, in_bucket, missing, set_limit
+from user_learner.replay.bucket import (
+    LEAVING_SUFFIX,
+    MARK,
+    bring,
+    fetch,
+    in_bucket,
+    missing,
+    set_limit,
+)
 from user_learner.replay.index import INDEX_NAME
 from user_learner.replay.maintenance import verify
 from user_learner.replay.segments import LEAVING, SEGMENTS, check_sizes
@@ -439,7 +447,23 @@ def _killed(store, delay_s):
     killed_after([sys.executable, "-c", _WORK, str(store), URL], delay_s)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_mark_that_a_kill_left_half_written_keeps_nobody_out(tmp_path, bucket):
+    store = tmp_path / "store"
+    make(store, episodes=12)
+    move_old(store, URL, 0)
+    (store / LEAVING).mkdir(exist_ok=True)
+    half = store / LEAVING / f".{directories(store)[0].name}-1{LEAVING_SUFFIX}.tmp"
+    half.write_bytes(b'{"url": "s3')
+    with StoreWriter(store, config=SMALL) as writer:
+        assert writer.warnings == []
+    assert verify(store).ok
+    move_old(store, URL, 0)
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    "kills", [3, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+)
 def test_kills_at_any_moment_lose_nothing(tmp_path, bucket, kills):
     store, rng = tmp_path / "store", random.Random(5)
     make(store, episodes=12)

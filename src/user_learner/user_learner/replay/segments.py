@@ -88,7 +88,8 @@ def remove_leaving(store: Path) -> None:
         return
     used = {os.readlink(path) for path in (store / SEGMENTS).iterdir() if path.is_symlink()}
     for link in (store / LEAVING).iterdir():
-        if link.name.endswith(LEAVING_SUFFIX):  # for who moves segments to a bucket
+        # Marks, and one that a kill left half written, are for who moves segments to a bucket.
+        if LEAVING_SUFFIX in link.name:
             continue
         try:
             away = link.readlink()
