@@ -226,6 +226,11 @@ _UNIT = np.dtype(
 )  # fmt: skip
 
 
+#: Tables of several columns have a multiple of so many: what comes to each unit later, for instance an episode more in
+#: its block, finds room.
+_SPARE_WIDTH = 64
+
+
 class _GrowingTable:
     """A table (lines, width) that grows in both directions."""
 
@@ -251,17 +256,20 @@ class _GrowingTable:
         if line < lines and count <= width:
             return None
         more = lines if line < lines else max(16, 2 * line, wanted)
-        grown = np.zeros((more, max(width, count)), self.array.dtype)
-        grown[:used, :width] = self.array[:used]
+        if width < count:
+            width = count if count == 1 else count + -count % _SPARE_WIDTH
+        grown = np.zeros((more, width), self.array.dtype)
+        grown[:used, : self.array.shape[1]] = self.array[:used]
         return grown
 
 
 @dataclass(frozen=True)
 class Room:
-    """Larger tables, for one more unit. ``written``: how often they had been written to when they were copied."""
+    """A larger table. ``written``: how often it had been written to when it was copied."""
 
+    table: _GrowingTable
+    array: Array
     written: int
-    tables: list[tuple[_GrowingTable, Array]]
 
 
 class CachedUnits:
@@ -349,23 +357,27 @@ class CachedUnits:
         self._index_units()
         return rows
 
-    def room(self, unit: UnitRows) -> Room:
-        """Room for one more unit, which copies what is known of all others: tens of megabytes, where there was none left.
-        Draws may go on meanwhile, this needs no lock; :meth:`take_room` does."""
+    def room(self, unit: UnitRows) -> Room | None:
+        """A larger table, where one has no room for one more unit; None where all have. Copying one takes milliseconds:
+        it needs no lock, draws may go on meanwhile. One after the other, so that there are not two of each for a moment."""
         written, line = self._written, self._spare[-1] if self._spare else len(self)
-        used = min(len(self) + len(self._spare), len(self._address.array))
+        used = len(self) + len(self._spare)
         rows, steps = len(unit.addresses), len(unit.position)
         wanted = 1 + self.quota // max(rows, self._address.array.shape[1])
         sizes = [(self._rows, rows), (self._address, rows), (self._position, steps), (self._after, steps),
                  (self._before, steps), (self._demonstration, 1)]  # fmt: skip
-        grown = [(table, table.grown(line, count, used, wanted)) for table, count in sizes]
-        return Room(written, [(table, array) for table, array in grown if array is not None])
+        for table, count in sizes:
+            array = table.grown(line, count, used, wanted)
+            if array is not None:
+                return Room(table, array, written)
+        return None
 
-    def take_room(self, room: Room) -> None:
-        """Use what :meth:`room` made; where something was written since then, :meth:`publish` makes room by itself."""
-        if room.written == self._written:
-            for table, array in room.tables:
-                table.array = array
+    def take_room(self, room: Room) -> bool:
+        """Use what :meth:`room` made; False where something was written since: :meth:`publish` makes room by itself."""
+        if room.written != self._written:
+            return False
+        room.table.array = room.array
+        return True
 
     def publish(
         self, key: int, unit: UnitRows, rows: Array, demonstration: bool, drawn: float = 0.0
@@ -374,7 +386,6 @@ class CachedUnits:
         as if it had been drawn so often, per step."""
         old = self._take_out(key) if key in self else None
         line = self._spare.pop() if self._spare else len(self)
-        self._written += 1
         self._rows.write(line, rows)
         self._address.write(line, unit.addresses)
         self._position.write(line, unit.position)
@@ -387,6 +398,7 @@ class CachedUnits:
         self._known.write(line, np.array([known], _UNIT))
         self._line_of[key] = line
         self.used += len(rows)
+        self._written += 1  # last: what another thread copied before may lack some of it
         self._index_units()
         return old
 

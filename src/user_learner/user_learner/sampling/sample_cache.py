@@ -397,7 +397,11 @@ class SampleCache:
                 if not (gone and (path / MARK).exists()):  # else it just went to its bucket
                     self._unread[path] = f"rows cannot be read, and are passed over: {error}"
             return True
-        room = units.room(unit)
+        while (room := units.room(unit)) is not None:
+            with self._lock:
+                if not units.take_room(room):
+                    break
+        del room
         with self._lock:
             if self._unread:
                 self._unread.pop(self._path_of(segments, key), None)
@@ -406,7 +410,6 @@ class SampleCache:
                 return True
             # What is loaded together at first would else leave together, all within a moment.
             drawn = 0.0 if self._filled else self._rng.random() * self._config.draws_per_load
-            units.take_room(room)
             old = units.publish(key, unit, rows, demonstration, drawn)
             self._leave([] if old is None else [old])
             self._leave(units.drop(other for other in leaving if other in units))
