@@ -13,6 +13,7 @@ import pytest
 
 from user_comm.converters import BlobKind, PolicyAnnouncement
 from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs import server
 from user_comm.policy_blobs.pieces import pack_note, parse_piece_key
 from user_comm.policy_blobs.puller import PolicyPuller, PullPace, RelayPatience
 from user_comm.policy_blobs.server import PolicyServer, ServerProbe
@@ -99,6 +100,22 @@ def test_on_the_learners_host_no_byte_of_a_version_goes_over_the_network(endpoin
                 wait_until(lambda: puller.newest(1), "version 2")
                 assert (puller.stats.here, puller.stats.keyframes, len(came)) == (1, 1, 1)
                 assert puller.stats.refused == 0
+
+
+def test_a_version_that_is_too_large_for_robots_is_encoded_when_one_asks(
+    served, endpoint, monkeypatch
+):
+    monkeypatch.setattr(server, "_ENCODED_BYTES", 1000)
+    served.publish(version(1))
+    assert served.announced[0].size == 4 * 100_003
+    assert not served._library._blobs
+    with PolicyPuller(client(endpoint), CONFIG_HASH) as puller:
+        puller.announced(served.announced[0])
+        wait_until(lambda: puller.newest(0), "version 1")
+        served.publish(version(2))
+        puller.announced(served.announced[1])
+        wait_until(lambda: puller.newest(1), "version 2")
+        assert (puller.stats.deltas, puller.stats.refused) == (1, 0)
 
 
 def test_a_version_that_was_replaced_before_it_came_here_is_passed_over(served, endpoint):

@@ -37,6 +37,9 @@ from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)
 _Form = tuple[str, str]  # version, base or ""
+#: Larger versions are not encoded before somebody asks, which takes many seconds: a puller takes none of that size
+#: unless it is told to, and who is on this host need not pull.
+_ENCODED_BYTES = 2**30
 
 
 class VersionLibrary:
@@ -73,16 +76,22 @@ class VersionLibrary:
         if thread is not None:
             thread.join()
 
+    def keep(self, version: PolicyVersion, content_hash: str) -> str:
+        """Take a version without encoding it, before somebody asks; returns the short hash of the one before."""
+        with self._lock:
+            before = next(reversed(self._versions), "")
+            self._versions[content_hash[:NAME_DIGITS]] = (version, content_hash)
+            self._forget()
+        return before
+
     def add(self, version: PolicyVersion, content_hash: str) -> tuple[PolicyVersion | None, bytes]:
         """Take a version; returns the one before, where a delta leads from it, and its bytes.
 
         Without one, None and the keyframe's. Encodes in the caller's thread.
         """
         name = content_hash[:NAME_DIGITS]
+        before = self.keep(version, content_hash)
         with self._lock:
-            before = next(reversed(self._versions), "")
-            self._versions[name] = (version, content_hash)
-            self._forget()
             base = self._versions.get(before, (None, ""))[0] if before != name else None
         if base is not None:
             delta = self._encode((name, before))
@@ -217,7 +226,13 @@ class PolicyServer(Closing):
     def publish(self, version: PolicyVersion) -> None:
         """Serve a version and announce it."""
         name = content_hash(version)
-        base, data = self._library.add(version, name)
+        size = sum(array.nbytes for array in version.arrays.values())
+        base: PolicyVersion | None = None
+        if size > _ENCODED_BYTES:
+            self._library.keep(version, name)
+        else:
+            base, data = self._library.add(version, name)
+            size = len(data)
         key = version_key(self.prefix, version.number, name)
         with self._lock:
             self._newest = max(self._newest, version.number)
@@ -228,7 +243,7 @@ class PolicyServer(Closing):
                 content_hash=name,
                 config_hash=version.config_hash or hashlib.sha256(b"").hexdigest(),
                 key=key,
-                size=len(data),
+                size=size,
                 piece_size=PIECE_BYTES,
                 kind=BlobKind.KEYFRAME if base is None else BlobKind.DELTA,
                 base=0 if base is None else base.number,

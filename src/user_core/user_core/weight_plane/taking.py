@@ -142,12 +142,9 @@ class Taking(Closing):
         if self.offer.way == MEMORY:
             tensors.fill(self.offer, tensors.FromFile(self._mapped()), targets, pace, gone)
             return
-        import torch
-
         from user_core.weight_plane.cuda import MappedGpuMemory
 
-        index = device.index if device.index is not None else torch.cuda.current_device()
-        with MappedGpuMemory(self.offer.handle, index) as memory:
+        with MappedGpuMemory(self.offer.handle, tensors.number_of(device)) as memory:
             tensors.fill(self.offer, tensors.FromGpu(memory), targets, pace, gone)
 
     def taken(self) -> None:

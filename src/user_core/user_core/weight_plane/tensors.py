@@ -137,7 +137,7 @@ class Snapshots:
     @staticmethod
     def on_gpu(nbytes: int, device: torch.device) -> tuple[Memory, Tensor]:
         """Memory that other processes of this host can map. Raises TransportError."""
-        index = device.index if device.index is not None else torch.cuda.current_device()
+        index = number_of(device)
         memory = SharedGpuMemory(nbytes, index)
         return memory, torch.as_tensor(memory, device=f"cuda:{index}")
 
@@ -219,6 +219,11 @@ class Snapshots:
         if self._closed:
             with suppress(IndexError):  # close() has it
                 self._returned.popleft()[0].close()
+
+
+def number_of(device: torch.device) -> int:
+    """Of a GPU, in this process."""
+    return device.index if device.index is not None else torch.cuda.current_device()
 
 
 def _close(some: list[tuple[Memory, Tensor]]) -> None:
