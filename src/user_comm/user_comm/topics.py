@@ -58,6 +58,9 @@ class Quality:
         return f"{self.reliability.value}{latched}, keep last {self.depth}"
 
 
+#: Name of the node by which the console looks. Images that nobody else subscribes to come no oftener than it shows
+#: them by default; a console that shows more has another name.
+CONSOLE_NODE, CONSOLE_HZ = "user_console", 10.0
 #: Somebody acts on every sample, and only on the newest one.
 COMMAND = Quality(depth=1)
 #: Periodic and soon outdated: a lost sample is not worth the wait for its second coming.

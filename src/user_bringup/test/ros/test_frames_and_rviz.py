@@ -67,7 +67,7 @@ class Published:
         self.names.append(topic.name)
 
         class Publisher:
-            wanted = True
+            wanted, readers = True, frozenset({"rviz"})
 
             def publish(self, message):
                 published.messages[topic.name] = message
@@ -176,7 +176,9 @@ def published_of(arrays, **specs):
     said = {}
 
     def advertise(topic):
-        return SimpleNamespace(wanted=True, publish=lambda m: said.__setitem__(topic.name, m))
+        return SimpleNamespace(
+            wanted=True, readers={"rviz"}, publish=lambda m: said.__setitem__(topic.name, m)
+        )
 
     topics = StandardTopics(spec, DisplayConfig(base_frame="base"), advertise)
     topics._publish(Observation(arrays, 5_000_000_000, 1, 1))

@@ -64,7 +64,8 @@ def serve(
         if live:
             domain = config.domains[-1] if config.domains else None
             is_ours = context is not None and domain in (None, context.get_domain_id())
-            graph = stack.enter_context(ConsoleGraph(domain, context if is_ours else None))
+            shared = context if is_ours else None
+            graph = stack.enter_context(ConsoleGraph(domain, shared, config.camera_rate_hz))
             contexts = {domain: graph.context}
             monitor = stack.enter_context(
                 Monitor(domains=config.domains, when_asked=True, contexts=contexts)

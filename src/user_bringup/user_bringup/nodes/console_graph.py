@@ -125,10 +125,17 @@ class ConsoleGraph(GraphNode):
     Args:
         domain: The ROS domain; None: that of the environment.
         context: Of another node of this process in that domain; None: one of its own.
+        camera_rate_hz: How often images are shown, at most.
     """
 
-    def __init__(self, domain: int | None = None, context: Context | None = None) -> None:
-        super().__init__("user_console", _LOOK_S, domain, context, Attention())
+    def __init__(
+        self,
+        domain: int | None = None,
+        context: Context | None = None,
+        camera_rate_hz: float = topics.CONSOLE_HZ,
+    ) -> None:
+        name = topics.CONSOLE_NODE + ("_often" if camera_rate_hz > topics.CONSOLE_HZ else "")
+        super().__init__(name, _LOOK_S, domain, context, Attention())
         self._lock = threading.RLock()
         self.robots: dict[str, RobotView] = {}
         self.managers: list[str] = []

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from user_comm.topics import CONSOLE_NODE
 from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
 from user_core.types import Observation
+from user_hal.nodes import standard_topics
 from user_hal.nodes.standard_topics import StandardTopics, markers
 from user_hal.robot_file import DisplayConfig
 from user_hal.runtime.control_loop import HalStatus
@@ -27,7 +29,7 @@ def published(observation: dict[str, ArraySpec]) -> dict[str, Any]:
 
     def advertise(topic: Any) -> Any:
         class Publisher:
-            wanted = True
+            wanted, readers = True, frozenset({"rviz"})
 
             def publish(self, message: Any) -> None:
                 messages[topic.name] = message
@@ -42,6 +44,39 @@ def published(observation: dict[str, ArraySpec]) -> dict[str, Any]:
     }
     standard._publish(Observation(arrays, 1, 1, 1))
     return messages
+
+
+class Reader:
+    """A camera's topic and who subscribes to it, and when an image was made."""
+
+    def __init__(self, *readers: str) -> None:
+        self.readers, self.wanted, self.images = set(readers), bool(readers), 0
+
+    def publish(self, message: Any) -> None:
+        self.images += 1
+
+
+def images_of_two_seconds(monkeypatch: Any, **readers: Reader) -> None:
+    """Two seconds of a robot at 20 Hz, whose observations come a little early and late."""
+    now = [100.0]
+    monkeypatch.setattr(standard_topics.time, "monotonic", lambda: now[0])
+    shape = ArraySpec((2, 2, 3), "uint8")
+    spec = RobotSpec("one", {f"image_{name}": shape for name in readers}, ArraySpec((1,)))
+    standard = StandardTopics(
+        spec, DisplayConfig(),
+        lambda topic: readers.get(topic.name.split("/")[1]) if topic.name.endswith("raw") else None,
+    )  # fmt: skip
+    arrays = {name: np.zeros((2, 2, 3), np.uint8) for name in spec.observation}
+    for step in range(40):
+        now[0] = 100.0 + step / 20 + (0.004 if step % 3 else -0.004)
+        standard._publish(Observation(arrays, 1, step, 1))
+
+
+def test_images_come_as_often_as_they_are_looked_at(monkeypatch: Any) -> None:
+    page, both, nobody = Reader(CONSOLE_NODE), Reader(CONSOLE_NODE, "rosbag2_recorder"), Reader()
+    images_of_two_seconds(monkeypatch, page=page, both=both, nobody=nobody)
+    assert (both.images, nobody.images) == (40, 0)
+    assert 19 <= page.images <= 21
 
 
 def test_joints_of_all_groups_are_in_one_message() -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,9 +34,42 @@ _log = logging.getLogger(__name__)
 _KINDS = ("image", "depth")
 #: How often it is asked whether anybody listens.
 _LOOK_PERIOD_S = 0.2
+#: How often it is asked who listens to images.
+_READERS_PERIOD_S = 1.0
 #: Makes a publisher; None where the topic must not be published.
 Advertise = Callable[[Topic], TopicPublisher | None]
 Maker = Callable[[Observation], Any]
+
+
+@dataclass
+class _Outlet:
+    """A topic.
+
+    Attributes:
+        publisher: Of it.
+        maker: Makes its messages.
+        is_image: Whether these are large.
+        for_eyes: Whether only consoles want them.
+        next_s: When the next one is due for these; monotonic.
+    """
+
+    publisher: TopicPublisher
+    maker: Maker
+    is_image: bool = False
+    for_eyes: bool = False
+    next_s: float = 0.0
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether the newest observation is to be published."""
+        if not self.publisher.wanted:
+            return False
+        period_s = 1.0 / topics.CONSOLE_HZ
+        if not self.for_eyes:
+            return True
+        if now_s < self.next_s - period_s / 4:  # observations come a little early and late
+            return False
+        self.next_s = max(self.next_s + period_s, now_s)
+        return True
 
 
 class StandardTopics:
@@ -44,7 +77,8 @@ class StandardTopics:
 
     A thread of its own does the work, so that the control loop never waits for it: it takes
     the newest observation and drops those that it could not keep up with. Nothing is made for
-    a topic that nobody listens to.
+    a topic that nobody listens to, and images that only consoles show come no oftener than
+    :data:`~user_comm.topics.CONSOLE_HZ`.
 
     Args:
         spec: What the robot shows; topics exist for what it has.
@@ -72,7 +106,8 @@ class StandardTopics:
         self._joint_arrays = ["joint_position"] if "joint_position" in joints else joints
         self._extra, self._extra_wanted = extra, extra_wanted
         self._look_s, self._wanted = 0.0, False
-        self._outlets: list[tuple[TopicPublisher, Maker]] = []
+        self._outlets: list[_Outlet] = []
+        self._readers_s = 0.0
         self._changed = threading.Condition()
         self._newest: Observation | None = None
         self._ending = False
@@ -98,7 +133,9 @@ class StandardTopics:
         now_s = time.monotonic()
         if now_s >= self._look_s:
             self._look_s = now_s + _LOOK_PERIOD_S
-            self._wanted = self._extra_wanted() or any(p.wanted for p, _ in self._outlets)
+            self._wanted = self._extra_wanted() or any(
+                one.publisher.wanted for one in self._outlets
+            )
         if not self._wanted:
             return
         with self._changed:
@@ -126,12 +163,12 @@ class StandardTopics:
             if kind in _KINDS and camera and len(item.shape) == 3:
                 make = self._image if kind == "image" else self._depth
                 image, info = make(name, item), self._info(name, item)
-                self._add(advertise(topics.CAMERA_IMAGE.at(camera=camera)), image)
+                self._add(advertise(topics.CAMERA_IMAGE.at(camera=camera)), image, is_image=True)
                 self._add(advertise(topics.CAMERA_INFO.at(camera=camera)), info)
 
-    def _add(self, publisher: TopicPublisher | None, maker: Maker) -> None:
+    def _add(self, publisher: TopicPublisher | None, maker: Maker, is_image: bool = False) -> None:
         if publisher is not None:
-            self._outlets.append((publisher, maker))
+            self._outlets.append(_Outlet(publisher, maker, is_image))
 
     def _run(self) -> None:
         while True:
@@ -149,9 +186,14 @@ class StandardTopics:
                     _log.exception("standard topics could not be published")
 
     def _publish(self, observation: Observation) -> None:
-        for publisher, maker in self._outlets:
-            if publisher.wanted:
-                publisher.publish(maker(observation))
+        now_s = time.monotonic()
+        if now_s >= self._readers_s:
+            self._readers_s = now_s + _READERS_PERIOD_S
+            for one in self._outlets:
+                one.for_eyes = one.is_image and one.publisher.readers == {topics.CONSOLE_NODE}
+        for one in self._outlets:
+            if one.is_due(now_s):
+                one.publisher.publish(one.maker(observation))
         self._extra(observation)
 
     def _joints(self, observation: Observation) -> JointState:

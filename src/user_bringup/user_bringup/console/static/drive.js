@@ -13,7 +13,7 @@
   const state = {
     socket: null, robot: null, number: 0, keys: new Set(), held: { key: false, button: false, pad: false, xr: false, tilt: false },
     axes: { touch: [0, 0, 0, 0, 0, 0], pad: [0, 0, 0, 0, 0, 0], tilt: [0, 0, 0, 0, 0, 0], xr: [0, 0, 0, 0, 0, 0] },
-    acts: [], once: {}, waitingFor: "", askedBy: "", mustRelease: false, answered: 0, rtt: [], pressed: {}, engaged: false, message: "", tiltReference: null, xr: null,
+    acts: [], once: {}, waitingFor: "", askedBy: "", mustRelease: false, answered: 0, rtt: [], pressed: {}, engaged: false, message: "", tiltReference: null, xr: null, xrFrame: 0,
   };
   const clip = (v) => Math.max(-1, Math.min(1, v));
   const dead = (v) => (Math.abs(v) < DEADBAND ? 0 : v);
@@ -30,6 +30,8 @@
     const socket = state.socket;
     if (!socket || socket.readyState !== WebSocket.OPEN || socket.bufferedAmount > 4096) return;
     gamepad();
+    // A headset that was taken off brings no more frames: what it said last must not drive on.
+    if (state.held.xr && performance.now() - state.xrFrame > SILENT_MS) { state.held.xr = false; state.axes.xr.fill(0); }
     socket.send(JSON.stringify({
       number: state.number++, axes: axes(), held: held() && !document.hidden, acts: state.acts.splice(0),
       sent_ms: performance.now(), ...state.once,
@@ -194,15 +196,17 @@
     await session.updateRenderState({ baseLayer: new XRWebGLLayer(session, gl) });
     const space = await session.requestReferenceSpace("local");
     state.xr = session;
-    let reference = null;
+    let reference = null, hand = null;
     session.addEventListener("selectstart", () => act("toggle"));
     session.addEventListener("end", () => { state.held.xr = false; state.axes.xr.fill(0); state.xr = null; send(); });
     const frame = (time, data) => {
       if (state.xr !== session) return;
       session.requestAnimationFrame(frame);
-      const source = [...session.inputSources].find((s) => s.gripSpace && s.gamepad);
-      const pressed = source && source.gamepad.buttons[1] && source.gamepad.buttons[1].pressed;
-      const pose = source && data.getPose(source.gripSpace, space);
+      state.xrFrame = performance.now();
+      // Either hand: the one whose grip is held, until it lets go. A hand that is tracked by camera has no buttons.
+      const holds = (one) => one && one.gripSpace && one.gamepad && one.gamepad.buttons[1] && one.gamepad.buttons[1].pressed;
+      if (!holds(hand)) { hand = [...session.inputSources].find(holds) || null; reference = null; }
+      const pressed = Boolean(hand), pose = hand && data.getPose(hand.gripSpace, space);
       if (!pressed || !pose) { if (state.held.xr) { state.held.xr = false; state.axes.xr.fill(0); send(); } reference = null; return; }
       const p = pose.transform.position, q = pose.transform.orientation;
       if (!reference) reference = { p: { x: p.x, y: p.y, z: p.z }, q: { x: q.x, y: q.y, z: q.z, w: q.w } };
