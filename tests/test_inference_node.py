@@ -17,6 +17,7 @@ from user_core.codecs.images import encode_observation
 from user_core.policies import policy_config_hash
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Observation, PolicyVersion
+from user_core.weight_plane.offers import Offers
 from user_testing.ports import free_endpoint
 from user_testing.processes import NodeProcess
 from user_testing.waiting import wait_until
@@ -82,16 +83,23 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
     try:
         with (
             open_session(config) as session,
-            PolicyServer(session, "user/policy", announce) as server,
+            Offers() as offers,
+            PolicyServer(session, "user/policy", announce, offer=offers.offer) as here,
+            PolicyServer(session, "apart/policy", announce) as elsewhere,
         ):
             node.start()
             probe.speaker(topics.ROBOT_SPEC)(RobotDescription(SPEC, "task", "base", stamp_ns=1))
-            for number, offset in ((1, 0.25), (2, -0.5)):
+            for number, offset, server, way in (
+                (1, 0.25, elsewhere, "network: no learner of this host offers it"),
+                (2, -0.5, here, "memory"),
+            ):
                 server.publish(version(number, offset))
                 wait_until(
                     lambda n=number: answered(n), f"an answer of version {number}", period_s=0.02
                 )
                 assert answers[-1].actions_ta.tolist() == [[offset, offset]]
+                assert f"policy versions come by way of {way}" in node.log
+            assert elsewhere.served_bytes > 0 == here.served_bytes
             assert "not compiled: policy" in node.log
             for chunk in answers:  # each names its observation
                 assert asked[chunk.sequence] == chunk.start_ns
