@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -52,7 +53,8 @@ OPTIONAL = {
     "playwright",
     "trimesh",  # meshes of robots in the console
     "wandb",
-    "trackio",  # sinks of metrics
+    "trackio",
+    "foxglove",  # sinks of metrics
     "pyarrow",
     "h5py",
     "minari",
@@ -145,6 +147,30 @@ def test_what_has_no_key_is_in_the_requirements() -> None:
     assert set(WITHOUT_KEY.values()) <= required
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(name in readme for name in WITHOUT_KEY.values())
+
+
+def test_what_is_pinned_works_with_the_oldest_python() -> None:
+    """One release that needs a newer Python, and no environment can be made with the oldest that we support."""
+    text = "\n".join(
+        file.read_text(encoding="utf-8")
+        for file in ROOT.glob("requirements/*.txt")
+        if "lerobot" not in file.name
+    )
+    too_new: dict[str, str] = {}
+    looked_at = 0
+    for name, version in set(re.findall(r"(?m)^([\w.-]+)(?:\[.*?\])?==([^\s;]+)(?! *;)", text)):
+        try:
+            found = metadata.metadata(name)
+        except metadata.PackageNotFoundError:  # of an extra, or of another distribution
+            continue
+        if found["Version"].partition("+")[0] != version:
+            continue
+        looked_at += 1
+        needs = found.get("Requires-Python") or ""
+        if any(int(minor) > 10 for minor in re.findall(r">=? *3\.(\d+)", needs)):
+            too_new[f"{name}=={version}"] = needs
+    assert looked_at > 100
+    assert not too_new
 
 
 @pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
