@@ -1,0 +1,329 @@
+"""Updates in short CUDA graphs: where they are cut, when they cannot be recorded, and that the weights come out the same."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from user_core.plugins import build
+from user_core.policies import cuda_graphs
+from user_core.policies.cuda_graphs import Recorder, form_of, mapped, seconds_of, tensors_of
+from user_core.runtime.gpu_turns import GpuTurns
+from user_core.specs import ArraySpec, RobotSpec
+from user_learner.algorithms.common import cuda_graph, torch_tools
+from user_learner.algorithms.common.cuda_graph import GraphedUpdate
+from user_learner.algorithms.imitation.bc import BC, BCConfig
+from user_learner.algorithms.off_policy.sac import SAC, SACConfig
+from user_learner.training.gpu_pace import GpuPace, PieceTimes
+from user_testing.worlds.batches import random_batch
+
+SPEC = RobotSpec(
+    "r",
+    {"x": ArraySpec((3,), low=-1.0, high=1.0), "camera": ArraySpec((16, 16, 3), "uint8")},
+    ArraySpec((2,), low=-1.0, high=1.0),
+)
+TRANSFORMER = {"rows": 4, "embedding": 32, "layers": 2, "heads": 2, "image_channels": [8, 8], "steps": 2}  # fmt: skip
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+class Places:
+    """Counts; pieces take as long as it says."""
+
+    def __init__(self, measured_s: float = 0.0) -> None:
+        self.calls, self.anew, self._measured_s = 0, 0, measured_s
+
+    def __call__(self) -> None:
+        self.calls += 1
+
+    def measured_s(self) -> float:
+        return self._measured_s
+
+    def measure_anew(self) -> None:
+        self.anew += 1
+
+
+class Tape:
+    """Begins "graphs" that are lists of the operations that were launched meanwhile."""
+
+    def __init__(self) -> None:
+        self.open: int | None = None
+        self.begun = 0
+
+    def __call__(self) -> tuple[int, Any]:
+        assert self.open is None, "one is recorded at a time"
+        self.open = number = self.begun
+        self.begun += 1
+
+        def end() -> None:
+            assert self.open == number
+            self.open = None
+
+        return number, end
+
+
+def test_what_is_launched_is_cut_forward_backward_and_within_the_optimiser() -> None:
+    network = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4)))
+    x = torch.randn(32, 64)
+
+    def update() -> list[Tensor]:
+        network.zero_grad()
+        network(x).square().mean().backward()
+        return [p.grad.clone() for p in network.parameters() if p.grad is not None]
+
+    expected = update()
+    counts = []
+    for limit_s in (None, 1e9, 1e-5, 1e-9):
+        tape = Tape()
+        recorder = Recorder(tape, limit_s)
+        with recorder.recording():
+            found = update()
+        assert tape.open is None and recorder.graphs == list(range(tape.begun))
+        counts.append(len(recorder.graphs))
+        for one, other in zip(expected, found, strict=True):
+            assert torch.equal(one, other)
+    assert counts[:2] == [1, 1]
+    assert 2 < counts[2] < counts[3]
+    assert counts[3] > 4 + 3 * 4  # places also on the way back
+
+
+def test_a_graph_that_fails_is_ended_and_says_why() -> None:
+    tape = Tape()
+
+    def fails() -> None:
+        with Recorder(tape, 1e-9).recording():
+            _ = torch.ones(3) + 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert tape.open is None
+
+
+def test_operations_take_as_long_as_arithmetic_or_memory_allows() -> None:
+    found: dict[str, float] = {}
+
+    class Look(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            made = func(*args, **(kwargs or {}))
+            found[str(func.overloadpacket)] = seconds_of(func, args, kwargs or {}, made)
+            return made
+
+    with Look():
+        half = torch.ones(1024, 1024, dtype=torch.bfloat16)
+        half @ half
+        half.view(-1)
+        half.add_(1)
+    launch_s = cuda_graphs._LAUNCH_S
+    assert found["aten.view"] == 0
+    assert found["aten.mm"] == pytest.approx(2 * 1024**3 / cuda_graphs._HALF_FLOPS + launch_s)
+    assert found["aten.add_"] == pytest.approx(2 * 1024**2 / cuda_graphs._BYTES + launch_s)
+
+
+def test_a_batch_is_copied_leaf_by_leaf_and_told_apart_by_its_form() -> None:
+    given = ({"a": torch.ones(2), "b": None}, [torch.zeros(3)], 0.5)
+    copied = mapped(given, torch.Tensor.clone)
+    assert [t.shape for t in tensors_of(copied)] == [(2,), (3,)]
+    assert form_of(copied) == form_of(given)
+    assert form_of(given) != form_of((*given[:2], 0.25))
+    assert form_of(given) != form_of(({"a": torch.ones(2).half(), "b": None}, *given[1:]))
+
+
+def bc(**settings: Any) -> BC:
+    policy = build("policies", "flow", {**TRANSFORMER, "normalization_calls": 2}, SPEC)
+    return BC(BCConfig(**settings), SPEC, policy)
+
+
+def batches(count: int, rows: int = 8) -> list[Any]:
+    rng = np.random.default_rng(0)
+    return [random_batch(SPEC, rows, rng, window=4) for _ in range(count)]
+
+
+def test_a_large_network_is_stepped_piece_by_piece_with_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And training may wait between any two, of gradients, of Adam and of the average."""
+    whole, pieces, places = bc(average=0.9), bc(average=0.9), Places()
+    pieces.give_way(places)
+    for batch in batches(3):
+        monkeypatch.setattr(torch_tools, "_PIECE", 1 << 25)
+        whole.update(batch)
+        monkeypatch.setattr(torch_tools, "_PIECE", 1000)
+        pieces.update(batch)
+    size = whole.parameters.flat.numel()
+    assert places.calls >= 3 * 4 * (size // 1000)
+    torch.testing.assert_close(pieces.parameters.flat, whole.parameters.flat, rtol=1e-5, atol=1e-7)
+    for name, array in whole.state()["optimizer"].items():
+        np.testing.assert_allclose(pieces.state()["optimizer"][name], array, rtol=1e-4, atol=1e-9)
+    assert pieces.state()["optimizer"]["step"] == 3
+    assert whole._average is not None and pieces._average is not None
+    torch.testing.assert_close(pieces._average.average[0], whole._average.average[0], rtol=1e-5, atol=1e-7)  # fmt: skip
+
+
+def test_a_spoilt_batch_changes_nothing_in_pieces_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_tools, "_PIECE", 1000)
+    algorithm = bc()
+    algorithm.update(batches(1)[0])
+    before, state = algorithm.parameters.flat.clone(), algorithm._optimizer.state()
+    algorithm.parameters.grad.fill_(1.0)
+    algorithm.parameters.grad[-1] = float("nan")
+    algorithm._optimizer.step()
+    assert torch.equal(algorithm.parameters.flat, before)
+    for name, array in algorithm._optimizer.state().items():
+        np.testing.assert_array_equal(array, state[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"activation_checkpointing": True}, "activation_checkpointing"),
+        ({}, "hooks on"),
+    ],
+)
+def test_why_updates_are_not_recorded_is_known_beforehand(
+    settings: dict[str, Any], why: str
+) -> None:
+    algorithm = bc(**settings)
+    if not settings:
+        algorithm.network.denoiser.blocks[1].register_forward_hook(lambda *_: None)
+    assert why in algorithm._why_not_graphs()
+    assert bc()._why_not_graphs() == ""
+
+
+def test_on_a_cpu_nothing_is_recorded_and_nothing_said(caplog: pytest.LogCaptureFixture) -> None:
+    algorithm = bc()
+    with caplog.at_level(logging.INFO):
+        algorithm.give_way(Places())
+        for batch in batches(8):
+            algorithm.update(batch)
+    assert not algorithm._graphed.replays and not caplog.records
+
+
+def test_batches_of_ever_other_shapes_are_not_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    graphed = GraphedUpdate(lambda given: {"sum": given[0].sum()}, torch.Generator())
+    graphed.enabled = True
+    for rows in range(2, 10):
+        assert graphed((torch.ones(rows),))["sum"] == rows
+    assert "other shapes" in graphed.why_not
+    assert len(caplog.records) == 1
+
+
+def test_an_update_that_cannot_be_recorded_goes_on_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU, where recording raises what CUDA says."""
+
+    def fails(self: GraphedUpdate, given: Any) -> bool:
+        self.leave(cuda_graph._why_not(RuntimeError("operation not permitted when stream is capturing")))  # fmt: skip
+        return False
+
+    monkeypatch.setattr(GraphedUpdate, "_record", fails)
+    graphed = GraphedUpdate(lambda given: {"sum": given[0].sum()}, torch.Generator())
+    graphed.enabled = True
+    for _ in range(10):
+        assert graphed((torch.ones(3),))["sum"] == 3
+    assert "looks at values of tensors" in graphed.why_not
+    assert len(caplog.records) == 1
+
+
+def test_pieces_that_take_longer_than_thought_are_recorded_anew_once() -> None:
+    graphed = GraphedUpdate(lambda given: {}, torch.Generator())
+    graphed.between = Places(measured_s=3 * cuda_graph.PIECE_S)
+    for _ in range(3 * cuda_graph._LOOK_AFTER):
+        graphed._graphs = [None]
+        graphed._look_at_pieces()
+        if not graphed._graphs:
+            break
+    assert not graphed.replays and graphed._slower == pytest.approx(3)
+    graphed._replays = 0
+    graphed._graphs = [None]
+    for _ in range(3 * cuda_graph._LOOK_AFTER):
+        graphed._look_at_pieces()
+    assert graphed.replays
+
+
+def test_the_longest_pieces_count_but_for_a_few() -> None:
+    times = PieceTimes()
+    assert times.longest_s == 0
+    looks = [times.add(9.0 if number in (3, 70) else 1e-3) for number in range(100)]
+    assert sum(looks) == 1
+    assert times.longest_s == 1e-3
+    for _ in range(20):
+        times.add(2e-3)
+    assert times.longest_s == 2e-3
+
+
+# --- on a GPU
+
+
+def trained(algorithm: BC, count: int, rows: int = 8) -> Tensor:
+    for batch in batches(count, rows):
+        metrics = algorithm.update(batch)
+        assert all(np.isfinite(value) for value in metrics.values())
+    return algorithm.parameters.flat
+
+
+@on_a_gpu
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("plugin", ["flow", "diffusion", "act"])
+def test_weights_are_those_of_updates_that_are_launched(tmp_path, plugin, precision) -> None:  # type: ignore[no-untyped-def]
+    torch.backends.cudnn.deterministic = True
+    made = []
+    for cuda_graphs_too in (False, True):
+        params = {**TRANSFORMER, "normalization_calls": 2}
+        if plugin == "act":
+            params.pop("steps")
+        config = BCConfig(device="cuda", precision=precision, cuda_graphs=cuda_graphs_too, average=0.99)  # fmt: skip
+        algorithm = BC(config, SPEC, build("policies", plugin, params, SPEC))
+        pace = GpuPace(GpuTurns(tmp_path / "turns"))
+        pace.give_way(algorithm)
+        made.append((trained(algorithm, 20), algorithm))
+    (launched, first), (replayed, second) = made
+    assert first._graphed.pieces == 0
+    assert second._graphed.pieces >= 1, second._graphed.why_not
+    assert torch.equal(launched, replayed), (launched - replayed).abs().max()
+    assert torch.equal(first._average.average[0], second._average.average[0])  # type: ignore[union-attr]
+
+
+@on_a_gpu
+def test_training_goes_on_from_a_checkpoint_that_was_loaded(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    algorithm = bc(device="cuda")
+    GpuPace(GpuTurns(tmp_path / "turns")).give_way(algorithm)
+    trained(algorithm, 10)
+    state = algorithm.state()
+    after = trained(algorithm, 12).clone()
+    algorithm.load_state(state)
+    assert torch.equal(trained(algorithm, 12), after)
+    assert algorithm._graphed.replays
+
+
+@on_a_gpu
+@pytest.mark.parametrize("between", [False, True])
+def test_updates_of_small_networks_are_replayed_in_pieces_too(tmp_path, between) -> None:  # type: ignore[no-untyped-def]
+    made = []
+    for gives_way in (False, between):
+        policy = build("policies", "tanh_gaussian", {"ignored_observations": ["camera"]}, SPEC)
+        algorithm = SAC(SACConfig(device="cuda", cuda_graph=gives_way or not between), SPEC, policy)
+        if gives_way:
+            GpuPace(GpuTurns(tmp_path / "turns")).give_way(algorithm)
+        rng = np.random.default_rng(0)
+        for _ in range(12):
+            algorithm.update(random_batch(SPEC, 64, rng))
+        made.append(algorithm.networks.actor.flat.clone())
+    assert torch.equal(*made)
+
+
+@on_a_gpu
+def test_what_looks_at_values_is_launched_and_says_why() -> None:
+    graphed = GraphedUpdate(
+        lambda given: {"sum": given[0] * given[0].sum().item()}, torch.Generator("cuda")
+    )
+    for _ in range(10):
+        assert float(graphed((torch.ones((), device="cuda"),))["sum"]) == 1
+    assert not graphed.replays and "looks at values" in graphed.why_not
+    assert float(torch.ones(3, device="cuda").sum()) == 3  # the GPU goes on
+    assert torch.rand(3, device="cuda").sum() > 0
