@@ -39,6 +39,7 @@ setup(
             "npz = user_learner.data.npz:FORMAT",
         ],
         "user.metrics_sinks": [
+            "foxglove = user_learner.metrics.foxglove:FoxgloveSink",
             "tensorboard = user_learner.metrics.tensorboard:TensorBoardSink",
             "trackio = user_learner.metrics.trackio:TrackioSink",
             "wandb = user_learner.metrics.wandb:WandbSink",

@@ -20,6 +20,7 @@ from user_learner.learner import LearnerConfig
 from user_learner.metrics import writer as writers
 from user_learner.metrics.writer import SinkWriter
 from user_learner.training.progress import LearnerState, Progress
+from user_testing.ports import free_port
 from user_testing.waiting import wait_until
 
 
@@ -167,6 +168,68 @@ def test_trackio_reads_what_was_written_also_after_a_restart(tmp_path):
     assert runs == ["first"]
     points = [(row["step"], row["algorithm/loss"]) for row in logs]
     assert points == [(10, 0.1), (20, 0.2), (15, 0.15), (30, 0.3)]
+
+
+_READS_FOXGLOVE = """
+import json
+from mcap.reader import make_reader
+found = []
+for file in sorted((folder / "foxglove").glob("first_*.mcap")):
+    with open(file, "rb") as stream:
+        found += [(channel.topic, json.loads(m.data)) for _, channel, m in make_reader(stream).iter_messages()]
+print(json.dumps(found))
+"""
+
+
+def test_foxglove_reads_what_was_written_also_after_a_restart(tmp_path):
+    pytest.importorskip("foxglove")
+    pytest.importorskip("mcap")
+    text = run(_WRITES + _READS_FOXGLOVE, tmp_path, "foxglove")
+    points = json.loads(text.splitlines()[-1])
+    assert {topic for topic, _ in points} == {"/metrics"}
+    assert [(p["update"], p["algorithm"]) for _, p in points] == [
+        (10, {"loss": 0.1}), (20, {"loss": 0.2}), (15, {"loss": 0.15}), (30, {"loss": 0.3}),
+    ]  # fmt: skip
+
+
+_SERVES_FOXGLOVE = """
+import asyncio, json, sys
+from pathlib import Path
+from user_core.plugins import build
+from websockets.asyncio.client import connect
+
+sink = build("metrics_sinks", "foxglove", {"file": False, "port": int(sys.argv[2])})
+sink.open(Path(sys.argv[1]), "first")
+
+async def listen():
+    async with connect(f"ws://127.0.0.1:{sys.argv[2]}", subprotocols=["foxglove.sdk.v1"]) as socket:
+        while (said := json.loads(await socket.recv()))["op"] != "advertise":
+            pass
+        channel = said["channels"][0]
+        subscriptions = [{"id": 7, "channelId": channel["id"]}]
+        await socket.send(json.dumps({"op": "subscribe", "subscriptions": subscriptions}))
+        while True:
+            sink.write(3, {"learner/rate": 2.5})
+            try:
+                data = await asyncio.wait_for(socket.recv(), 0.2)
+            except TimeoutError:
+                continue
+            if isinstance(data, bytes) and data[0] == 1:  # opcode, subscription, time, payload
+                return channel["topic"], json.loads(data[13:])
+
+print(json.dumps(asyncio.run(asyncio.wait_for(listen(), 30))))
+sink.close()
+"""
+
+
+def test_foxglove_is_served_the_points_while_they_come(tmp_path):
+    pytest.importorskip("foxglove")
+    pytest.importorskip("websockets")
+    text = run(_SERVES_FOXGLOVE, tmp_path, str(free_port()))
+    assert json.loads(text.splitlines()[-1]) == [
+        "/metrics",
+        {"update": 3, "learner": {"rate": 2.5}},
+    ]
 
 
 def test_wandb_reads_what_was_written_without_a_network(tmp_path):
