@@ -41,8 +41,8 @@ class _OfOwner:
 
 class CallGraphs(PreparedCalls):
     """Lets policies on a GPU act by CUDA graphs, of what they name as
-    :meth:`~user_core.interfaces.Policy.graphed_calls`. With bfloat16, layers also keep their weights in it: what autocast
-    would make of them at each answer is made once for each version.
+    :meth:`~user_core.interfaces.Policy.graphed_calls`. With bfloat16, layers also keep their weights in it, where
+    versions are loaded from arrays: what autocast would make of them at each answer is made once for each version.
 
     Attributes:
         count: Graphs that there are.
@@ -103,7 +103,11 @@ class CallGraphs(PreparedCalls):
         torch.cuda.synchronize(device)  # what is offered is there
 
     def _keep_coarsely(self, policy: Policy) -> None:
+        """Of policies that are loaded from arrays: what is filled in place has the types of the version's."""
         import torch
+
+        if policy.in_place() is not None:
+            return
 
         with self._pass_in(policy):
             if (
