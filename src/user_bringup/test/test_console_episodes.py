@@ -240,7 +240,7 @@ def test_spans_in_which_a_person_acted_or_the_gate_changed_something():
     proposed[7] = 0.0
     assert marks(columns) == {
         "person": [(3, 4)], "script": [(5, 5)], "fallback": [(6, 6)],
-        "changed by the gate": [(1, 2), (6, 6), (8, 8)],
+        "changed by the gate, or too late": [(1, 2), (6, 6), (8, 8)],
     }, "what a person or a script did is no change by the gate; what the fallback wanted is"  # fmt: skip
 
 

@@ -229,8 +229,8 @@ def traces(columns: Mapping[str, Array]) -> dict[str, list[list[float | None]]]:
 
 
 def marks(columns: Mapping[str, Array]) -> dict[str, list[tuple[int, int]]]:
-    """Spans of rows, first and last: in which a person acted, and in which the safety gate changed the action that
-    was wanted."""
+    """Spans of rows, first and last: in which a person, a script or the fallback acted, and in which another action
+    was executed than was wanted, because the safety gate changed it or it came too late."""
     found = {}
     acted = np.asarray(columns.get("acted_by", np.zeros(0)))
     if len(acted):
@@ -239,7 +239,7 @@ def marks(columns: Mapping[str, Array]) -> dict[str, list[tuple[int, int]]]:
         if fallback := _spans(acted[:-1] == ActedBy.FALLBACK):
             found["fallback"] = fallback
     if {"action", "proposed_action"} <= columns.keys() and len(acted):
-        found["changed by the gate"] = _spans(changed_by_gate(columns)[:-1])
+        found["changed by the gate, or too late"] = _spans(changed_by_gate(columns)[:-1])
     return found
 
 

@@ -54,7 +54,7 @@ _COLOURS = {
     "person": "#2e7d3233",
     "script": "#1565c033",
     "fallback": "#6a1b9a33",
-    "changed by the gate": "#ef6c0044",
+    "changed by the gate, or too late": "#ef6c0044",
 }
 
 
@@ -211,7 +211,10 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
         for name in cameras:
             with ui.column().classes("grow basis-0 max-w-md gap-0"):
                 images[name] = (
-                    ui.element("img").classes("camera").props(f'src="{_picture(key, name, 0)}"')
+                    ui.element("img")
+                    .classes("w-full")
+                    .style("image-rendering: pixelated")
+                    .props(f'src="{_picture(key, name, 0)}"')
                 )
                 ui.label(name.partition(".")[2]).classes("opacity-70")
     for name in cameras:
@@ -221,6 +224,14 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
                 ui.element("img").classes("grow basis-0 w-0 cursor-pointer").props(
                     f'src="{_picture(key, name, at)}" loading=lazy'
                 ).on("click", lambda at=at: slider.set_value(at))
+    with ui.row().classes("w-full gap-4"):
+        for name, spans in marks(columns).items():
+            if spans:
+                with ui.row().classes("items-center gap-1"):
+                    ui.element("div").classes("w-5 h-5 rounded").style(
+                        f"background: {_COLOURS[name]}"
+                    )
+                    ui.label(name)
     chart = (
         ui.echart(_plot(columns)).classes("w-full").style("height: 28rem").props("data-testid=plot")
     )

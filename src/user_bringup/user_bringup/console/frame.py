@@ -34,7 +34,8 @@ _STYLE = """
 user-camera { display: block; width: 100%; aspect-ratio: 1; max-height: 55vh; background: #0004; border-radius: .4rem; contain: strict; }
 user-camera canvas { display: block; width: 100%; height: 100%; object-fit: contain; }
 user-camera[data-lost] canvas { opacity: .3; }
-.stop { font-size: 1.3rem !important; font-weight: 700; min-height: 3.2rem; }
+.stop { font-size: 1.7rem !important; font-weight: 700; min-height: 3.8rem; }
+@media (max-width: 600px) { .stop { font-size: 1.5rem !important; width: 100%; } }
 .cockpit { display: grid; width: 100%; gap: 1rem; align-items: center; justify-items: center;
   grid-template: "left view right" "left arm right" / auto minmax(0, 48rem) auto; justify-content: center; }
 @media (max-width: 800px) { .cockpit { grid-template: "view view" "left right" "arm arm" / 1fr 1fr; } }

@@ -83,7 +83,7 @@ def _live(console: Console, frame: Frame) -> None:
             warnings.clear()
             with warnings:
                 for text in s.warnings[:8]:
-                    ui.label(text).classes("w-full rounded q-pa-sm bg-amber-3 text-black")
+                    ui.label(text).classes("w-full rounded q-pa-sm bg-amber-3 text-black text-lg")
         if changed("learner", (s.learner_state, s.learner)):
             title.set_text(f"learner: {s.learner_state or 'not heard of'}")
             figures.show(s.learner)
@@ -180,11 +180,11 @@ class _RobotCardView:
         self._shown: Any = None
         with ui.card().classes("grow min-w-64 max-w-xl").props(f'data-robot="{card.name}"'):
             with ui.row().classes("w-full items-center"):
-                ui.label(card.name).classes("text-xl font-bold")
-                self._state = ui.badge("").classes("text-base")
-                self._safety = ui.badge("").classes("text-base")
-                self._driver = ui.badge("", color="primary").classes("text-base")
-            self._why = ui.label("").classes("warn")
+                ui.label(card.name).classes("text-2xl font-bold")
+                self._state = ui.badge("").classes("text-2xl")
+                self._safety = ui.badge("").classes("text-2xl")
+                self._driver = ui.badge("", color="primary").classes("text-2xl")
+            self._why = ui.label("").classes("text-lg")
             with ui.row().classes("gap-1"):
                 for label, icon in (
                     ("success", "check"),
@@ -223,6 +223,10 @@ class _RobotCardView:
         self._safety.set_text(card.safety)
         self._safety.props(f"color={'negative' if card.stopped else 'grey-7'}")
         self._why.set_text(f"{card.why} [{card.code}]" if card.code else card.why)
+        acts = _STATE_COLOURS.get(card.state) == "positive"
+        self._why.classes(
+            add="opacity-70" if acts else "warn", remove="warn" if acts else "opacity-70"
+        )
         self._figures.show(card.figures)
 
     def _show_cameras(self) -> None:
