@@ -242,7 +242,7 @@ class Answers:
         finally:
             server.stop()
             thread.join()
-        took.sort()
+        took = sorted(took) or [float("nan")]
         at = {f"p{q:g}_ms": took[min(len(took) - 1, int(q / 100 * len(took)))] for q in (50, 90, 99)}  # fmt: skip
         return {
             **at, "max_ms": took[-1], "answers": len(took), "window": [begun_s, time.monotonic()],
@@ -292,6 +292,8 @@ def measure(args: argparse.Namespace) -> None:
         answers = Answers(args, turns)
         size = trainer.heard()
         print(f"both are there after {time.monotonic() - begun_s:.0f} s", flush=True)
+        while args.begin_when is not None and not args.begin_when.exists():
+            time.sleep(0.1)
         for way in args.ways:
             if time.monotonic() - begun_s > args.limit:
                 print(f"{way} was left out: no time", flush=True)
@@ -350,6 +352,9 @@ def main() -> None:
         help="requests are so far from their period, at most",
     )
     parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument(
+        "--begin-when", type=Path, default=None, help="measure once this file is there"
+    )
     parser.add_argument("--role", choices=["train"], default=None)
     parser.add_argument("--turns", default="")
     args = parser.parse_args()

@@ -230,10 +230,23 @@ class LeRobotNetwork(nn.Module):
             there = weight.reshape(chunk.shape).sum(-1) > 0
         batch["action_is_pad"] = ~there
         self.policy.train()
-        with seeded(_seed_of(generator), self.device):
+        with self.noise_from(generator):
             found = self.policy.forward(self.prepared(batch))
         loss: Tensor = found[0] if isinstance(found, tuple) else found["loss"]
         return loss
+
+    #: What a loss reads back from there goes into LeRobot's notes of it, which are not looked at here.
+    notes_on = "cuda"
+
+    @contextmanager
+    def noise_from(self, generator: torch.Generator) -> Iterator[None]:
+        """Where LeRobot's losses draw noise, by the device's own generator: seeded anew for each loss. What is being
+        recorded as CUDA graphs draws nothing; each replay is made in this instead."""
+        if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            yield
+            return
+        with seeded(_seed_of(generator), self.device):
+            yield
 
     def generate(
         self, inputs: Mapping[str, Tensor], seed: int, words: Sequence[str] | None = None, **keywords: Any

@@ -66,6 +66,7 @@ class GraphedUpdate:
         generator: Where its noise comes from.
         enabled: Whether to record at all; on a CPU, or in several processes, it is not done either.
         around: What each replay is made in, for noise that does not come from the generator.
+        notes_on: A kind of device; what it reads back from there is for notes that nobody looks at.
 
     Attributes:
         enabled: Whether it records.
@@ -80,7 +81,9 @@ class GraphedUpdate:
         generator: torch.Generator,
         enabled: bool = True,
         around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        notes_on: str = "",
     ) -> None:
+        self._notes_on = notes_on
         self._update, self._generator, self._around = update, generator, around
         self.enabled = enabled and generator.device.type == "cuda"
         self.between: Places | None = None
@@ -154,7 +157,7 @@ class GraphedUpdate:
         state = self._generator.get_state()
         stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
         limit_s = None if self.between is None else PIECE_S / self._slower
-        recorder = Recorder(begins(self._generator), limit_s)
+        recorder = Recorder(begins(self._generator), limit_s, self._notes_on)
         torch.cuda.synchronize()
         gc.collect()  # what an update has left alive may be of another stream
         torch.cuda.empty_cache()

@@ -181,6 +181,7 @@ class BC(Algorithm):
         self._graphed = GraphedUpdate(
             self._fit, self.generator, enabled=False,
             around=nullcontext if around is None else lambda: around(self.generator),
+            notes_on=getattr(self.network, "notes_on", ""),
         )  # fmt: skip
 
     def _cloned(self) -> dict[str, Parameter]:
