@@ -17,7 +17,7 @@ from user_core.errors import CodecError, PolicyError, TransportError
 from user_core.types import PolicyVersion
 from user_core.weight_plane import wire
 from user_core.weight_plane.offers import Offers
-from user_core.weight_plane.taking import is_offered_here, take
+from user_core.weight_plane.taking import Mappings, is_offered_here, take
 from user_testing import systems
 from user_testing.programs import version_offers
 from user_testing.waiting import wait_until
@@ -228,6 +228,62 @@ def test_a_network_whose_numbers_do_not_lie_in_order_is_filled_all_the_same():
             target = torch.zeros(4, 3).T
             taking.fill({"w": target})
     np.testing.assert_array_equal(target.numpy(), array)
+
+
+# --- what is mapped of another process's GPU; which needs one, so only when it is mapped and unmapped
+
+
+class Mapped:
+    def __init__(self, handle, index):
+        self.handle, self.open = handle, True
+
+    def close(self):
+        self.open = False
+
+
+def test_what_is_mapped_stays_from_version_to_version_and_ends_with_its_learner(learner):
+    made = []
+
+    def make(handle, index):
+        made.append(Mapped(handle, index))
+        return made[-1]
+
+    with Mappings(make, most=2) as mappings:
+        for handle in ("a", "b", "a"):
+            with mappings.mapped(handle, 0) as memory:
+                assert memory.open
+        assert len(made) == 2
+        with mappings.mapped("c", 0):
+            assert [one.open for one in made] == [False, True, True]
+        with take(learner.offer(1), ["memory"]) as taking:
+            wire.send(taking._connection, {"taken": True, "stays": True})
+            mappings.follow(taking.offer.owner, taking._connection.dup())
+        wait_until(lambda: learner.count()["taken"] == 1, "it is taken")
+        learner.offer(2)
+        wait_until(lambda: learner.count()["files"] == 0, "the version is not kept for that")
+        assert [one.open for one in made] == [False, True, True]  # the learner lives
+        learner.kill()
+        wait_until(lambda: not any(one.open for one in made), "they are unmapped")
+        with pytest.raises(ZeroDivisionError), mappings.mapped("d", 0):
+            raise ZeroDivisionError
+        assert not made[-1].open
+
+
+def test_a_learner_that_ends_in_order_waits_until_its_memory_is_unmapped():
+    made = version_offers.version(1, 2, 10)
+    mapped = []
+    with Mappings(
+        lambda handle, index: mapped.append(Mapped(handle, index)) or mapped[-1]
+    ) as mappings:
+        with Offers() as offers:
+            offers.offer(made, content_hash(made))
+            with take(content_hash(made), ["memory"]) as taking:
+                with mappings.mapped("a", 0):
+                    pass
+                wire.send(taking._connection, {"taken": True, "stays": True})
+                mappings.follow(taking.offer.owner, taking._connection.dup())
+            wait_until(lambda: offers._lines, "it stays in touch")
+        assert not mapped[0].open
 
 
 # --- what comes is not trusted

@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 from user_actor.loop.policy import PolicyHolder
 from user_core.errors import PolicyError, SuiteError, TransportError, in_words
 from user_core.interfaces import Policy
+from user_core.runtime.closing import Closing
 from user_core.types import PolicyVersion
-from user_core.weight_plane.taking import Taking, is_offered_here, take
+from user_core.weight_plane.taking import Mappings, Taking, is_offered_here, take
 from user_core.weight_plane.wire import GPU, MEMORY
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Announced(Protocol):
         """The hash of what it holds."""
 
 
-class LocalVersions:
+class LocalVersions(Closing):
     """Called with a version that was announced: whether it came by a way of this host, and needs no network.
 
     A policy that names its weights in place (:meth:`~user_core.interfaces.Policy.in_place`) is filled where it is, piece by
@@ -57,6 +58,7 @@ class LocalVersions:
         self, holder: PolicyHolder, way: Way = "auto", pace: Callable[[], object] = lambda: None
     ) -> None:
         self._holder, self._way, self._pace = holder, way, pace
+        self._mappings = Mappings()
         self.last, self.why = "", ""
 
     def __call__(self, announced: Announced, cancelled: Callable[[], bool]) -> bool:
@@ -92,6 +94,10 @@ class LocalVersions:
         self._say(NETWORK, why)
         return False
 
+    def close(self) -> None:
+        """Let go of the learner's memory. Idempotent."""
+        self._mappings.close()
+
     def _by_ways(self, announced: Announced) -> tuple[bool, str]:
         """Whether one has worked, and why others have not."""
         spare = self._holder.spare
@@ -124,7 +130,7 @@ class LocalVersions:
                 offer.number, {}, offer.config_hash, offer.update, offer.environment_steps, offer.created_ns
             )  # fmt: skip
             if self._fill(taking, spare):
-                taking.taken()
+                taking.taken(self._mappings)
                 self._holder.load(version, lambda policy: None)
             else:
                 arrays = taking.arrays().arrays
@@ -140,7 +146,7 @@ class LocalVersions:
                 raise PolicyError(f"policy {type(spare).__name__}", got="no weights in place", expected="some, on a GPU")  # fmt: skip
             return False
         with place as tensors:
-            taking.fill(tensors, self._pace)
+            taking.fill(tensors, self._pace, self._mappings)
         return True
 
     def _say(self, way: str, why: str) -> None:

@@ -102,6 +102,7 @@ class PolicyFeed:
                 prepare=prepare,
             )  # fmt: skip
             self.local = LocalVersions(self.holder, local, pace)
+            self._stack.callback(self.local.close)
             self.holder.begin(task)
             # One thread pulls a version and loads it beside the policy that acts.
             self.puller.on_version = self.holder.load_newest

@@ -8,7 +8,7 @@ of the driver do without both: what is mapped ends with the process that has map
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -38,7 +38,17 @@ class _Driver:
 
     def call(self, name: str, *arguments: Any) -> None:
         """Raises TransportError where the driver says no."""
-        code = getattr(self._library, name)(*arguments)
+        self.check(name, getattr(self._library, name)(*arguments))
+
+    def launcher(self, name: str) -> Callable[[int, int, int, int], int]:
+        """A function of the driver that takes two addresses, bytes and a stream, and is called often."""
+        function = ctypes.CDLL("libcuda.so.1")[name]  # of its own, since its types are
+        function.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_void_p]
+        found: Callable[[int, int, int, int], int] = function
+        return found
+
+    def check(self, name: str, code: int) -> None:
+        """Raises TransportError where a call has returned an error."""
         if code:
             text = ctypes.c_char_p()
             self._library.cuGetErrorName(code, ctypes.byref(text))
@@ -139,15 +149,14 @@ class MappedGpuMemory(Closing):
                 ctypes.c_uint(_ENABLE_PEER_ACCESS),
             )  # fmt: skip
         self._pointer: int | None = pointer.value
+        self._launch = driver.launcher("cuMemcpyAsync")
 
     def copy(self, offset: int, nbytes: int, target: int, stream: int) -> None:
-        """Launch a copy from there to an address of this process, on a stream. Raises TransportError."""
-        driver = _driver()
-        with driver.on(self.index):
-            driver.call(
-                "cuMemcpyAsync", ctypes.c_uint64(target), ctypes.c_uint64((self._pointer or 0) + offset),
-                ctypes.c_size_t(nbytes), ctypes.c_void_p(stream),
-            )  # fmt: skip
+        """Launch a copy from there to an address of this process, on a stream of the GPU here. Raises TransportError."""
+        # The stream says on which GPU that is, whatever this thread is at.
+        code = self._launch(target, (self._pointer or 0) + offset, nbytes, stream)
+        if code:
+            _driver().check("cuMemcpyAsync", code)
 
     def close(self) -> None:
         """Unmap it; copies have ended. Idempotent."""

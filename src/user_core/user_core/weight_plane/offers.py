@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from user_core.codecs.weights import array_bytes
 from user_core.errors import SuiteError, in_words
 from user_core.runtime.closing import Closing
+from user_core.runtime.gpu_turns import turns_on
 from user_core.specs import Array
 from user_core.types import PolicyVersion
 from user_core.weight_plane.wire import (
@@ -23,7 +26,7 @@ from user_core.weight_plane.wire import (
     Offer,
     address,
     checksum,
-    has_ended,
+    ends,
     is_there,
     lay_out,
     receive,
@@ -39,6 +42,8 @@ if TYPE_CHECKING:  # with torch
 _log = logging.getLogger(__name__)
 #: How long who connects may take to say what it wants, seconds.
 _ASK_S = 5.0
+#: How long others may take to unmap what they have of a learner that ends, seconds.
+_UNMAP_S = 1.0
 _LISTEN = 8
 
 
@@ -51,14 +56,18 @@ class Offers(Closing):
 
     Args:
         hold_s: Who takes longer is cut off, seconds.
+        gives_way: On a GPU, compute checksums while no answer is due (:mod:`user_core.runtime.gpu_turns`).
 
     Attributes:
         on_gpu: Whether somebody of this host takes versions on a GPU.
         taken: Versions that were taken whole, by way; ``failed`` those that were not.
+        pace: Called before each piece is summed up on a GPU; may wait.
     """
 
-    def __init__(self, hold_s: float = 60.0) -> None:
-        self._hold_s, self._lock = hold_s, threading.Lock()
+    def __init__(self, hold_s: float = 60.0, gives_way: bool = False) -> None:
+        self._hold_s, self._lock, self._gives_way = hold_s, threading.Lock(), gives_way
+        self._owner, self._lines = secrets.token_hex(8), set[socket.socket]()
+        self.pace: Callable[[], object] = lambda: None
         self._offered: _Offered | None = None
         self._snapshots: Snapshots | None = None
         self._closed = self._said = False
@@ -87,6 +96,9 @@ class Offers(Closing):
                 return None
             if self._snapshots is None:
                 self._snapshots = Snapshots()
+                device = next(t.device for t in tensors.values() if t.is_cuda)
+                if self._gives_way and (turns := turns_on(device)) is not None:
+                    self.pace = turns.wait
             snapshots = self._snapshots
         try:
             return snapshots.take(tensors, rounded, pace)
@@ -118,8 +130,37 @@ class Offers(Closing):
             snapshots, self._snapshots = self._snapshots, None
         if offered is not None:
             offered.withdraw(now=True)
+        self._end_lines()
         if snapshots is not None:
             snapshots.close()
+
+    def _stay_with(self, connection: socket.socket) -> None:
+        """Return when the other end has gone, or this one goes: meanwhile it may have memory mapped."""
+        with self._lock:
+            if self._closed:
+                return
+            self._lines.add(connection)
+        try:
+            connection.settimeout(None)
+            while connection.recv(64):
+                pass
+        finally:
+            with self._lock:
+                self._lines.discard(connection)
+
+    def _end_lines(self) -> None:
+        """Let others unmap what they have, before it is given back."""
+        with self._lock:
+            for connection in self._lines:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
+        end_s = time.monotonic() + _UNMAP_S
+        while self._lines and time.monotonic() < end_s:
+            time.sleep(1e-3)
+        with self._lock:
+            for connection in self._lines:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def _warn(self, text: str) -> None:
         if not self._said:
@@ -138,7 +179,7 @@ class _Offered:
         self._file: tuple[int, Offer] | None = None
         self._making, self._connections = threading.Lock(), set[socket.socket]()
         if getattr(snapshot, "handle", "") and snapshot.there:
-            self._snapshot, self._sums = snapshot, snapshot.sums()
+            self._snapshot, self._sums = snapshot, snapshot.sums(offers.pace)
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listening.bind(address(content_hash))
@@ -189,7 +230,7 @@ class _Offered:
     def _serve(self, connection: socket.socket) -> None:
         with self._lock:
             self._connections.add(connection)
-        way = ""
+        way, held = "", True
         try:
             connection.settimeout(_ASK_S)
             if not same_user(connection):
@@ -202,6 +243,12 @@ class _Offered:
                 if said.get("taken") is True:
                     self._offers.taken[way] += 1
                     way = ""
+                if said.get("stays") is True:
+                    with self._lock:
+                        self._connections.discard(connection)
+                    held = False
+                    self._used(-1)
+                    self._offers._stay_with(connection)
         except (OSError, SuiteError) as error:
             if way and not isinstance(error, SuiteError):
                 _log.warning("version %d was not taken in time: %s", self._version.number, in_words(error))  # fmt: skip
@@ -212,7 +259,8 @@ class _Offered:
             with self._lock:
                 self._connections.discard(connection)
             connection.close()
-            self._used(-1)
+            if held:
+                self._used(-1)
 
     def _answer(self, connection: socket.socket, asked: Mapping[str, Any]) -> str:
         """Offer it by a way that was asked for; which. Empty: by none."""
@@ -236,7 +284,7 @@ class _Offered:
             except OSError as error:
                 send(connection, {"refused": f"no memory for them: {in_words(error)}"})
                 return ""
-            if not has_ended(connection):
+            if not ends(connection)():
                 send(connection, offer.fields(), file)
             return MEMORY
         send(connection, {"refused": "the learner has them on no GPU, or the next version will be the first"})  # fmt: skip
@@ -261,7 +309,7 @@ class _Offered:
         version = self._version
         return Offer(
             version.number, self._hash, version.config_hash, version.update, version.environment_steps,
-            version.created_ns, way, entries, PIECE_BYTES, sums, **where,
+            version.created_ns, way, entries, PIECE_BYTES, sums, owner=self._offers._owner, **where,
         )  # fmt: skip
 
 

@@ -6,8 +6,9 @@ import fcntl
 import mmap
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +20,11 @@ from user_core.specs import Array
 from user_core.types import PolicyVersion
 from user_core.weight_plane.wire import (
     BFLOAT16,
+    GPU,
     MEMORY,
     Offer,
     address,
-    has_ended,
+    ends,
     is_there,
     receive,
     same_user,
@@ -31,6 +33,8 @@ from user_core.weight_plane.wire import (
 
 if TYPE_CHECKING:  # with torch
     from torch import Tensor
+
+    from user_core.weight_plane.cuda import MappedGpuMemory
 
 #: How long the learner may take to bring a version into memory, seconds.
 _ANSWER_S = 60.0
@@ -89,6 +93,82 @@ def _connect(content_hash: str) -> socket.socket | None:
     return None
 
 
+class Mappings(Closing):
+    """Memory of a learner's GPU that stays mapped here from one version to the next, which spares much of the time that a
+    version takes within a host. When the learner ends, or lets go of its memory, it is unmapped.
+
+    Args:
+        make: Maps what a handle says, for a GPU of this process.
+        most: What stays mapped at once: what is mapped longest goes.
+    """
+
+    def __init__(
+        self, make: Callable[[str, int], MappedGpuMemory] | None = None, most: int = 3
+    ) -> None:
+        self._make, self._most = make, most
+        self._lock = threading.Lock()
+        self._there: dict[tuple[str, int], MappedGpuMemory] = {}
+        self._owner = ""
+        self._line: socket.socket | None = None
+
+    @contextmanager
+    def mapped(self, handle: str, index: int) -> Iterator[MappedGpuMemory]:
+        """Memory, for copies in the block. After an error there nothing stays mapped. Raises TransportError."""
+        from user_core.weight_plane.cuda import MappedGpuMemory
+
+        with self._lock:
+            try:
+                memory = self._there.get((handle, index))
+                if memory is None:
+                    while len(self._there) >= self._most:
+                        self._there.pop(next(iter(self._there))).close()
+                    memory = (self._make or MappedGpuMemory)(handle, index)
+                    self._there[handle, index] = memory
+                yield memory
+            except BaseException:
+                self._unmap()
+                raise
+
+    def follow(self, owner: str, connection: socket.socket) -> None:
+        """What is mapped is a learner's, which lives as long as this connection."""
+        with self._lock:
+            if owner == self._owner:
+                connection.close()
+                return
+            before, self._line, self._owner = self._line, connection, owner
+        _end(before)
+        connection.settimeout(None)
+        threading.Thread(target=self._watch, args=(connection,), name="weights", daemon=True).start()  # fmt: skip
+
+    def close(self) -> None:
+        """Unmap everything. Idempotent."""
+        with self._lock:
+            self._unmap()
+            line, self._line, self._owner = self._line, None, ""
+        _end(line)
+
+    def _watch(self, connection: socket.socket) -> None:
+        with connection:
+            with suppress(OSError):
+                while connection.recv(64):
+                    pass
+            with self._lock:
+                if self._line is connection:
+                    self._unmap()
+                    self._line, self._owner = None, ""
+
+    def _unmap(self) -> None:
+        while self._there:
+            self._there.popitem()[1].close()
+
+
+def _end(connection: socket.socket | None) -> None:
+    """Wake who waits on it, and closes it then."""
+    if connection is not None:
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
 class Taking(Closing):
     """A version that is being taken: it stays at the learner for as long as this is open.
 
@@ -123,13 +203,14 @@ class Taking(Closing):
         return version
 
     def fill(
-        self, targets: Mapping[str, Tensor], pace: Callable[[], object] = lambda: None
-    ) -> None:
+        self, targets: Mapping[str, Tensor], pace: Callable[[], object] = lambda: None, mappings: Mappings | None = None
+    ) -> None:  # fmt: skip
         """Bring the version into a network that does not act, in place; see :func:`user_core.weight_plane.tensors.fill`.
 
         Args:
             targets: Tensors of the network, by the names of the version's arrays.
             pace: Called before each piece; may wait.
+            mappings: Keeps what is mapped of the learner's GPU for the next version; None: it is mapped for this one.
 
         Raises:
             PolicyError: It does not fit; nothing has changed.
@@ -137,27 +218,28 @@ class Taking(Closing):
         """
         from user_core.weight_plane import tensors
 
-        gone = self._gone
-        device = tensors.check_targets(self.offer, targets)
-        if self.offer.way == MEMORY:
-            tensors.fill(self.offer, tensors.FromFile(self._mapped()), targets, pace, gone)
+        gone, offer = ends(self._connection), self.offer
+        device = tensors.check_targets(offer, targets)
+        if offer.way == MEMORY:
+            tensors.fill(offer, tensors.FromFile(self._mapped()), targets, pace, gone)
             return
-        from user_core.weight_plane.cuda import MappedGpuMemory
+        with ExitStack() as stack:
+            if mappings is None:
+                mappings = stack.enter_context(Mappings())
+            with mappings.mapped(offer.handle, tensors.number_of(device)) as memory:
+                tensors.fill(offer, tensors.FromGpu(memory), targets, pace, gone)
 
-        with MappedGpuMemory(self.offer.handle, tensors.number_of(device)) as memory:
-            tensors.fill(self.offer, tensors.FromGpu(memory), targets, pace, gone)
-
-    def taken(self) -> None:
-        """Tell the learner that all is here: it need not keep it."""
+    def taken(self, mappings: Mappings | None = None) -> None:
+        """Tell the learner that all is here: it need not keep it. ``mappings`` end when the learner does."""
+        stays = mappings is not None and self.offer.way == GPU
         with suppress(OSError):  # it has ended: what is here is whole all the same
-            send(self._connection, {"taken": True})
+            send(self._connection, {"taken": True, "stays": stays})
+            if stays and mappings is not None:
+                mappings.follow(self.offer.owner, self._connection.dup())
 
     def close(self) -> None:
         """Let go of it. Idempotent."""
         self._stack.close()
-
-    def _gone(self) -> bool:
-        return has_ended(self._connection)
 
     def _mapped(self) -> mmap.mmap:
         """Its bytes; the file is sealed, so that no read of them can fail."""

@@ -144,7 +144,8 @@ class Snapshots:
     def take(
         self, tensors: Mapping[str, Tensor], rounded: bool = False, pace: Callable[[], object] = lambda: None
     ) -> Snapshot | None:  # fmt: skip
-        """What these tensors are now; None where all copies are in use. Launches, and does not wait.
+        """What these tensors are now; None where all copies are in use. Waits for all pieces but the last two, so that few
+        stand before an answer to a robot.
 
         Args:
             tensors: By name; the largest is on the GPU.
@@ -161,6 +162,8 @@ class Snapshots:
         if found is None:
             return None
         memory, flat = found
+        stream = torch.cuda.current_stream(flat.device) if flat.is_cuda else None
+        ring = _Ring(stream, stream)
         try:
             with torch.no_grad():
                 for entry in entries:
@@ -176,6 +179,7 @@ class Snapshots:
                         part[start : start + step].copy_(
                             source[start : start + step], non_blocking=True
                         )
+                        ring.copied(PIECE_BYTES)
         except BaseException:
             self._give_back(memory, flat)
             raise
@@ -254,6 +258,30 @@ class _Sums:
     def values(self) -> tuple[int, ...]:
         """All of them; waits."""
         return tuple(self._found.tolist())
+
+
+class _Ring:
+    """Pieces that are on their way: each is summed up when it is there, and few are launched ahead."""
+
+    def __init__(self, copying: Any, summing: Any) -> None:
+        self._copying, self._summing = copying, summing
+        self._free, self._used, self._bytes = list[Any](), deque[tuple[Any, int]](), 0
+
+    def copied(self, nbytes: int) -> None:
+        """The copy of another has been launched; its sum is launched next."""
+        if self._copying is None:
+            return
+        done = self._free.pop() if self._free else torch.cuda.Event()
+        done.record(self._copying)
+        if self._summing is not self._copying:
+            self._summing.wait_event(done)
+        self._used.append((done, nbytes))
+        self._bytes += nbytes
+        while self._bytes > _UNDER_WAY:
+            first, size = self._used.popleft()
+            first.synchronize()
+            self._free.append(first)
+            self._bytes -= size
 
 
 class Source(Protocol):
@@ -353,42 +381,35 @@ def fill(
         TransportError: Who offers has ended, or what came is not what was offered.
     """
     device = check_targets(offer, targets)
-    copying = torch.cuda.Stream(device) if device.type == "cuda" else None
-    summing = torch.cuda.Stream(device) if device.type == "cuda" else None
-    with torch.cuda.stream(summing), torch.no_grad():
-        sums = _Sums(offer.entries, offer.piece, device)
-    if copying is not None and summing is not None:
+    on_gpu = device.type == "cuda"
+    copying, summing = (torch.cuda.Stream(device) if on_gpu else None for _ in range(2))
+    if copying is not None:
         copying.wait_stream(torch.cuda.current_stream(device))
-    under_way: deque[tuple[Any, int]] = deque()
+    ring = _Ring(copying, summing)
     try:
-        with torch.no_grad():
+        with torch.cuda.stream(summing), torch.no_grad():
+            sums = _Sums(offer.entries, offer.piece, device)
             for entry in offer.entries:
                 target = targets[entry.name].detach()
-                whole = target if target.is_contiguous() else torch.empty_like(target, memory_format=torch.contiguous_format)  # fmt: skip
+                whole = target
+                if not target.is_contiguous():
+                    whole = torch.empty_like(target, memory_format=torch.contiguous_format)
+                    if copying is not None and summing is not None:
+                        copying.wait_stream(summing)  # which has had this memory before
                 flat = whole.view(-1).view(torch.uint8)
                 for start, end in entry.pieces(offer.piece):
                     pace()
                     if gone():
-                        raise TransportError("weights of this host", got="the learner has ended", expected="the rest of them")  # fmt: skip
+                        raise TransportError(
+                            "weights of this host", got="the learner has ended", expected="the rest of them"
+                        )  # fmt: skip
                     piece = flat[start:end]
                     source.copy(entry.offset + start, piece, copying)
-                    if copying is None or summing is None:
-                        sums.add(piece)
-                        continue
-                    done = torch.cuda.Event()
-                    done.record(copying)
-                    summing.wait_event(done)
-                    with torch.cuda.stream(summing):
-                        sums.add(piece)
-                    under_way.append((done, end - start))
-                    while sum(size for _, size in under_way) > _UNDER_WAY:
-                        under_way.popleft()[0].synchronize()
+                    ring.copied(end - start)
+                    sums.add(piece)
                 if whole is not target:
-                    if copying is not None:
-                        copying.synchronize()
-                    target.copy_(whole)
-            with torch.cuda.stream(summing):
-                found = sums.values()
+                    target.copy_(whole)  # behind the sums of its pieces, which wait for these
+            found = sums.values()
     finally:
         if copying is not None and summing is not None:
             copying.synchronize()

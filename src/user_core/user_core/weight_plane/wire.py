@@ -9,7 +9,7 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,6 +75,7 @@ class Offer:
         sums: Checksums of all pieces in turn, see :func:`checksum`.
         gpu: UUID of the GPU that it lies on.
         handle: The CUDA IPC handle of that memory, hexadecimal.
+        owner: Tells the learner from others, also from itself after a restart.
     """
 
     number: int
@@ -89,6 +90,7 @@ class Offer:
     sums: tuple[int, ...]
     gpu: str = ""
     handle: str = ""
+    owner: str = ""
 
     @property
     def total(self) -> int:
@@ -113,7 +115,7 @@ class Offer:
             )  # fmt: skip
             offer = cls(
                 **{k: _whole(fields[k]) for k in ("number", "update", "environment_steps", "created_ns", "piece")},
-                **{k: str(fields[k]) for k in ("content_hash", "config_hash", "way", "gpu", "handle")},
+                **{k: str(fields[k]) for k in ("content_hash", "config_hash", "way", "gpu", "handle", "owner")},
                 entries=entries, sums=tuple(int(n) for n in fields["sums"]),
             )  # fmt: skip
             for entry in entries:
@@ -257,11 +259,15 @@ def _close(fds: Sequence[int]) -> None:
         os.close(fd)
 
 
-def has_ended(connection: socket.socket) -> bool:
-    """Whether the other end has gone; does not wait."""
-    try:
-        readable = select.poll()  # a socket with a time limit would wait in recv
-        readable.register(connection, select.POLLIN)
-        return bool(readable.poll(0)) and connection.recv(1, socket.MSG_PEEK) == b""
-    except (OSError, ValueError):
-        return True
+def ends(connection: socket.socket) -> Callable[[], bool]:
+    """What tells, without waiting, whether the other end has gone."""
+    readable = select.poll()  # a socket with a time limit would wait in recv
+    readable.register(connection, select.POLLIN)
+
+    def has_ended() -> bool:
+        try:
+            return bool(readable.poll(0)) and connection.recv(1, socket.MSG_PEEK) == b""
+        except (OSError, ValueError):
+            return True
+
+    return has_ended

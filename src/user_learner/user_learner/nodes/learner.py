@@ -68,7 +68,9 @@ class LearnerNode(LifecycleNode):
         self._status = self.advertise(topics.LEARNER_STATUS, always=True)
         self._backlog = self.advertise(topics.LEARNER_BACKLOG)
         session = stack.enter_context(open_session(config.zenoh))
-        self._offers = stack.enter_context(Offers()) if config.offer_locally else None
+        self._offers: Offers | None = None
+        if config.offer_locally:
+            self._offers = stack.enter_context(Offers(gives_way=config.training.gives_way))
         server = PolicyServer(
             session, config.key, self._announcements.publish,
             offer=(lambda version, name: None) if self._offers is None else self._offers.offer,
