@@ -328,7 +328,8 @@ def test_what_is_said_of_an_episode_on_its_page_reaches_the_sampler_of_a_learner
 def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
     console, browser, eyes, tmp_path
 ):
-    page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, has_touch=True)
+    page = context.new_page()
     page.goto(console)
     page.wait_for_selector('[data-robot="robot0"]', timeout=60_000)
     _sees_the_camera_move(page)
@@ -340,6 +341,7 @@ def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
         return any(json.loads(line)["outcome"] == Outcome.SUCCESS for line in lines)
 
     _drives_to_the_goal(page, console, eyes, solved)
+    _drives_by_other_hands(page, eyes)
     _sees_the_arm_as_it_stands(page, eyes)
     _stops_when_the_page_loses_the_focus(page)
     _stops_in_an_emergency(page, eyes)
@@ -407,6 +409,67 @@ def _drives_to_the_goal(page, console, eyes, solved):
     assert solved(), f"not reached: {eyes.way()} m are left"
     page.keyboard.up("Space")
     page.wait_for_function("() => !userDrive.state.engaged", timeout=10_000)
+
+
+#: A gamepad in place of those of the browser.
+_GAMEPAD = """() => {
+    const buttons = Array.from({ length: 17 }, () => ({ value: 0 }));
+    window.pad = { index: 0, mapping: "standard", axes: [0, 0, 0, 0], buttons };
+    navigator.getGamepads = () => [pad];
+}"""
+
+
+def _drives_by_other_hands(page, eyes):
+    """A gamepad, fingers and the tilt of a tablet, each one way; the arm stands still when they let go."""
+    page.evaluate(_GAMEPAD)
+    tools = page.context.new_cdp_session(page)
+    box, button = (page.locator(where).first.bounding_box() for where in (".pad", "[data-tilt]"))
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def stick(up, held):
+        page.evaluate(
+            "([up, held]) => { pad.axes[3] = -up; pad.buttons[5].value = held; }", [up, held]
+        )
+
+    def finger(*places):
+        for kind, place in zip(("touchStart", "touchMove"), places, strict=False):
+            tools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [place]})
+        if not places:
+            tools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def tilt(beta):
+        said = {"alpha": 0, "beta": beta, "gamma": 0}
+        tools.send("DeviceOrientation.setDeviceOrientationOverride", said)
+
+    def tilted():
+        page.mouse.move(button["x"] + button["width"] / 2, button["y"] + button["height"] / 2)
+        page.mouse.down()
+        for beta in (40, 39, 60):  # back, from how it was held
+            page.wait_for_timeout(200)
+            tilt(beta)
+
+    for axis, way, hold, let_go in (
+        (2, 1, lambda: stick(1, 1), lambda: stick(0, 0)),
+        (1, -1, lambda: finger({"x": x, "y": y}, {"x": x + box["width"] / 3, "y": y}), finger),
+        (0, -1, tilted, page.mouse.up),
+    ):
+        before = eyes.newest.arrays["tcp_pose"][axis]
+
+        def moved(axis=axis, way=way, hold=hold, let_go=let_go, before=before):
+            if page.evaluate("userDrive.state.mustRelease"):  # a busy machine was silent
+                let_go()
+                page.wait_for_timeout(300)
+                hold()
+            return way * (eyes.newest.arrays["tcp_pose"][axis] - before) > 0.02
+
+        hold()
+        wait_until(
+            moved, f"axis {axis} moves", 30, seen=lambda: page.evaluate("userDrive.state.axes")
+        )
+        let_go()
+        page.wait_for_function("() => !userDrive.state.engaged", timeout=10_000)
+    page.evaluate("navigator.getGamepads = () => []")
+    tools.detach()
 
 
 def _sees_the_arm_as_it_stands(page, eyes):
