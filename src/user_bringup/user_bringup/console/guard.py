@@ -26,7 +26,7 @@ _SOCKETS_PER_S, _SOCKETS_AT_ONCE = 5.0, 40.0
 _SOCKETS_OF_FLOOD = 20.0
 #: Requests of one visitor a second, and at once: for whole pages, which are made anew for each, and for what they show
 #: (pictures of an episode, scripts).
-_PAGES_PER_S, _PAGES_AT_ONCE = 1.0, 12.0
+_PAGES_PER_S, _PAGES_AT_ONCE = 2.0, 20.0
 _FILES_PER_S, _FILES_AT_ONCE = 200.0, 2000.0
 _FILES = ("/_nicegui", "/console_static", "/picture", "/robot_mesh")
 #: Connections of one address a second, at once, and open together: what is more is cut off before it is read. A browser
