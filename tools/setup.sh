@@ -127,7 +127,7 @@ is_done() { [[ -f $1 && $(<"$1") == "$2" ]]; }
 # --- the environment -------------------------------------------------------------------------------------
 
 install_requirements() {
-    local stamp=$USER_WS_VENV/.user-requirements wanted file
+    local stamp=$USER_WS_VENV/.user-requirements wanted file alone=requirements/extra_language.txt
     local -a requirements=(requirements/{base,dev,build}.txt) constraints=(requirements/constraints.txt) arguments=()
     if [[ $USER_WS_ROS == wheels ]]; then
         requirements+=("requirements/ros-$ROS_DISTRO.txt")
@@ -138,7 +138,7 @@ install_requirements() {
         # Its own constraints, where it has some, stand for ours.
         [[ ! -f requirements/constraints-$USER_WS_EXTRA.txt ]] || constraints[0]=requirements/constraints-$USER_WS_EXTRA.txt
     fi
-    wanted=$(cat "${requirements[@]}" "${constraints[@]}" tools/mend_wheels.py <(echo "$BASE_PYTHON") | sha256sum)
+    wanted=$(cat "${requirements[@]}" "${constraints[@]}" "$alone" tools/mend_wheels.py <(echo "$BASE_PYTHON") | sha256sum)
     is_done "$stamp" "$wanted" && return 0
 
     say "installing requirements into ${USER_WS_VENV##*/} with $BASE_PYTHON"
@@ -165,6 +165,9 @@ install_requirements() {
         say "uv could not do it, pip will; that takes a few minutes"
         "${pip[@]}" install --quiet --progress-bar off --no-compile "${arguments[@]}"
     fi
+    # A model, for tests that skip without it, and not the library that it asks for.
+    install_with_uv --no-deps --requirement "$alone" || "${pip[@]}" install --quiet --no-deps --requirement "$alone" ||
+        say "going on without what $alone names"
     if [[ $USER_WS_ROS == wheels ]]; then "$USER_WS_VENV/bin/python" tools/mend_wheels.py >&2; fi
     # What was built against another Python, ROS 2 or numpy is to be built again; what came in addition does no harm.
     if [[ -n $before && -n $(comm -23 <(echo "$before") <(built_against)) ]]; then

@@ -1,7 +1,9 @@
 """Pretrained image encoders, and policies that see several observations at once."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +149,19 @@ def test_bad_eyes_are_named(weights: Path, params: dict[str, object], said: str)
         frozen_encoder(ImageEncoderConfig(**(encoder(weights) | params)))  # type: ignore[arg-type]
 
 
+def test_a_timm_that_does_not_fit_the_torch_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a torchvision of CUDA beside a torch of the CPU fails."""
+    (tmp_path / "timm.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    with pytest.raises(PluginError, match=r"nms does not exist.*built for this torch"):
+        PretrainedEncoder(ImageEncoderConfig(backbone="resnet10t", trained=True))
+
+
 def test_files_that_are_no_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ConfigError, match="a file of tensors"):
@@ -159,21 +174,60 @@ def test_files_that_are_no_weights_are_refused(weights: Path, tmp_path: Path) ->
         frozen_encoder(ImageEncoderConfig(**encoder(tmp_path / "code.pth")))  # type: ignore[arg-type]
 
 
-def test_backbones_of_timm(tmp_path: Path) -> None:
-    timm = pytest.importorskip("timm")
-    for name, stride, channels in (("resnet10t", 16, 256), ("vit_tiny_patch16_224", 16, 192)):
-        path = tmp_path / f"{name}.safetensors"
-        from safetensors.torch import save_file
+@pytest.fixture
+def timm() -> Any:
+    """timm, which wants torchvision of the same build as torch."""
+    return pytest.importorskip(
+        "timm", reason="timm or its torchvision is not installed", exc_type=ImportError
+    )
 
-        save_file(timm.create_model(name, pretrained=False, num_classes=0).state_dict(), path)
-        made = PretrainedEncoder(
-            ImageEncoderConfig(backbone=name, weights=str(path), stride=stride)
-        )
-        size = 224 if "vit" in name else 64
-        seen = made(torch.zeros((1, size, size, 3), dtype=torch.uint8))
-        assert seen.shape == (1, (size // stride) ** 2, channels)
-    with pytest.raises(ConfigError, match="a model of timm"):
-        PretrainedEncoder(ImageEncoderConfig(backbone="resnet_unknown", trained=True))
+
+def write_backbone(timm: Any, name: str, folder: Path, **more: Any) -> Path:
+    from safetensors.torch import save_file
+
+    path = folder / f"{name}.safetensors"
+    made = timm.create_model(name, pretrained=False, num_classes=0, **more)
+    save_file(made.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "channels", "size"),
+    [("resnet10t", 16, 256, 64), ("vit_tiny_patch16_224", 16, 192, 224), ("mobilenetv3_small_050", 8, 16, 64)],
+)  # fmt: skip
+def test_backbones_of_timm(
+    timm: Any, tmp_path: Path, name: str, stride: int, channels: int, size: int
+) -> None:
+    path = write_backbone(timm, name, tmp_path)
+    made = PretrainedEncoder(ImageEncoderConfig(backbone=name, weights=str(path), stride=stride))
+    seen = made(torch.zeros((1, size, size, 3), dtype=torch.uint8))
+    assert seen.shape == (1, (size // stride) ** 2, channels)
+    other = PretrainedEncoder(ImageEncoderConfig(backbone=name, trained=True, stride=stride))
+    assert (other.key != made.key).any() and any(p.requires_grad for p in other.parameters())
+
+
+def test_a_policy_sees_with_a_frozen_backbone_of_timm(timm: Any, tmp_path: Path) -> None:
+    path = write_backbone(timm, "resnet10t", tmp_path)
+    policy = flow(image_encoder={"backbone": "resnet10t", "weights": str(path), "stride": 16})
+    report = check_policy(policy, SPEC)
+    assert report.passed, report.text()
+    network, seen = policy.network(), batch(3)
+    kept = network.frozen_encoder(torch.from_numpy(seen["camera"])).numpy()
+    pixels, stored = (
+        network.context(network.inputs(one)) for one in (seen, {**seen, "camera": kept})
+    )
+    assert torch.allclose(pixels, stored, atol=1e-6)
+
+
+def test_what_does_not_fit_a_backbone_of_timm_is_named(timm: Any, tmp_path: Path) -> None:
+    path = write_backbone(timm, "resnet10t", tmp_path)
+    for params, said in (
+        ({"backbone": "resnet_unknown", "trained": True}, "a model of timm, for instance"),
+        ({"backbone": "resnet18", "weights": str(path)}, "the weights of resnet18"),
+        ({"backbone": "resnet10t", "weights": str(path), "stride": 12}, "one of"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            PretrainedEncoder(ImageEncoderConfig(**params))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["flow", "diffusion", "act", "tanh_gaussian", "action_chunks"])

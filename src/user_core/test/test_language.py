@@ -51,6 +51,28 @@ def test_pieces_of_words_are_the_longest_that_are_known():
     assert [known[number] for number in found] == wanted
 
 
+def test_sentences_become_what_the_model_of_the_package_makes_of_them(monkeypatch):
+    """The numbers are those of transformers' BertModel and tokenizer with the same files (looked at once)."""
+    pytest.importorskip(sentence.MODEL_PACKAGE, reason="extra_language.txt is not installed")
+    monkeypatch.undo()
+    texts = [
+        "put the peg into the hole", "insert the peg", "open the drawer", "naïve café—test 123,456 (x)",
+    ]  # fmt: skip
+    found = sentence.embeddings(texts)
+    assert found.shape == (4, INSTRUCTION_SIZE) and found.dtype == np.float32
+    np.testing.assert_allclose(found[0, :4], [0.01893, 0.04918, -0.06022, 0.01095], atol=1e-4)
+    np.testing.assert_allclose(found[3, :4], [0.0279, 0.02008, -0.00182, -0.03306], atol=1e-4)
+    near = [
+        [1, 0.8841, 0.3661],
+        [0.8841, 1, 0.3414],
+        [0.3661, 0.3414, 1],
+    ]  # who means alike is alike
+    np.testing.assert_allclose(found[:3] @ found[:3].T, near, atol=1e-3)
+    numbers = sentence.pieces(texts[3], sentence._model("")[1])
+    assert numbers == [101, 15743, 7668, 1517, 3231, 13138, 1010, 3429, 2575, 1006, 1060, 1007, 102]
+    sentence._model.cache_clear()
+
+
 @pytest.mark.parametrize("params", [{}, {"backbone": "transformer"}, {"name": "act"}])
 def test_instructions_are_encoded_once_and_go_to_actors_with_the_weights(words, params):
     learner, actor = policy(**params), policy(**params)

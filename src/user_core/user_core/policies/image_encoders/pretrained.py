@@ -250,3 +250,9 @@ def _imported(module: str, purpose: str) -> Any:
             f"{purpose} needs {module}", got=str(error), expected=f"{module} to be installed",
             hint=f"pip install -r {REQUIREMENTS}",
         ) from error  # fmt: skip
+    except Exception as error:  # of a torchvision that was built for another torch, a RuntimeError about its operators
+        raise PluginError(
+            f"{purpose} needs {module}", got=f"an import that fails: {(str(error) or repr(error)).splitlines()[0][:200]}",
+            expected=f"{module}, and what it imports, built for this torch ({torch.__version__})",
+            hint="Install the torchvision that belongs to this torch, from where the torch came (for a CPU or for CUDA)",
+        ) from error  # fmt: skip
