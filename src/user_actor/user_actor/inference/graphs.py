@@ -77,10 +77,11 @@ class CallGraphs(PreparedCalls):
             return
         import torch
 
-        stream = getattr(self._streams, "stream", None)
+        kind = "warms" if self.warming else "answers"
+        stream = getattr(self._streams, kind, None)
         if stream is None:
             stream = torch.cuda.Stream(device, priority=0 if self.warming else -1)
-            self._streams.stream = stream
+            setattr(self._streams, kind, stream)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream), super().pass_in(policy):
             yield

@@ -131,8 +131,10 @@ def seconds_of(func: Any, args: Any, kwargs: Mapping[str, Any], made: Any) -> fl
     if not tensors:
         return 0.0
     moved = sum(t.numel() * t.element_size() for t in tensors)
-    count = flop_registry.get(func.overloadpacket)
-    operations = 0.0 if count is None else float(count(*args, **kwargs, out_val=made))
+    count, operations = flop_registry.get(func.overloadpacket), 0.0
+    if count is not None:
+        with suppress(Exception):  # of a form that torch cannot count
+            operations = float(count(*args, **kwargs, out_val=made))
     rate = _HALF_FLOPS if tensors[0].element_size() <= 2 else _FULL_FLOPS
     return max(moved / _BYTES, operations / rate) + _LAUNCH_S
 

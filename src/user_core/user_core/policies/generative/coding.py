@@ -15,6 +15,7 @@ from user_core.policies.features import ActionScale
 from user_core.specs import Array, RobotSpec
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -36,6 +37,7 @@ class ChunkCode:
         self.moved = len(self.scale.continuous)
         self.size = self.moved + sum(self.scale.counts)
         self._action_size = spec.action.size
+        self._elements_on: dict[torch.device, Tensor] = {}
 
     def encode(self, unit: Array) -> Array:
         """Actions (..., A) in network units, as codes (..., D) float32."""
@@ -61,7 +63,7 @@ class ChunkCode:
         from torch.nn.functional import one_hot
 
         rows = action.reshape(len(action), self.rows, -1)
-        parts = [rows[..., self.scale.continuous]]
+        parts = [self._moving(rows)]
         for element, count in zip(self.scale.categorical, self.scale.counts, strict=True):
             chosen = rows[..., element].round().long().clamp(0, count - 1)
             parts.append(2.0 * one_hot(chosen, count).to(rows.dtype) - 1.0)
@@ -69,13 +71,32 @@ class ChunkCode:
 
     def decode_batch(self, code: Tensor) -> Tensor:
         """Codes (B, T, D) as actions (B, T x A) in network units; gradients pass where they move."""
+        moving = code[..., : self.moved].clamp(-1, 1)
+        if self.moved == self._action_size:
+            return moving.flatten(1)
         unit = code.new_empty((*code.shape[:-1], self._action_size))
-        unit[..., self.scale.continuous] = code[..., : self.moved].clamp(-1, 1)
+        unit.index_copy_(-1, self._elements(code.device), moving)
         start = self.moved
         for element, count in zip(self.scale.categorical, self.scale.counts, strict=True):
             unit[..., element] = code[..., start : start + count].argmax(-1).to(code.dtype)
             start += count
         return unit.flatten(1)
+
+    def _moving(self, rows: Tensor) -> Tensor:
+        """Continuous elements of actions (B, T, A)."""
+        if self.moved == self._action_size:
+            return rows
+        return rows.index_select(-1, self._elements(rows.device))
+
+    def _elements(self, device: torch.device) -> Tensor:
+        """Which they are. What is recorded as a CUDA graph must find it on the GPU."""
+        import torch
+
+        found = self._elements_on.get(device)
+        if found is None:
+            found = torch.tensor(self.scale.continuous, dtype=torch.int64, device=device)
+            self._elements_on[device] = found
+        return found
 
     def settle_batch(self, code: Tensor) -> Tensor:
         """Codes (B, T, D) as those of the actions that they become. Gradients of a choice are those of the softmax of its
@@ -95,7 +116,7 @@ class ChunkCode:
         import torch
 
         rows = weight.reshape(len(weight), self.rows, -1)
-        parts = [rows[..., self.scale.continuous]]
+        parts = [self._moving(rows)]
         for element, count in zip(self.scale.categorical, self.scale.counts, strict=True):
             parts.append(rows[..., element, None].expand(*rows.shape[:-1], count))
         return torch.cat(parts, -1)
