@@ -73,6 +73,38 @@ def test_the_next_of_regular_requests_is_expected_and_of_others_none() -> None:
     assert arrivals.next_s() is None
 
 
+def test_the_turn_is_taken_earlier_where_training_leaves_more_behind(
+    turns: tuple[GpuTurns, GpuTurns],
+) -> None:
+    answers, trains = turns
+    arrivals = Arrivals()
+    for number in range(7):
+        arrivals.came(10 + 0.05 * number)
+
+    def early_s() -> float:
+        due_s, _ = arrivals.next_s(answers.tail_s) or (0.0, 0.0)
+        return 10.35 - due_s
+
+    assert answers.tail_s == 0
+    assert early_s() == pytest.approx(Arrivals.early_s, abs=1e-6)
+    trains.leaves(0.0004)  # less than there is time for anyway
+    assert early_s() == pytest.approx(Arrivals.early_s, abs=1e-6)
+    trains.leaves(0.0025)
+    assert early_s() == pytest.approx(0.0025, abs=1e-6)
+    trains.leaves(3.0)  # it is not in pieces: no robot's whole period is taken for it
+    assert early_s() == pytest.approx(0.01, abs=1e-6)
+    answers.take(0.2)
+    assert trains.taken
+    assert answers.tail_s == pytest.approx(0.01), "the one says nothing of the other"
+
+
+def test_a_file_of_before_has_room_for_the_time_that_is_left(tmp_path: Path) -> None:
+    (tmp_path / "turns").write_bytes(b"\0" * 8)
+    turns = GpuTurns(tmp_path / "turns")
+    turns.leaves(0.002)
+    assert GpuTurns(tmp_path / "turns").tail_s == pytest.approx(0.002)
+
+
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(ConfigError, match="turns on a GPU"):
         GpuTurns(tmp_path)
