@@ -155,7 +155,7 @@ def killed_after(words: Sequence[str], delay_s: float) -> list[str]:
     )
     try:
         assert process.stdout is not None
-        assert select.select([process.stdout], [], [], 60.0)[0], "it says nothing"
+        assert select.select([process.stdout], [], [], 180.0)[0], "it says nothing"
         first = process.stdout.readline()
         time.sleep(delay_s)
         assert process.poll() is None, "it ended by itself"

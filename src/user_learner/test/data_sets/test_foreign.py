@@ -81,6 +81,22 @@ def test_robomimic_comes_with_its_final_observations(tmp_path):
     assert spec.action_kind is ActionKind.GENERIC
 
 
+def test_an_episode_with_other_numbers_of_actions_and_observations_is_left_out(tmp_path):
+    """Nobody knows which action belongs to which observation; one observation more is the last one."""
+    import h5py
+
+    path = robomimic(tmp_path / "a.hdf5", episodes=4)
+    with h5py.File(path, "a") as file:
+        for number, name, rows in ((1, "actions", 4), (2, "actions", 5), (3, "rewards", 3)):
+            values = file[f"data/demo_{number}/{name}"][:rows]
+            del file[f"data/demo_{number}/{name}"]
+            file[f"data/demo_{number}/{name}"] = values
+    report = take(path, tmp_path / "store")
+    assert [columns["action"].shape[0] - 1 for _, columns in held(tmp_path / "store")] == [6, 5]
+    assert len(report.skipped) == 2 and "6 rows beside 4 actions" in report.skipped[0]
+    assert "'rewards': got 3 rows beside 6 actions" in report.skipped[1]
+
+
 def test_each_episode_comes_once_wherever_the_file_lies(tmp_path):
     path = robomimic(tmp_path / "a.hdf5")
     assert take(path, tmp_path / "store").episodes == 3

@@ -330,6 +330,7 @@ class Mapped:
         missing = sorted(self.wanted - set(source.fields) - _WORDS)
         if missing:
             raise SpecError("fields", got=f"no {missing}", expected="them in every episode")
+        self._require_rows(source)
         success = self._success(source)
         terminated = self._ended(source, success)
         given = all(
@@ -396,6 +397,17 @@ class Mapped:
         )  # fmt: skip
         task = mapping.task or source.task
         return RecordedEpisode(key, kind, columns, result, mapping.robot, task[:256])
+
+    def _require_rows(self, source: SourceEpisode) -> None:
+        """Which observation belongs to which action, nobody knows where there are other numbers of them."""
+        steps = source.steps
+        names = [name for one in self._arrays.values() for name in one.fields]
+        for name in [*names, *filter(None, [self.mapping.reward.field])]:
+            if not steps <= len(source.fields[name]) <= steps + 1:
+                raise SpecError(
+                    f"field {name!r}", got=f"{len(source.fields[name])} rows beside {steps} actions",
+                    expected=f"{steps}, or {steps + 1} with the observation behind the last action",
+                )  # fmt: skip
 
     def _success(self, source: SourceEpisode) -> bool | None:
         said = self.mapping.success

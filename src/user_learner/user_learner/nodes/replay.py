@@ -165,8 +165,9 @@ class ReplayNode(LifecycleNode):
         """Apply the retention policy, compress and move, in a thread of its own: rewriting segments takes seconds.
 
         What fails does not keep the rest from being done: a disk without room to compress gets room by moving."""
+        logged: list[str] = []
         while not self._stop.wait(self.config.retention_period_s):
-            failed = []
+            failed: list[str] = []
             for step in (self._retain, self._compress, self._move_old):
                 try:
                     step()
@@ -176,6 +177,12 @@ class ReplayNode(LifecycleNode):
                 self.diagnostics.report("upkeep", Level.WARN, "; ".join(failed))
             else:
                 self.diagnostics.resolve("upkeep")
+            if failed != logged:
+                self.get_logger().warning(
+                    f"upkeep is tried again every {self.config.retention_period_s:g} s: {'; '.join(failed)}"
+                    if failed else "upkeep works again"
+                )  # fmt: skip
+                logged = failed
 
     def _retain(self) -> None:
         with Apart(self._stop.is_set) as apart:
