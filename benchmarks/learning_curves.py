@@ -230,6 +230,10 @@ class Experiment:
         self.arguments, self.config, self.on_step = arguments, config, on_step
         self.robot, self.judge = make_robot(arguments), make_robot(arguments)
         spec, self.reward = self.robot.spec, make_reward(arguments)
+        # what a policy is judged by; another than what it learned from where that was learned itself
+        self.judgement: Reward = (
+            plugins.build("rewards", arguments.judge) if arguments.judge else self.reward
+        )
         self.judged = self.make_policy()
         self.algorithm = config.algorithm.build(
             "algorithms", spec, self.make_policy(), path="algorithm"
@@ -341,7 +345,7 @@ class Experiment:
         recent, progress = self.finished[-20:], self.loop.progress()
         learning_s = time.monotonic() - start_s - self.evaluating_s
         self.judged.load(self.policies.current().policy.arrays())
-        result = evaluate(self.judge, self.judged, self.arguments.episodes, self.reward)
+        result = evaluate(self.judge, self.judged, self.arguments.episodes, self.judgement)
         self.evaluating_s = time.monotonic() - start_s - learning_s
         line = {
             "seed": self.arguments.seed,
@@ -412,6 +416,9 @@ def make_parser() -> Parser:
     parser.add_argument("--param", nargs="*", default=[], help="its parameters, key=value")
     parser.add_argument("--reward", default="task", help="reward plugin")
     parser.add_argument("--reward-param", nargs="*", default=[], help="its parameters, key=value")
+    parser.add_argument(
+        "--judge", default="", help="reward plugin of evaluations; that of learning by default"
+    )
     parser.add_argument("--set", nargs="*", default=[], help="settings of the file, a.b=value")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=10_000)

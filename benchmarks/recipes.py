@@ -36,6 +36,7 @@ from user_core.interfaces import Policy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, EpisodeSource, Outcome, Step
 from user_hal.local import LocalHal
+from user_hal.robots.gripper_choices import RobotWithGripperChoices
 from user_learner.algorithms.common.batches import Minibatcher
 from user_testing import systems
 
@@ -109,7 +110,8 @@ def cloned(job: Job, spec: RobotSpec, ring: Ring, updates: int, policy: Policy) 
 
 def robot(job: Job) -> LocalHal:
     """The simulated task of a job."""
-    return LocalHal(plugins.build("robots", "mujoco", {"task": job["task"]}))
+    made = plugins.build("robots", "mujoco", {"task": job["task"]})
+    return LocalHal(RobotWithGripperChoices(made) if job.get("name") == "choices" else made)
 
 
 def evaluated(hal: LocalHal, policy: Policy, episodes: int, **loop: Any) -> Job:

@@ -7,6 +7,7 @@ Part of ``recipes.py``, which runs the jobs.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ from user_actor.loop import ActorLoopConfig, EpisodeLoop
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
 from user_core.config import from_mapping
-from user_core.types import ActedBy, Batch, FinalObservation, Outcome, Step
+from user_core.types import ActedBy, Batch, EpisodeSource, FinalObservation, Outcome, Step
 
 Job = dict[str, Any]
 
 
 def jobs(seeds: list[int]) -> list[Job]:
-    """From 20 demonstrations."""
+    """From 20 demonstrations; with a gripper that opens by any share, and with one that is closed, held or opened."""
     return [
         {
             "kind": "hg_dagger", "task": "pick_place", "policy": "flow", "demonstrations": 20, "seed": seed,
-            "updates": 2000, "rounds": 12, "episodes": 10, "evaluated": 20,
+            "updates": 2000, "rounds": 12, "episodes": 10, "evaluated": 20, **more,
         }
+        for more in ({}, {"name": "choices"})
         for seed in seeds
     ]  # fmt: skip
 
@@ -58,18 +60,26 @@ def hg_dagger(job: Job, scale: float) -> Job:
             "replan_every": 4, "arbiter": {"hold_s": 0.0}, "max_episode_steps": 200,
             "exploration": {"deterministic": not job.get("chance")},
         }  # fmt: skip
+        without = {name: word for name, word in words.items() if name != "arbiter"}
+        alone = EpisodeLoop(
+            hal, policy, reward, MemorySink("alone"), from_mapping(ActorLoopConfig, without)
+        )
         config, trials = from_mapping(ActorLoopConfig, words), MemorySink("online")
         loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
         corrections, further = Ring(hal.spec, 60_000), Ring(hal.spec, 60_000)
         start, shown = 10_000_000 * (job["seed"] + 1), 0
         for _ in range(job["rounds"]):
-            results = []
+            results, corrected, needless, before = [], 0, 0, dict(person.causes)
             for _ in range(job["episodes"]):
                 start += 1
                 if (result := loop.run(seed=start)) is not None:
                     results.append(result)
-                    for row in _of_person(trials.rows.pop(result.key)):
+                    for row in of_person(trials.rows.pop(result.key)):
                         corrections.append(row)
+                    if result.takeovers:  # what it would have done without him
+                        by_itself = alone.run(EpisodeSource.EVALUATION, start)
+                        corrected += 1
+                        needless += by_itself is not None and by_itself.outcome is Outcome.SUCCESS
             while further.steps < corrections.steps:  # as many, demonstrated from the beginning
                 shown += 1
                 _join(
@@ -82,11 +92,13 @@ def hg_dagger(job: Job, scale: float) -> Job:
                 mixed = [Windows(one, 8, len(curve)) for one in (ring, more) if one.steps]
                 for _ in range(updates // 4):
                     parts = [one.sample(256 // len(mixed)) for one in mixed]
-                    learner.update(_concatenated(parts))
+                    learner.update(concatenated(parts))
                 acting.load(learner.policy_arrays())
             curve.append({
                 "steps": corrections.steps, "more": further.steps,
                 "interventions": round(float(np.mean([r.takeovers for r in results])), 2),
+                "corrected": corrected, "needless": needless,
+                "causes": {name: n - before.get(name, 0) for name, n in person.causes.items()},
                 "by_person": round(
                     sum(r.interventions for r in results) / max(1, sum(r.length for r in results)), 3
                 ),
@@ -97,7 +109,7 @@ def hg_dagger(job: Job, scale: float) -> Job:
     return {"curve": curve}
 
 
-def _of_person(rows: list[Any]) -> list[Any]:
+def of_person(rows: list[Any]) -> list[Any]:
     """Stretches that a person drove, each as an episode of its own."""
     found: list[Any] = []
     for row in rows:
@@ -118,7 +130,7 @@ def _join(ring: Ring, more: Ring) -> None:
             ring.append(Step(seen, more.action[row], more.action[row], 0.0))
 
 
-def _concatenated(parts: list[Batch]) -> Batch:
+def concatenated(parts: list[Batch]) -> Batch:
     seen = {
         name: np.concatenate([p.observation[name] for p in parts]) for name in parts[0].observation
     }
@@ -128,15 +140,26 @@ def _concatenated(parts: list[Batch]) -> Batch:
 
 
 def table(lines: list[Job]) -> str:
-    """Markdown: means over seeds."""
-    curves = [line["result"]["curve"] for line in lines if line["job"]["kind"] == "hg_dagger"]
-    if not curves:
-        return ""
+    """Markdown: means over seeds, and sums of what corrections were for."""
+    names = {line["job"].get("name", "") for line in lines if line["job"]["kind"] == "hg_dagger"}
+    return "\n".join(_table(_curves(lines, name), name) for name in sorted(names))
+
+
+def _curves(lines: list[Job], name: str = "") -> list[list[Job]]:
+    return [
+        line["result"]["curve"]
+        for line in lines
+        if line["job"]["kind"] == "hg_dagger" and line["job"].get("name", "") == name
+    ]
+
+
+def _table(curves: list[list[Job]], name: str) -> str:
     text = [
         "",
+        *([f"Gripper: {name}", ""] if name else []),
         "| round | corrected steps | interventions an episode | steps by the person | success | "
-        "demonstrated steps | success of plain cloning |",
-        "|---|---|---|---|---|---|---|",
+        "demonstrated steps | success of plain cloning | episodes corrected, that would have gone well | for |",
+        "|---" * 9 + "|",
     ]
     for number, points in enumerate(zip(*curves, strict=False)):
         cells = []
@@ -146,6 +169,11 @@ def table(lines: list[Job]) -> str:
         ):  # fmt: skip
             values = [point[name] for point in points if name in point]
             cells.append(form.format(np.mean(values)) if values else "")
+        if all("causes" in point for point in points):
+            sums = [sum(point[name] for point in points) for name in ("corrected", "needless")]
+            causes = sum((Counter(point["causes"]) for point in points), Counter())
+            cells.append(f"{sums[0]}, {sums[1]}")
+            cells.append(", ".join(f"{name} {n}" for name, n in causes.most_common() if n))
         text.append(f"| {number} | {' | '.join(cells)} |")
     return "\n".join(text)
 
@@ -157,7 +185,7 @@ def draw(lines: list[Job], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    curves = [line["result"]["curve"] for line in lines if line["job"]["kind"] == "hg_dagger"]
+    curves = _curves(lines)
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.6))
     for number, curve in enumerate(curves):
         for name, steps, label, colour in (

@@ -78,6 +78,7 @@ def test_it_corrects_what_the_robot_does_wrong_and_lets_go_again(reach) -> None:
     assert drives(wrong, 2) == [False] * 2
     assert drives(right, 1) + drives(wrong, 2) == [False] * 3, "three in a row"
     assert drives(wrong, 1) + drives(right, 8) == [True] * 6 + [False] * 3
+    assert teleop.causes.total() == 1 and set(teleop.causes) <= set(reach.spec.action.names)
     drives(wrong, 2)
     assert not teleop.read(replace(first, episode=first.episode + 1)).engaged, "a new episode"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
@@ -66,7 +67,12 @@ class ExpertConfig(Config):
 
 
 class ExpertTeleop(Teleop):
-    """Solves the simulated tasks from their observations, and pretends to be a person."""
+    """Solves the simulated tasks from their observations, and pretends to be a person.
+
+    Attributes:
+        causes: Why he corrected, and how often, since he was connected: ``nowhere``, or the element of the action
+            that was furthest off.
+    """
 
     Config: ClassVar[type[Config]] = ExpertConfig
     scripted: ClassVar[bool] = True
@@ -81,11 +87,15 @@ class ExpertTeleop(Teleop):
         self._left = self._bad = self._alone = 0
         self._wanted: Array | None = None
         self._looked = 0
+        self._furthest = ""
+        self.causes: Counter[str] = Counter()
 
     def connect(self, spec: RobotSpec) -> None:
         """Get ready for a robot. Raises SpecError when the expert does not know its task."""
         self._expert = ScriptedExpert(spec, self.config.noise, self.config.seed)
         self._episode = None
+        self.causes.clear()
+        self._names = spec.action.names
         self._half = (spec.action.high_array - spec.action.low_array) / 2
         moves = np.full(spec.action.shape, spec.action_kind is not ActionKind.JOINT_POSITION)
         moves[list(spec.grippers)] = False
@@ -134,6 +144,7 @@ class ExpertTeleop(Teleop):
                 self._bad = self._bad + 1 if self._is_off(observation) else 0
             too_long = 0 < self.config.longest < self._alone
             if self._bad >= self.config.patience or too_long:
+                self.causes["nowhere" if self._bad < self.config.patience else self._furthest] += 1
                 self._left, self._bad = self.config.length, 0
         elif self._random.random() < 1.0 / self.config.every:
             self._left = self.config.length
@@ -146,4 +157,6 @@ class ExpertTeleop(Teleop):
         did, wanted = observation.applied.action, self._wanted
         nearest = np.clip(did, *np.sort([wanted * self._slowest, wanted], axis=0))
         off = np.abs(did - nearest) / np.maximum(self._half, 1e-9)
-        return bool(off.max() > self.config.tolerance)
+        furthest = int(off.argmax())
+        self._furthest = self._names[furthest] if self._names else str(furthest)
+        return bool(off[furthest] > self.config.tolerance)
