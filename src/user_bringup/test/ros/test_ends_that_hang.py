@@ -56,6 +56,7 @@ def test_a_command_ends_with_its_output_and_its_status(ros_domain: int) -> None:
     process = ended(COMMAND)
     assert process.returncode == 1  # nothing is heard
     assert "user status" in process.stdout
+    assert "ROS_DOMAIN_ID" in process.stderr
     assert "in destroy_in_vain" in process.stderr
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +44,9 @@ def status(argv: Sequence[str]) -> int:
             monitor.state.standbys = find_standbys()
             console.print(render(monitor.state, "user status"))
             heard = monitor.state.actors or monitor.state.replays or monitor.state.learners
+    if not heard:
+        where = "user status: nothing is heard; is ROS_DOMAIN_ID the one in which it runs?"
+        print(where, file=sys.stderr)
     return 0 if heard else 1
 
 
