@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 #: Begins to record a graph; gives it, and what ends that.
-Begin: TypeAlias = "Callable[[], tuple[Any, Callable[[], None]]]"
+Begin: TypeAlias = "Callable[[], tuple[Any, Callable[[], object]]]"
 
 #: What a large GPU does in a second, to tell how long an operation takes: in half precision, in float32, and bytes
 #: that are read and written; and what each operation takes besides, seconds.
@@ -38,15 +38,32 @@ def begins(generator: torch.Generator | None = None, pool: Any = None) -> Begin:
     """
     shared = torch.cuda.graph_pool_handle() if pool is None else pool
 
-    def begin() -> tuple[Any, Callable[[], None]]:
+    def begin() -> tuple[Any, Callable[[], object]]:
         graph = torch.cuda.CUDAGraph()
         if generator is not None:
             graph.register_generator_state(generator)
         # Other threads go on: they answer, or prepare batches in page-locked memory.
         graph.capture_begin(pool=shared, capture_error_mode="thread_local")
-        return graph, graph.capture_end
+        return graph, lambda: _end(graph, shared, generator)
 
     return begin
+
+
+def _end(graph: Any, pool: Any, generator: torch.Generator | None) -> None:
+    """End a graph. Where what was launched has spoilt it, torch leaves generators and memory as if it were still being
+    recorded, and whatever draws noise would fail from then on: an empty graph puts them right."""
+    try:
+        graph.capture_end()
+    except RuntimeError:
+        with suppress(RuntimeError, AttributeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), pool)
+        empty = torch.cuda.CUDAGraph()
+        if generator is not None:
+            empty.register_generator_state(generator)
+        with suppress(RuntimeError):
+            empty.capture_begin(capture_error_mode="thread_local")
+            empty.capture_end()
+        raise
 
 
 class Recorder:
@@ -67,7 +84,7 @@ class Recorder:
         self._begin, self._limit_s, self._spent_s = begin, limit_s, 0.0
         self.graphs: list[Any] = []
         self._graph: Any = None
-        self._end: Callable[[], None] = lambda: None
+        self._end: Callable[[], object] = lambda: None
 
     @contextmanager
     def recording(self) -> Iterator[None]:
