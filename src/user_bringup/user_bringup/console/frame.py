@@ -107,7 +107,9 @@ class Frame:
             self._reset = ui.button(
                 "reset emergency stop", color="warning", on_click=self._on_reset
             )
-            self._reset.classes("stop").props("unelevated data-testid=reset").set_visibility(False)
+            self._reset.classes("stop").props(
+                "unelevated text-color=black data-testid=reset"
+            ).set_visibility(False)
         if console.graph is None:
             self._stop.set_visibility(False)
         self.on_refresh: list[Callable[[Snapshot], None]] = [self._show_stop]

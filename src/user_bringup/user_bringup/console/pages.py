@@ -118,7 +118,7 @@ def _system_acts(console: Console, frame: Frame) -> None:
     if console.graph is not None:
         frame.act_button(
             "pause all", Role.DRIVE, lambda: each("pause"), icon="pause", color="warning"
-        )
+        ).props("text-color=black")
         frame.act_button("resume all", Role.DRIVE, lambda: each("resume"), icon="play_arrow")
         frame.act_button("checkpoint now", Role.LABEL, checkpoint, icon="save")
 
