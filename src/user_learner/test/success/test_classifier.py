@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,19 @@ def test_labels_of_one_class_only_are_refused(tmp_path):
     few = record(tmp_path / "few", 4, 3)
     with EditedEpisodes(few) as view, pytest.raises(ConfigError, match="8 or more"):
         train(view, TrainConfig(size=32))
+
+
+def test_cameras_that_are_not_there_are_named(tmp_path):
+    store = record(tmp_path / "store", 8, 3)
+    with EditedEpisodes(store) as view, pytest.raises(ConfigError, match="wrist.*image_front"):
+        train(view, TrainConfig(cameras=("wrist",)))
+    blind = TrajectorySchema.of(replace(SPEC, observation={"joint": ArraySpec((2,))}))
+    with StoreWriter(tmp_path / "blind", config=QUICK) as writer:
+        columns = blank_episode(blind, 5)
+        writer.append(whole_episode(EpisodeKey("arm", 1, 0), blind, columns, Outcome.SUCCESS))
+    with EditedEpisodes(tmp_path / "blind") as view:
+        with pytest.raises(ConfigError, match=r"images of the store.*joint.*--kind progress"):
+            train(view, TrainConfig())
 
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):

@@ -76,10 +76,16 @@ def cameras_of(view: EditedEpisodes, wanted: Sequence[str] = ()) -> dict[str, tu
         for name, spec in columns.items()
         if name.startswith(OBSERVATION) and spec.dtype == "uint8" and len(spec.shape) == 3
     }
-    missing = [name for name in wanted if name not in found]
-    if missing or not found:
+    if not found:
+        seen = sorted(n.removeprefix(OBSERVATION) for n in columns if n.startswith(OBSERVATION))
         raise ConfigError(
-            "cameras", got=list(missing) or "none", expected=f"some of {sorted(found)}"
+            "images of the store", got=f"none, but {seen}", expected="an image of a camera, uint8[h, w, 3]",
+            hint="Record episodes with cameras; or learn progress from numbers: user reward train --kind progress",
+        )  # fmt: skip
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise ConfigError(
+            "cameras", got=missing, expected=f"some of {sorted(found)}, which the store has"
         )
     return {name: found[name] for name in wanted or found}
 
