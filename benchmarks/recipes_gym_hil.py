@@ -3,26 +3,42 @@
     pip install --no-deps gym-hil      # and mujoco below 3.9
     python benchmarks/recipes_images.py --only gym_hil --demonstrations 20 --updates 4000 --out gym_hil.jsonl
 
-The policy sees both images and the arm (joints, fingers, tool). The cube lies somewhere else in each episode.
+The policy sees both images and the arm (joints, fingers, tool). The cube lies somewhere else in each episode. What was
+cloned from demonstrations is then corrected by the same script, in rounds, until it does it alone.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+from learning_curves import Ring
+from recipes import Windows, evaluated
+from recipes_corrections import concatenated, of_person
 
+from user_actor.loop import ActorLoopConfig, EpisodeLoop
+from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
-from user_core.interfaces import Teleop, TeleopCommand
-from user_core.specs import RobotSpec
-from user_core.types import Observation
+from user_core.config import from_mapping
+from user_core.interfaces import Policy, Teleop, TeleopCommand
+from user_core.specs import Array, RobotSpec
+from user_core.types import Observation, Outcome
 from user_hal.local import LocalHal
 
 #: The tool is over the cube within so far; it is closed after so many steps at the cube.
 _OVER_M, _AT_M, _STEP_M, _CLOSING = 0.015, 0.012, 0.025, 3
-_CLOSE, _STAY = 2.0, 1.0
+_CLOSE, _STAY, _OPEN = 2.0, 1.0, 0.0
+#: A cube that is further from the tool was not got, or was lost; where the gripper's number stands among those of the arm.
+_LOST_M, _GRIPPER = 0.05, 14
+#: He takes over after so many actions that were so far (share of half ranges) from his own, or where nothing comes of it.
+_PATIENCE, _TOLERANCE, _SLOWEST, _LONGEST, _HELPS = 3, 0.6, 0.2, 30, 12
+#: Episodes of one round, and rounds at most.
+_EPISODES, _ROUNDS = 10, 30
+#: Success that is wanted.
+WANTED = 0.95
 
 
 class Reproducible(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -61,43 +77,136 @@ class Reproducible(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Person(Teleop):
-    """Knows where the cube is: over it, down, close, up; its hand shakes.
+    """Knows where the cube is: over it, down, close, up; his hand shakes.
 
     Args:
         noise: Standard deviation of the shaking, in half ranges.
         seed: Of it.
+        watches: He only takes over where the robot goes wrong, for a while, as ``corrects`` of the plugin ``expert``.
     """
 
     scripted = True
 
-    def __init__(self, noise: float, seed: int) -> None:
-        self._noise, self._rng = noise, np.random.default_rng(seed)
-        self._held = 0
+    def __init__(self, noise: float, seed: int, watches: bool = False) -> None:
+        self._noise, self._rng, self._watches = noise, np.random.default_rng(seed), watches
+        self._held, self._episode = 0, -1
+        self._left = self._bad = self._alone = 0
+        self._wanted: Array | None = None
 
     def connect(self, spec: RobotSpec) -> None:
         self._spec = spec
+        self._half = (spec.action.high_array - spec.action.low_array) / 2
 
     def read(self, observation: Observation) -> TeleopCommand:
+        if observation.episode != self._episode:
+            self._episode, self._wanted = observation.episode, None
+            self._held = self._left = self._bad = self._alone = 0
+        engaged = not self._watches or self._takes_over(observation)
+        wanted = self._wanted = self._way(observation)
+        action = wanted.copy()
+        action[:3] += self._noise * self._rng.standard_normal(3) * (self._held == 0)
+        low, high = self._spec.action.low_array, self._spec.action.high_array
+        return TeleopCommand(engaged, np.clip(action, low, high).astype(np.float32), time.time_ns())
+
+    def _way(self, observation: Observation) -> Array:
+        """What he would do now."""
         cube, tool = Reproducible.newest.places()
-        if cube[2] < 0.03 and tool[2] > 0.07:  # an episode begins
-            self._held = 0
         apart = cube - tool
-        close = _STAY
+        if self._held > _CLOSING and np.linalg.norm(apart) > _LOST_M:
+            self._held = 0
+        hand = _OPEN if observation.arrays["agent_pos"][_GRIPPER] > 0 else _STAY
         if np.abs(apart[:2]).max() > _OVER_M and not self._held:
-            move = np.array([apart[0], apart[1], 0.0])
+            move = np.array([apart[0], apart[1], max(0.0, apart[2] + _LOST_M)])
         elif apart[2] < -_AT_M and not self._held:
             move = apart
         else:
             self._held += 1
-            close = _CLOSE
+            hand = _CLOSE
             move = np.array([0, 0, _STEP_M if self._held > _CLOSING else 0.0])
-        action = np.append(np.clip(move / _STEP_M, -1, 1), close)
-        action[:3] += self._noise * self._rng.standard_normal(3) * (self._held == 0)
-        low, high = self._spec.action.low_array, self._spec.action.high_array
-        return TeleopCommand(True, np.clip(action, low, high).astype(np.float32), time.time_ns())
+        return np.append(np.clip(move / _STEP_M, -1, 1), hand)
+
+    def _takes_over(self, observation: Observation) -> bool:
+        """Whether he drives, since the robot did something else than he would have, or gets nowhere."""
+        self._alone += 1
+        if self._left:
+            self._left -= 1
+            self._alone = 0
+            return self._left > 0
+        if self._wanted is not None and observation.applied is not None:
+            wanted, slow = self._wanted, self._wanted * np.array([_SLOWEST] * 3 + [1])
+            nearest = np.clip(observation.applied.action, *np.sort([slow, wanted], axis=0))
+            off = np.abs(observation.applied.action - nearest) / self._half
+            self._bad = self._bad + 1 if off.max() > _TOLERANCE else 0
+        if self._bad >= _PATIENCE or self._alone > _LONGEST:
+            self._left, self._bad = _HELPS, 0
+        return self._left > 0
 
     def close(self) -> None:
         pass
+
+
+def corrected(
+    hal: LocalHal, policy: Policy, algorithm: Any, shown: Windows, features: Callable[[Ring], None],
+    settings: dict[str, Any], tell: Callable[[dict[str, Any]], None],
+) -> None:  # fmt: skip
+    """Rounds of episodes that the script corrects, each followed by more cloning, until the policy does it alone.
+
+    Args:
+        hal: The environment.
+        policy: The one that was cloned.
+        algorithm: What trains it.
+        shown: The demonstrations.
+        features: Puts features in the place of images, where a frozen encoder sees them.
+        settings: ``seed``, ``updates`` of a round, ``episodes`` of an evaluation, ``rows`` of a chunk, ``end_s`` (wall clock).
+        tell: Called with what was measured after each round.
+    """
+    import copy
+
+    person, seed = Person(0.0, settings["seed"], watches=True), settings["seed"]
+    person.connect(hal.spec)
+    words = {
+        "replan_every": 4, "arbiter": {"hold_s": 0.0}, "exploration": {"deterministic": True},
+    }  # fmt: skip
+    trials, own = MemorySink("online"), Ring(hal.spec, 4000)
+    loop = EpisodeLoop(
+        hal, policy, plugins.build("rewards", "task"), trials, from_mapping(ActorLoopConfig, words),
+        teleop=LocalTeleop(person),
+    )  # fmt: skip
+    start, steps, updates = 10_000_000 * (seed + 1), 0, 0
+    for number in range(1, _ROUNDS + 1):
+        begin_s, results = time.monotonic(), []
+        while len(results) < _EPISODES:
+            start += 1
+            if (result := loop.run(seed=start)) is not None:
+                results.append(result)
+                for row in of_person(trials.rows.pop(result.key)):
+                    own.append(row)
+        steps += sum(result.length for result in results)
+        collecting_s, begin_s = time.monotonic() - begin_s, time.monotonic()
+        mixed = [shown]
+        if own.steps:
+            seen = copy.copy(own)
+            seen.observation = dict(own.observation)
+            features(seen)
+            mixed.append(Windows(seen, settings["rows"], number))
+        for _ in range(settings["updates"]):
+            algorithm.update(concatenated([one.sample(128 // len(mixed)) for one in mixed]))
+        updates += settings["updates"]
+        policy.load(algorithm.policy_arrays())
+        learning_s, begin_s = time.monotonic() - begin_s, time.monotonic()
+        found = evaluated(hal, policy, 20, replan_every=4)
+        if found["success"] >= WANTED:
+            found = evaluated(hal, policy, settings["episodes"], replan_every=4)
+        last = found["success"] >= WANTED or number == _ROUNDS or time.time() > settings["end_s"]
+        tell({
+            "round": number, "steps": steps, "corrected": own.steps, "more_updates": updates, **found,
+            "interventions": round(float(np.mean([r.takeovers for r in results])), 2),
+            "helped": round(float(np.mean([r.outcome is Outcome.SUCCESS for r in results])), 2),
+            "collecting_s": round(collecting_s, 1), "learning_s": round(learning_s, 1),
+            "evaluating_s": round(time.monotonic() - begin_s, 1), "last": last,
+        })  # fmt: skip
+        if last or own.rows > 3500:
+            return
 
 
 def robot(size: int) -> LocalHal:

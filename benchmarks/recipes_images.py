@@ -87,6 +87,9 @@ def robot(task: str, size: int) -> LocalHal:
 def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
     """One training; ``tell`` is called with what was measured."""
     way, scale = WAYS[job["way"]], arguments.scale
+    params = dict(way.get("params", {}))
+    if arguments.encoder_weights and "image_encoder" in params:
+        params["image_encoder"] = {**params["image_encoder"], "weights": arguments.encoder_weights}
     with robot(job["task"], arguments.size) as hal:
         reward = plugins.build("rewards", "task")
         begin_s = time.monotonic()
@@ -98,7 +101,7 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
             "policies", way["policy"],
             {
                 "rows": 8, "seed": job["seed"], "ignored_observations": HIDDEN, "embedding": 128,
-                **way.get("params", {}),
+                "device": arguments.device, **params,
             },
             hal.spec,
         )  # fmt: skip
@@ -115,7 +118,7 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
             with_features(ring, encoder, arguments.device)
         windows = Windows(ring, 8, job["seed"])
         done, learning_s = 0, 0.0
-        updates = max(2, int(job["updates"] * scale))
+        updates, is_last = max(2, int(job["updates"] * scale)), job["task"] != GYM_HIL
         for goal in [updates // 2**i for i in reversed(range(arguments.looks))]:
             begin_s = time.monotonic()
             while done < goal:
@@ -124,7 +127,7 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
             policy.load(algorithm.policy_arrays())
             learning_s += time.monotonic() - begin_s
             begin_s = time.monotonic()
-            last = goal == updates
+            last = goal == updates and is_last
             episodes = max(2, int((arguments.episodes if last else 20) * scale))
             result = evaluated(hal, policy, episodes, replan_every=4)
             tell({
@@ -132,6 +135,20 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
                 "demonstrating_s": round(shown_s), "learning_s": round(learning_s, 1),
                 "evaluating_s": round(time.monotonic() - begin_s, 1), "last": last,
             })  # fmt: skip
+        if not is_last:
+
+            def features(more: Ring) -> None:
+                if encoder is not None:
+                    with_features(more, encoder, arguments.device)
+
+            settings = {
+                "seed": job["seed"], "rows": 8, "updates": max(2, int(arguments.round_updates * scale)),
+                "episodes": max(2, int(arguments.episodes * scale)), "end_s": arguments.end_s,
+            }  # fmt: skip
+            recipes_gym_hil.corrected(
+                hal, policy, algorithm, windows, features, settings,
+                lambda result: tell({"updates": done + result["more_updates"], **result}),
+            )  # fmt: skip
 
 
 def _run(work: tuple[Job, argparse.Namespace, float]) -> None:
@@ -220,6 +237,12 @@ def main() -> None:
         "--looks", type=int, default=4, help="evaluations; each at twice the updates"
     )
     parser.add_argument("--episodes", type=int, default=50, help="of the last one; else 20")
+    parser.add_argument(
+        "--round-updates", type=int, default=500, help="gym_hil: after 10 episodes with corrections"
+    )
+    parser.add_argument(
+        "--encoder-weights", default="", help="file, where the package is not there"
+    )
     parser.add_argument("--only", nargs="*", help="ways, or tasks")
     parser.add_argument("--scale", type=float, default=1.0, help="of everything, to try it")
     parser.add_argument(
@@ -229,7 +252,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.table:
         done = [line["job"] for line in read(arguments.out) if line["result"]["last"]]
-        end_s = time.time() + arguments.seconds
+        end_s = arguments.end_s = time.time() + arguments.seconds
         every = jobs(arguments.seeds, arguments.demonstrations, arguments.updates)
         work = [
             (job, arguments, end_s)
