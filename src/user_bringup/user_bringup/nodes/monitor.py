@@ -24,12 +24,15 @@ from user_bringup.monitor import SystemState
 from user_bringup.monitor.state import MANAGED
 from user_bringup.nodes.graph_listener import GraphListener
 from user_bringup.nodes.graph_node import Attention
+from user_comm.subscriptions import BesideExecutor
 from user_core.runtime.closing import Closing
 
 _KINDS: dict[str, Any] = {
     f"user_msgs/msg/{cls.__name__}": cls
     for cls in (ActorStatus, EpisodeResult, LearnerStatus, ReplayStatus, SafetyStatus)
 } | {"diagnostic_msgs/msg/DiagnosticArray": DiagnosticArray}
+#: Messages of a topic that are taken at one look, at most.
+_AT_ONCE = 200
 #: Told once, and therefore listened to always.
 _ONCE = f"user_msgs/msg/{EpisodeResult.__name__}"
 
@@ -58,7 +61,7 @@ class Monitor(Closing):
         self._attention = Attention(always=not when_asked)
         there = contexts or {}
         self._ears = [
-            _Ear(self._take, domain, there.get(domain), self._attention)
+            _Ear(self._take, domain, there.get(domain), self._attention, polls=when_asked)
             for domain in domains or (None,)
         ]
         self._stack = ExitStack()
@@ -89,7 +92,16 @@ class Monitor(Closing):
 
 
 class _Ear(GraphListener):
-    """Listens in one domain."""
+    """Listens in one domain.
+
+    Args:
+        take: Called with kind, topic and message.
+        domain: See :class:`GraphNode`.
+        context: Likewise.
+        attention: Likewise.
+        polls: Take what has come at each look at the graph, twice a second, rather than be woken by each message: an
+            executor of rclpy takes half a millisecond for that, some twenty times a second.
+    """
 
     def __init__(
         self,
@@ -97,9 +109,10 @@ class _Ear(GraphListener):
         domain: int | None,
         context: Context | None,
         attention: Attention,
+        polls: bool,
     ) -> None:
         super().__init__("user_monitor", _KINDS, domain, context, attention)
-        self._take = take
+        self._take, self._polls = take, polls
 
     def wants(self, kind: str) -> bool:
         """Results of episodes are told once, the rest again and again."""
@@ -108,14 +121,28 @@ class _Ear(GraphListener):
     def subscribe(self, topic: str, kind: str) -> Any:
         """Of the diagnostics of all nodes only those are decoded that the state is made of."""
         cls, take, quality = self.listen(topic, kind)
-        if cls is not DiagnosticArray:
-            return self.node.create_subscription(cls, topic, take, quality)
 
         def taken(data: bytes) -> None:
-            if MANAGED.encode() in data:
+            if cls is not DiagnosticArray or MANAGED.encode() in data:
                 take(deserialize_message(data, cls))
 
-        return self.node.create_subscription(cls, topic, taken, quality, raw=True)
+        group = BesideExecutor() if self._polls else None
+        return self.node.create_subscription(
+            cls, topic, taken, quality, raw=True, callback_group=group
+        )
+
+    def look(self) -> None:
+        """Look for topics, and take what has come."""
+        super().look()
+        if not self._polls:
+            return
+        for kind, subscription in list(self._subscriptions.values()):
+            for _ in range(_AT_ONCE):
+                with subscription.handle:
+                    taken = subscription.handle.take_message(_KINDS[kind], True)
+                if taken is None:
+                    break
+                subscription.callback(taken[0])
 
     def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:
         """A status that is lost is followed by the next; an episode is told once."""
