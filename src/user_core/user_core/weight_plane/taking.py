@@ -221,13 +221,14 @@ class Taking(Closing):
         gone, offer = ends(self._connection), self.offer
         device = tensors.check_targets(offer, targets)
         if offer.way == MEMORY:
-            tensors.fill(offer, tensors.FromFile(self._mapped()), targets, pace, gone)
+            source = tensors.FromFile(self._mapped(), offer.piece)
+            tensors.fill(offer, source, targets, device, pace, gone)
             return
         with ExitStack() as stack:
             if mappings is None:
                 mappings = stack.enter_context(Mappings())
             with mappings.mapped(offer.handle, tensors.number_of(device)) as memory:
-                tensors.fill(offer, tensors.FromGpu(memory), targets, pace, gone)
+                tensors.fill(offer, tensors.FromGpu(memory), targets, device, pace, gone)
 
     def taken(self, mappings: Mappings | None = None) -> None:
         """Tell the learner that all is here: it need not keep it. ``mappings`` end when the learner does."""

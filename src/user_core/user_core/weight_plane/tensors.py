@@ -50,10 +50,7 @@ class Snapshot(Mapping[str, Array]):
         self._flat: Tensor | None = flat
         self._give_back, self._lock = give_back, threading.Lock()
         self._host: dict[str, Array] | None = None
-        self._stream = None
-        if flat.is_cuda:  # what follows must not wait for what training launches meanwhile
-            self._stream = torch.cuda.Stream(flat.device)
-            self._stream.wait_stream(torch.cuda.current_stream(flat.device))
+        self._stream = _stream(flat.device)  # what follows must not wait for what training launches
 
     @property
     def there(self) -> bool:
@@ -70,12 +67,13 @@ class Snapshot(Mapping[str, Array]):
             if self._flat is None:
                 raise PolicyError("weights on a GPU", got="none any more", expected="some")
             with torch.cuda.stream(self._stream):
-                found = _Sums(self.entries, PIECE_BYTES, self.device)
+                count = sum(len(list(e.pieces(PIECE_BYTES))) for e in self.entries)
+                found = _Sums(count, self.device)
                 for entry in self.entries:
                     part = self._flat[entry.offset : entry.offset + entry.nbytes]
-                    for start, end in entry.pieces(PIECE_BYTES):
+                    for _, piece in _pieces(_numbers(part), entry, PIECE_BYTES):
                         pace()
-                        found.add(part[start:end])
+                        found.add(piece)
                 return found.values()
 
     def release(self) -> None:
@@ -180,6 +178,7 @@ class Snapshots:
                             source[start : start + step], non_blocking=True
                         )
                         ring.copied(PIECE_BYTES)
+                        ring.limit()
         except BaseException:
             self._give_back(memory, flat)
             raise
@@ -242,22 +241,51 @@ def _type_of(tensor: Tensor) -> str:
 class _Sums:
     """Checksums of pieces, as :func:`user_core.weight_plane.wire.checksum`, computed where these are."""
 
-    def __init__(self, entries: tuple[Entry, ...], piece: int, device: torch.device) -> None:
-        count = sum(len(list(e.pieces(piece))) for e in entries)
-        self._found, self._at = torch.zeros(count, dtype=torch.int64, device=device), 0
+    def __init__(self, count: int, device: torch.device) -> None:
+        self._found = torch.zeros(count, dtype=torch.int64, device=device)
+        self._next = iter(self._found.unbind())
 
     def add(self, piece: Tensor) -> None:
-        """The next one, bytes."""
-        if len(piece) % 4 == 0:
-            if piece.data_ptr() % 4:
-                piece = piece.clone()
-            piece = piece.view(torch.int32)
-        torch.sum(piece, 0, dtype=torch.int64, out=self._found[self._at])
-        self._at += 1
+        """The next one, as :func:`_numbers` gives it."""
+        if piece.dtype == torch.uint8 and len(piece) % 4 == 0:
+            piece = (piece.clone() if piece.data_ptr() % 4 else piece).view(torch.int32)
+        torch.sum(piece, 0, dtype=torch.int64, out=next(self._next))
 
     def values(self) -> tuple[int, ...]:
         """All of them; waits."""
         return tuple(self._found.tolist())
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """The bytes of a contiguous tensor, four as one number where that can be."""
+    flat = tensor.view(-1)
+    by_four = flat.nbytes % 4 == 0 and flat.data_ptr() % 4 == 0
+    return flat.view(torch.int32 if by_four else torch.uint8)
+
+
+def _pieces(flat: Tensor, entry: Entry, piece: int) -> Iterator[tuple[int, Tensor]]:
+    """Where the pieces of an array begin, in bytes, and each of them."""
+    if 0 < entry.nbytes <= piece:
+        yield 0, flat
+        return
+    width = flat.element_size()
+    for start, end in entry.pieces(piece):
+        yield start, flat[start // width : end // width]
+
+
+def _stream(device: torch.device) -> Any:
+    """Another stream of a GPU, behind what has been launched there; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    cuda: Any = torch.cuda  # which has types in some versions only
+    stream = cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream
+
+
+def _event() -> Any:
+    cuda: Any = torch.cuda
+    return cuda.Event()
 
 
 class _Ring:
@@ -271,12 +299,15 @@ class _Ring:
         """The copy of another has been launched; its sum is launched next."""
         if self._copying is None:
             return
-        done = self._free.pop() if self._free else torch.cuda.Event()
+        done = self._free.pop() if self._free else _event()
         done.record(self._copying)
         if self._summing is not self._copying:
             self._summing.wait_event(done)
         self._used.append((done, nbytes))
         self._bytes += nbytes
+
+    def limit(self) -> None:
+        """Return when few bytes are under way."""
         while self._bytes > _UNDER_WAY:
             first, size = self._used.popleft()
             first.synchronize()
@@ -288,7 +319,7 @@ class Source(Protocol):
     """Where pieces come from."""
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
-        """Launch a copy of the bytes at an offset to a tensor of bytes, on a stream; None: at once."""
+        """Launch a copy of the bytes at an offset to a contiguous tensor, on a stream; None: at once."""
 
 
 class FromGpu:
@@ -302,7 +333,7 @@ class FromGpu:
         self._memory = memory
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
-        self._memory.copy(offset, len(target), target.data_ptr(), stream.cuda_stream)
+        self._memory.copy(offset, target.nbytes, target.data_ptr(), stream.cuda_stream)
 
 
 class FromFile:
@@ -310,19 +341,21 @@ class FromFile:
 
     Args:
         data: Its bytes.
+        piece: Bytes of a piece, at most.
     """
 
-    def __init__(self, data: Any) -> None:
-        self._data = torch.from_numpy(np.frombuffer(data, np.uint8))
+    def __init__(self, data: Any, piece: int) -> None:
+        self._data, self._piece = torch.from_numpy(np.frombuffer(data, np.uint8)), piece
         self._locked: list[tuple[Tensor, Any]] = []
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
+        target = target.view(torch.uint8)
         piece = self._data[offset : offset + len(target)]
         if stream is None:
             target.copy_(piece)
             return
         if len(self._locked) < 2:
-            self._locked.append((torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()))  # fmt: skip
+            self._locked.append((torch.empty(self._piece, dtype=torch.uint8, pin_memory=True), _event()))  # fmt: skip
         else:
             self._locked.reverse()
         locked, done = self._locked[-1]
@@ -363,7 +396,8 @@ def _alike(came: tuple[str, Any], mine: tuple[str, Any]) -> bool:
 
 
 def fill(
-    offer: Offer, source: Source, targets: Mapping[str, Tensor], pace: Callable[[], object], gone: Callable[[], bool]
+    offer: Offer, source: Source, targets: Mapping[str, Tensor], device: torch.device, pace: Callable[[], object],
+    gone: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Fill a network that does not act, in place, piece by piece, and compare what came with the checksums.
 
@@ -373,45 +407,40 @@ def fill(
         offer: What comes.
         source: Where from.
         targets: The network's own tensors, by name; they keep their addresses.
+        device: Where they are, as :func:`check_targets` has found.
         pace: Called before each piece; may wait.
         gone: Whether who offers has ended.
 
     Raises:
-        PolicyError: It does not fit; nothing has changed.
         TransportError: Who offers has ended, or what came is not what was offered.
     """
-    device = check_targets(offer, targets)
-    on_gpu = device.type == "cuda"
-    copying, summing = (torch.cuda.Stream(device) if on_gpu else None for _ in range(2))
-    if copying is not None:
-        copying.wait_stream(torch.cuda.current_stream(device))
+    copying, summing = _stream(device), _stream(device)
     ring = _Ring(copying, summing)
     try:
         with torch.cuda.stream(summing), torch.no_grad():
-            sums = _Sums(offer.entries, offer.piece, device)
+            sums = _Sums(len(offer.sums), device)
             for entry in offer.entries:
                 target = targets[entry.name].detach()
                 whole = target
                 if not target.is_contiguous():
                     whole = torch.empty_like(target, memory_format=torch.contiguous_format)
-                    if copying is not None and summing is not None:
+                    if copying is not None:
                         copying.wait_stream(summing)  # which has had this memory before
-                flat = whole.view(-1).view(torch.uint8)
-                for start, end in entry.pieces(offer.piece):
+                for start, piece in _pieces(_numbers(whole), entry, offer.piece):
                     pace()
                     if gone():
                         raise TransportError(
                             "weights of this host", got="the learner has ended", expected="the rest of them"
                         )  # fmt: skip
-                    piece = flat[start:end]
                     source.copy(entry.offset + start, piece, copying)
-                    ring.copied(end - start)
+                    ring.copied(piece.nbytes)
                     sums.add(piece)
+                    ring.limit()
                 if whole is not target:
                     target.copy_(whole)  # behind the sums of its pieces, which wait for these
             found = sums.values()
     finally:
-        if copying is not None and summing is not None:
+        if copying is not None:
             copying.synchronize()
             summing.synchronize()
     if found != offer.sums:

@@ -27,7 +27,7 @@ ALIGNMENT = 256
 #: NumPy lacks it: on the host it is the uint16 that it consists of.
 BFLOAT16 = "bfloat16"
 _MOST_BYTES, _MOST_ARRAYS, _NAME_LENGTH = 1 << 40, 1 << 16, 1024
-_MESSAGE_BYTES = 1 << 26
+_MESSAGE_BYTES, _LARGEST_PIECE = 1 << 26, 1 << 30
 _LENGTH = struct.Struct("<I")
 _UCRED = struct.Struct("3i")
 
@@ -113,10 +113,17 @@ class Offer:
                 Entry(str(e["name"]), str(e["dtype"]), tuple(map(_whole, e["shape"])), _whole(e["offset"]))
                 for e in fields["entries"]
             )  # fmt: skip
+            number, update, steps, created_ns, piece = (
+                _whole(fields[k])
+                for k in ("number", "update", "environment_steps", "created_ns", "piece")
+            )
+            name, config, way, gpu, handle, owner = (
+                str(fields[k])
+                for k in ("content_hash", "config_hash", "way", "gpu", "handle", "owner")
+            )
+            sums = tuple(int(n) for n in fields["sums"])
             offer = cls(
-                **{k: _whole(fields[k]) for k in ("number", "update", "environment_steps", "created_ns", "piece")},
-                **{k: str(fields[k]) for k in ("content_hash", "config_hash", "way", "gpu", "handle", "owner")},
-                entries=entries, sums=tuple(int(n) for n in fields["sums"]),
+                number, name, config, update, steps, created_ns, way, entries, piece, sums, gpu, handle, owner
             )  # fmt: skip
             for entry in entries:
                 fits = (
@@ -145,7 +152,7 @@ def _require(offer: Offer) -> None:
     names = [entry.name for entry in offer.entries]
     if len(names) > _MOST_ARRAYS or len(set(names)) < len(names):
         raise ValueError("too many arrays, or two of one name")
-    if offer.piece % ALIGNMENT or not offer.piece:
+    if offer.piece % ALIGNMENT or not 0 < offer.piece <= _LARGEST_PIECE:
         raise ValueError(f"pieces of {offer.piece} bytes")
     if len(offer.sums) != sum(len(list(e.pieces(offer.piece))) for e in offer.entries):
         raise ValueError("not a sum for each piece")
