@@ -365,7 +365,7 @@ def _plot(columns: Any) -> dict[str, Any]:
         "tooltip": {"trigger": "axis"},
         "axisPointer": {"link": [{"xAxisIndex": "all"}]},
         "legend": {"type": "scroll", "top": 0, "textStyle": {"color": INK}},
-        "grid": [{"top": 40, "height": "28%"}, {"top": "52%", "height": "38%"}],
+        "grid": [{"top": 56, "height": "26%"}, {"top": "52%", "height": "38%"}],
         "xAxis": [{**axis, "gridIndex": 0}, {**axis, "gridIndex": 1, "name": "row"}],
         "yAxis": [
             {"name": "reward", "gridIndex": 0, "splitLine": LINES, "axisLabel": {"color": INK}},
