@@ -116,11 +116,11 @@ class Recorder:
         self._spent_s = 0.0
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tells of each operation how long it takes a GPU, about."""
 
     def __init__(self, tell: Callable[[float], None], notes_on: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._tell, self._notes_on = tell, notes_on
 
     def __torch_dispatch__(

@@ -72,15 +72,16 @@ class ChunkPolicy(Policy):
         """Take over arrays that were checked. Raises ConfigError where the device is not there."""
         from user_core.policies.torch_policy import acting_device
 
-        there = getattr(self, "_network", None)
-        if there is not None and self._device.type == "cuda":
+        self._device = device = acting_device(self.config.device)
+        there: Any = getattr(self, "_network", None)
+        if there is not None and device.type == "cuda":
             # CUDA graphs read the weights where they are.
             _fill(there, arrays)
             self._arrays = arrays
             return
-        self._device, network = acting_device(self.config.device), self._fresh()
+        network = self._fresh()
         _fill(network, arrays)
-        self._arrays, self._network = arrays, network.to(self._device)
+        self._arrays, self._network = arrays, network.to(device)
 
     def network(self) -> Any:
         network = self._copied()
@@ -377,7 +378,8 @@ class GenerativePolicy(ChunkPolicy):
     def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:
         from user_core.policies.generative.network import model_of
 
-        return model_of(network, inputs)
+        model: Model = model_of(network, inputs)
+        return model
 
 
 class PlainFlowPolicy(GenerativePolicy):

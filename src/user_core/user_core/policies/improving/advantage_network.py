@@ -55,7 +55,8 @@ class AdvantageNetwork(GenerativeNetwork):
             super(AdvantageNetwork, self).model(self.with_advantage(inputs, said))
             for said in (1.0, 0.0)
         )
-        return Guided(good, usual, self.generation.advantage_weight)
+        settings: Any = self.generation
+        return Guided(good, usual, settings.advantage_weight)
 
     def context(self, inputs: Mapping[str, Tensor]) -> Tensor:
         seen = super().context(inputs)
