@@ -524,6 +524,16 @@ def test_a_bag_that_a_killed_recorder_left_is_read_up_to_where_it_breaks_off(
     assert not report.skipped and 100 < sum(map(len, found)) < 170
 
 
+def test_a_bag_that_breaks_off_before_its_first_piece_ends_is_refused_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    bag = write(tmp_path / "bag", motion(3.0))  # all of it in one piece
+    (file,) = bag.glob("*.mcap")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 3 // 4])
+    with pytest.raises(CodecError, match="no messages; .*breaks off after"):
+        taken(tmp_path, bag)
+
+
 def test_damage_within_is_named_and_the_rest_is_taken(tmp_path: Path) -> None:
     contract = {**CONTRACT, "timing": {"max_age_s": 0.2}}
     messages = [*motion(1.1), *motion(2.1, BEGIN + 3_000 * MS)]

@@ -81,6 +81,11 @@ class Bag:
                     )  # fmt: skip
             if part.damage:
                 self.notes.append(f"{part.path.name}: {part.damage}")
+        if not self.types and self.notes:
+            raise CodecError(
+                f"bag {path}", got=f"no messages; {'; '.join(self.notes)}",
+                expected="at least one whole piece of messages before the damage",
+            )  # fmt: skip
         self._store = self._typestore(distribution, folders)
         self._readers = Decoders(self._store)
         self._classes: dict[str, type[Any]] = {}

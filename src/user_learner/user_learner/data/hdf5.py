@@ -90,7 +90,8 @@ class Hdf5Source:
             ) from error
         try:
             self._ours = meaning_of(self._file)
-            self._groups = self._find()
+            self._steps = self._find()
+            self._groups = list(self._steps)
         except CodecError:
             self._file.close()
             raise
@@ -132,11 +133,11 @@ class Hdf5Source:
 
     def episodes(self) -> Sequence[EpisodeRef]:
         """Its episodes."""
-        refs = []
-        for number, name in enumerate(self._groups):
-            data = self._action(self._file[name])
-            refs.append(EpisodeRef(number, int(data.shape[0]), place_of(self.path, name)))
-        return refs
+        file = place_of(self.path)
+        return [
+            EpisodeRef(number, steps, f"{file}|{name}")
+            for number, (name, steps) in enumerate(self._steps.items())
+        ]
 
     def read(
         self,
@@ -146,10 +147,10 @@ class Hdf5Source:
     ) -> SourceEpisode:
         """Read an episode; raises CodecError where it is damaged."""
         name = self._groups[ref.number]
+        steps = self._steps[name]
         what = f"{name} of {self.path}"
         try:
             group = self._file[name]
-            steps = int(self._action(group).shape[0])
             members = self._members(group)
             fields: dict[str, Array] = {}
             for key, data in members.items():
@@ -186,14 +187,17 @@ class Hdf5Source:
         """Close it. Idempotent."""
         self._file.close()
 
-    def _find(self) -> list[str]:
-        found: list[str] = []
+    def _find(self) -> dict[str, int]:
+        """Groups with actions, and how many there are: a file may have ten thousand, and opening one takes long."""
+        found: dict[str, int] = {}
 
         def visit(name: str, item: Any) -> None:
             if not isinstance(item, self._h5py.Group) or len(found) >= _MOST_GROUPS:
                 return
-            if any(isinstance(item.get(a), self._h5py.Dataset) for a in ACTIONS):
-                found.append(name)
+            for action in map(item.get, ACTIONS):
+                if isinstance(action, self._h5py.Dataset):
+                    found[name] = int(action.shape[0]) if action.shape else 0
+                    return
 
         try:
             visit("/", self._file["/"])
@@ -202,10 +206,7 @@ class Hdf5Source:
             raise CodecError(
                 f"{self.path}", got=str(error), expected="a whole HDF5 file"
             ) from error
-        return sorted(found, key=natural)
-
-    def _action(self, group: Any) -> Any:
-        return next(group[name] for name in ACTIONS if name in group)
+        return {name: found[name] for name in sorted(found, key=natural)}
 
     def _members(self, group: Any) -> dict[str, Any]:
         """Data sets below a group by path; links to other files are not followed."""
