@@ -124,7 +124,9 @@ def normalising(*pipelines: Any) -> list[Any]:
 
 def their_config(config: LeRobotConfig, spec: RobotSpec) -> Any:
     """LeRobot's own configuration of a policy, without making it; raises what :func:`open_policy` raises."""
-    configs = lerobot("configs.policies", f"policy {config.type or config.checkpoint}")
+    purpose = f"policy {config.type or config.checkpoint}"
+    lerobot("policies.factory", purpose)  # registers its own configurations
+    configs = lerobot("configs.policies", purpose)
     register_others(config.modules)
     return _their_config(config, spec, configs.PreTrainedConfig)
 
@@ -274,9 +276,11 @@ def _weights(config: LeRobotConfig, theirs: Any, factory: Any, purpose: str) -> 
         base_hash = _hash_of(config)
         try:
             keywords = {"revision": config.revision} if config.revision else {}
-            policy = cls.from_pretrained(
-                _place(config), config=theirs, strict=config.strict, **keywords
-            )
+            # What is drawn before the checkpoint replaces it takes a processor minutes for 3 G.
+            with torch.device(config.device):
+                policy = cls.from_pretrained(
+                    _place(config), config=theirs, strict=config.strict, **keywords
+                )
         except Exception as error:
             raise PolicyError(
                 f"checkpoint {config.checkpoint}", got=_short(error),
