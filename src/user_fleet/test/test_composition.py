@@ -195,6 +195,22 @@ def test_any_parameter_is_set_by_its_path(folder):
     assert deployment.process("learner").niceness == 4
 
 
+@pytest.mark.parametrize(
+    ("overrides", "made"),
+    [
+        ({"actor.reward.params.near_m": 0.2}, {"plugin": "pose", "params": {"goal": "there", "near_m": 0.2}}),
+        ({"actor.reward.plugin": "pose"}, {"plugin": "pose", "params": {"goal": "there"}}),
+        ({"actor.reward.params.model": "m", "actor.reward.plugin": "seen"}, {"plugin": "seen", "params": {"model": "m"}}),
+        ({"actor.reward": {"plugin": "seen"}}, {"plugin": "seen"}),
+    ],
+)  # fmt: skip
+def test_another_plugin_does_not_get_the_parameters_of_the_one_before(folder, overrides, made):
+    text = ONE + (
+        "processes: {actor: {parameters: {reward: {plugin: pose, params: {goal: there}}}}}\n"
+    )
+    assert load(folder, text, **overrides).process("actor").parameters["reward"] == made
+
+
 def test_every_value_knows_where_it_comes_from(folder):
     faults = Faults()
     overrides = {"task": "pick", "actor.loop.rate_hz": 20.0}

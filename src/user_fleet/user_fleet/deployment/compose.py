@@ -492,9 +492,11 @@ class _Composer(MemberReader):
         tree = Node({}, part.origin)
         for layer in part.layers:
             tree = overlay(tree, self.resolved(layer, part))
+        given = Node({}, part.origin)  # all at once: their order says nothing
         for words, node in paths:
             inner = words if words[0] in _PROCESS_KEYS else ["parameters", *words]
-            tree = put(tree, inner, node)
+            given = put(given, inner, node)
+        tree = overlay(tree, given)
         tree = put(tree, ["name"], Node(part.name, tree.origin))
         member = part.member
         if member is not None:

@@ -82,10 +82,14 @@ def plain(node: Node) -> Any:
 
 
 def overlay(base: Node | None, top: Node) -> Node:
-    """One tree laid over another: mappings are joined, everything else is replaced."""
+    """One tree laid over another: mappings are joined, everything else is replaced. Where another plugin is chosen, the
+    parameters of the one below go with it."""
     if base is None or not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
     joined = dict(base.value)
+    before, chosen = base.get("plugin"), top.get("plugin")
+    if before is not None and chosen is not None and before.value != chosen.value:
+        joined.pop("params", None)
     for key, node in top.value.items():
         joined[key] = overlay(joined.get(key), node)
     return Node(joined, base.origin)

@@ -163,6 +163,27 @@ def test_labels_of_one_class_only_are_refused(tmp_path):
         train(view, TrainConfig(size=32))
 
 
+def test_a_model_of_other_cameras_judges_nothing_stored_and_leaves_the_column_to_another(tmp_path):
+    store = record(tmp_path / "store", 2, 3)
+    shapes = {"other": {"image_wrist": (SIDE, SIDE, 3)}, "mine": {"image_front": (SIDE, SIDE, 3)}}
+    said = {}
+    for name, cameras in shapes.items():
+        model = ClassifierModel(cameras, 32)
+        write_model(tmp_path / name, model, make_network(model))
+        text = io.StringIO()
+        params = f"{{model: {tmp_path / name}}}"
+        status = command.main(
+            ["relabel", str(store), "--reward", "classifier", "--params", params],
+            Console(file=text, width=200),
+        )
+        with EditedEpisodes(store) as view:
+            said[name] = (status, text.getvalue(), view.state.reward_column)
+    status, text, column = said["other"]
+    assert (status, column) == (1, "") and "image_wrist" in text and "nothing was judged" in text
+    status, text, column = said["mine"]
+    assert (status, column) == (0, "classifier"), text
+
+
 def test_cameras_that_are_not_there_are_named(tmp_path):
     store = record(tmp_path / "store", 8, 3)
     with EditedEpisodes(store) as view, pytest.raises(ConfigError, match="wrist.*image_front"):

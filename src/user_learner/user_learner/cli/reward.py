@@ -179,7 +179,9 @@ def _relabel(options: argparse.Namespace, console: Console) -> int:
         )
         for line in report.skipped[:50]:
             console.print(f"[yellow]left out:[/] {escape(line)}", soft_wrap=True)
-        if not options.only_judge and view.state.reward_column != column:
+        if report.skipped and not report.episodes + report.before:
+            console.print("nothing was judged: samplers go on as before", soft_wrap=True)
+        elif not options.only_judge and view.state.reward_column != column:
             reason = options.reason or f"relabelled by {options.reward}"
             done = view.log.append(Edit.rewards(column, reason, options.author))
             console.print(

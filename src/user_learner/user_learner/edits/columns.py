@@ -198,6 +198,10 @@ class ColumnWriter(Closing):
                 write_atomically(about, json.dumps(asdict(provenance), indent=1, sort_keys=True))
                 sync_directory(self.path.parent)
             self.column = RewardColumn(place, provenance.name)
+            if not self.column.pieces and self.column.provenance != provenance:
+                # nothing was judged by what it was made for: a model that does not fit, say
+                write_atomically(about, json.dumps(asdict(provenance), indent=1, sort_keys=True))
+                self.column = RewardColumn(place, provenance.name)
             there = self.column.provenance
             same = (there.plugin, dict(there.params), dict(there.files)) == (
                 provenance.plugin, dict(provenance.params), dict(provenance.files)
