@@ -167,6 +167,12 @@ def test_lerobot_opens_what_was_learned_and_does_the_same(policy, tmp_path):
     np.testing.assert_allclose(again.act(one, deterministic=True), ours, atol=1e-5)
 
 
+def fill_in_place(policy, other):
+    with policy.in_place() as mine, other.in_place() as theirs:
+        for name, tensor in mine.items():
+            tensor.copy_(theirs[name])
+
+
 def test_versions_hold_what_is_trained_and_name_their_base(vlm, tmp_path):
     fresh = make(type="smolvla", config=vlm)
     fresh.save(tmp_path / "a")
@@ -181,6 +187,10 @@ def test_versions_hold_what_is_trained_and_name_their_base(vlm, tmp_path):
     one.load(learned(one).arrays())
     with pytest.raises(PolicyError, match="base of a policy version"):
         other.load(one.arrays())
+    with one.in_place() as tensors:
+        assert tensors.keys() == one.arrays().keys()
+    with pytest.raises(PolicyError, match="base of a policy version"):
+        fill_in_place(other, one)
     with pytest.raises(PolicyError, match="SHA-256"):
         make(type="smolvla", checkpoint=str(tmp_path / "a"), config={}, checkpoint_hash="0" * 64)
 

@@ -87,6 +87,28 @@ def test_cloning_trains_a_policy_by_a_loss_of_its_own():
     np.testing.assert_allclose(acted[0], [np.tanh(0.5), 2 - 2 * np.tanh(0.5)], atol=0.1)
 
 
+def test_weights_that_are_copied_within_a_gpu_are_those_that_are_published():
+    config = BC.Config(learning_rate=1e-2, average=0.5)
+    algorithm, rng = (
+        BC(config, NUMBERS, Echo(TorchPolicyConfig(), NUMBERS)),
+        np.random.default_rng(0),
+    )
+    for _ in range(3):
+        x, none = rng.uniform(-1, 1, (8, 3)).astype(np.float32), np.zeros(8, np.float32)
+        algorithm.update(Batch({"x": x}, x[:, :2], none, none, {"x": x}))
+    published = algorithm.policy_arrays()
+    with algorithm.policy_tensors() as tensors:
+        there = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+    trained = algorithm.network.arrays()
+    assert there.keys() == published.keys()
+    for name, array in published.items():
+        np.testing.assert_array_equal(there[name], array)
+        assert (trained[name] != array).any()  # these are averages
+    cloning = BC(BC.Config(), NUMBERS, TanhGaussianPolicy(TanhGaussianConfig(), NUMBERS))
+    with cloning.policy_tensors() as tensors:
+        assert tensors is None  # its arrays have other names than its parameters
+
+
 def test_who_lacks_what_an_algorithm_needs_is_told_what():
     with pytest.raises(PluginError, match=r"no distribution, encode.*DistributionNetwork"):
         SAC(SAC.Config(), NUMBERS, Echo(TorchPolicyConfig(), NUMBERS))

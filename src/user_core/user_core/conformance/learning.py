@@ -56,6 +56,8 @@ def check_policy(policy: Policy, spec: RobotSpec, *, seed: int = 0) -> Report:
         )
         policy.load(arrays)
         _expect_equal(policy.arrays(), arrays)
+    with report.promise("in_place gives what arrays gives, where load leaves it"):
+        _check_in_place(policy)
     with report.promise("weights that do not fit raise PolicyError and change nothing"):
         arrays = policy.arrays()
         name = next(iter(arrays))
@@ -87,6 +89,21 @@ def _expect_equal(one: dict[str, Array], other: dict[str, Array]) -> None:
     for name, array in one.items():
         if not np.array_equal(array, other[name]):
             raise Broken(f"array {name!r} differs")
+
+
+def _check_in_place(policy: Policy) -> None:
+    place, arrays = policy.in_place(), policy.arrays()
+    if place is None:
+        raise Skip("only load takes weights")
+    with place as tensors:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        expect(shapes == {n: a.shape for n, a in arrays.items()}, f"they are {sorted(tensors)[:9]}")
+        changed = next((n for n, t in tensors.items() if t.is_floating_point()), None)
+        if changed is not None:
+            tensors[changed].add_(1)
+    differing = [n for n, a in policy.arrays().items() if not np.array_equal(a, arrays[n])]
+    policy.load(arrays)
+    expect(differing == ([] if changed is None else [changed]), f"of {changed} became {differing}")
 
 
 def _check_batches(policy: Policy, spec: RobotSpec, observations: list[dict[str, Array]]) -> None:
