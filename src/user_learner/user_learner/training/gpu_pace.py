@@ -75,9 +75,11 @@ class GpuPace:
         return None if turns is None else cls(turns)
 
     def begin(self) -> None:
-        """A place before an update: what lies between two updates, such as waiting for data, is no piece."""
+        """A place before an update. What lies around it is no piece: waiting for data, and bringing it to the GPU, in
+        which the GPU mostly waits for the processor."""
         self._waited = True
         self()
+        self._waited = True
 
     def __call__(self, *_: Any) -> None:
         """A place between two pieces."""
