@@ -174,6 +174,22 @@ def test_a_way_that_was_asked_for_by_name_is_the_only_one(holder, offers, way):
         assert acts_with(holder) == 0
 
 
+class InPlaceCoarsely(InPlace):
+    """Keeps its weights in another type than versions have."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = {name: tensor.bfloat16() for name, tensor in self.weights.items()}
+
+
+def test_a_policy_that_keeps_its_weights_in_another_type_loads_them(offers):
+    holder = PolicyHolder(InPlaceCoarsely, SPEC, PolicyMailbox(), "right")
+    local = LocalVersions(holder)
+    assert local(publish(offers, 1), always_wanted)
+    assert acts_with(holder) == 1
+    assert (holder.acting.loads, local.last) == (1, "memory")
+
+
 def test_a_version_for_another_configuration_is_refused(holder, offers):
     made = PolicyVersion(1, version(1).arrays, "wrong")
     offers.offer(made, content_hash(made))

@@ -111,7 +111,7 @@ class LocalVersions(Closing):
                     why = "the learner has it on no GPU, or the next version will be the first"
                 self._say(way, why)
                 return True, why
-            except (SuiteError, OSError) as error:
+            except (SuiteError, OSError, RuntimeError) as error:  # the last: of torch
                 why = str(error) if isinstance(error, SuiteError) else in_words(error)
                 _log.warning("policy version %d by way of %s: %s", announced.number, ways[0], why)
             ways = ways[1:]
@@ -146,7 +146,12 @@ class LocalVersions(Closing):
                 raise PolicyError(f"policy {type(spare).__name__}", got="no weights in place", expected="some, on a GPU")  # fmt: skip
             return False
         with place as tensors:
-            taking.fill(tensors, self._pace, self._mappings)
+            try:
+                taking.fill(tensors, self._pace, self._mappings)
+            except PolicyError:  # other types, for instance: nothing has changed
+                if taking.offer.way == GPU:
+                    raise
+                return False
         return True
 
     def _say(self, way: str, why: str) -> None:

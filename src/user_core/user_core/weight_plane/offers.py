@@ -102,8 +102,8 @@ class Offers(Closing):
             snapshots = self._snapshots
         try:
             return snapshots.take(tensors, rounded, pace)
-        except SuiteError as error:
-            self._warn(f"versions are not kept on the GPU: {error}")
+        except (SuiteError, RuntimeError) as error:  # no room, for instance
+            self._warn(f"a version is not kept on the GPU: {in_words(error)}")
             return None
 
     def offer(self, version: PolicyVersion, content_hash: str) -> None:
@@ -112,8 +112,8 @@ class Offers(Closing):
             return
         try:
             offered = _Offered(version, content_hash, self)
-        except OSError as error:
-            self._warn(f"versions are not offered on this host: {in_words(error)}")
+        except (OSError, SuiteError, RuntimeError) as error:  # robots pull it all the same
+            self._warn(f"a version is not offered on this host: {in_words(error)}")
             offered = None
         with self._lock:
             before, self._offered = self._offered, offered
