@@ -303,6 +303,10 @@ def open_learner(
             sampler = sampler.replace(output="pinned")  # a GPU fetches such memory by itself
         makers = policy.image_features()
         device = str(getattr(getattr(algorithm, "config", None), "device", "cpu"))
+        if device.startswith("cuda"):
+            from user_learner.algorithms.common.torch_tools import use_tensor_cores
+
+            use_tensor_cores(device)
         kept = KeptFeatures(makers, device) if makers else None
 
         def open_source(part: Share) -> ReplaySource:

@@ -18,6 +18,8 @@ from user_learner.algorithms.common.distributed import average_, rank
 
 #: So many numbers of a large network are stepped at once: Adam moves 28 bytes for each.
 _PIECE = 1 << 25
+#: Gradients of so many numbers on a GPU are taken as autograd made them.
+_LOOSE = 1 << 24
 
 
 def random_shift(image_bhwc: Tensor, pad: int, generator: torch.Generator) -> Tensor:
@@ -137,6 +139,19 @@ class _Ensemble(torch.autograd.Function):
 
 
 # --------------------------------------------------------------------------------------------------
+# What a GPU multiplies with
+# --------------------------------------------------------------------------------------------------
+
+
+def use_tensor_cores(device: torch.device | str) -> None:
+    """Let a GPU multiply float32 on its tensor cores (TF32: the range of float32, ten bits of mantissa; sums are float32),
+    and look for the fastest convolution of each shape, in this process. Elsewhere nothing changes."""
+    if torch.device(device).type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+
+
+# --------------------------------------------------------------------------------------------------
 # Random generators, one per process that trains
 # --------------------------------------------------------------------------------------------------
 
@@ -197,6 +212,10 @@ def in_pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(tensor.view(-1).split(_PIECE) for tensor in tensors), strict=True)
 
 
+def _go_on() -> None:
+    """Nothing happens between two pieces of work."""
+
+
 class FlatParameters:
     """Named parameters that lie in one tensor, and their gradients in another.
 
@@ -211,7 +230,8 @@ class FlatParameters:
 
     Attributes:
         flat: All values, (N,).
-        grad: All gradients, (N,); ``backward`` accumulates into it.
+        grad: All gradients, (N,), once :meth:`collect` was called; ``backward`` accumulates into it, but for large
+            networks on a GPU.
         named: Leaves that require a gradient, views of ``flat``.
         frozen: The same views, of which no gradient is asked.
         between: Called between two pieces of work, here and in :class:`FlatAdam`.
@@ -222,10 +242,14 @@ class FlatParameters:
             v.detach() if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v, np.float32))
             for v in values.values()
         ]
-        self.flat = torch.cat([torch.zeros(0), *(part.reshape(-1).cpu() for part in parts)])
-        self.flat = self.flat.to(device)
-        self.between: Callable[[], object] = lambda: None
+        self.flat = torch.empty(sum(part.numel() for part in parts), device=device)
+        start = 0
+        for part in parts:  # where they shall be: 3 G parameters on their way over the host would take half a minute
+            self.flat[start : start + part.numel()].copy_(part.reshape(-1))
+            start += part.numel()
+        self.between: Callable[[], object] = _go_on
         self.grad = torch.zeros_like(self.flat)
+        self._loose = False
         self.shapes = {name: tuple(part.shape) for name, part in zip(values, parts, strict=True)}
         self.frozen = self.split(self.flat)
         self.named = self.split(self.flat)
@@ -237,10 +261,41 @@ class FlatParameters:
             self.named[name].grad = gradient
 
     def zero_grad(self) -> None:
-        """Set all gradients to zero."""
+        """Set all gradients to zero.
+
+        Those of a large network on a GPU are let go instead: added to zeros one parameter after the other they would cost
+        two passes over memory more, and a launch each. Training that gives way has its pieces smaller than :meth:`collect`.
+        """
+        if self._lets_go():
+            self._loose = True
+            for parameter in self.named.values():
+                parameter.grad = None
+            return
+        self.collect()
         for (grad,) in in_pieces(self.grad):
             self.between()
             grad.zero_()
+
+    def _lets_go(self) -> bool:
+        """Whether gradients stay as autograd made them until they are collected."""
+        large = self.flat.is_cuda and self.flat.numel() >= _LOOSE and self.between is _go_on
+        return large and not torch.cuda.is_current_stream_capturing()
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Bring the gradients into :attr:`grad`, if they are not there."""
+        if not self._loose:
+            return
+        places, came = [], []
+        for name, place in self.split(self.grad).items():
+            gradient, self.named[name].grad = self.named[name].grad, place
+            if gradient is None:
+                place.zero_()
+            else:
+                places.append(place)
+                came.append(gradient)
+        torch._foreach_copy_(places, came)
+        self._loose = False
 
     def approach(self, other: FlatParameters, share: float) -> None:
         """Move by ``share`` of the way towards parameters of the same names (Polyak averaging);
@@ -343,6 +398,7 @@ class FlatAdam:
         Where they are not finite, nothing changes: neither parameters nor moments nor the count.
         """
         parameters, moments, between = self._parameters, self._moments, self._parameters.between
+        parameters.collect()
         average_(parameters.grad)
         sums, norms = [], []
         for (grad,) in in_pieces(parameters.grad):

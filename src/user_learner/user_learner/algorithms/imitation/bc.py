@@ -247,7 +247,7 @@ class BC(Algorithm):
                 metrics = self._accumulate(inputs, action, weight, whole)
                 break
             except torch.OutOfMemoryError as error:
-                if torch.cuda.is_current_stream_capturing():
+                if self.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                     raise  # it is not recorded, then
                 self._split(len(action), error)
         (self._sharded or self._optimizer).step()
