@@ -1,18 +1,26 @@
 """What it costs to spread a network over processes (FSDP2), beside having all of it in each, in one run.
 
-Several processes on the cores of this host, with gloo, clone the same batches with a flow policy of a transformer. Every
-way takes its turn after each other in the same processes, so that all have the same machine. Printed are medians of
-the time of an update, and what a process holds of weights, gradients and Adam.
+Several processes clone batches with a flow policy of a transformer: on the cores of this host, with gloo, or with NCCL on a GPU
+each. Every way takes its turn after each other in the same processes, so that all have the same machine. Printed are
+medians of the time of an update, samples a second of all processes, and what a process holds of weights, gradients and Adam.
 
     python benchmarks/sharded_training.py --ranks 2 --embedding 256 --layers 6
+    python benchmarks/sharded_training.py --device cuda --ranks 1 2 --embedding 2048 --layers 18 --batch 64 --weak
+
+With several numbers of processes one after the other is measured, and compared with the first: ``--batch`` rows of all together, and with
+``--weak`` also so many of each. Batches are drawn in a thread of their own, on GPUs into page-locked memory, as a learner does it; which share of the
+time an update waited for its batch is printed too.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +33,44 @@ from user_core.command_line import Parser
 from user_core.policies.generative.flow import FlowConfig, FlowPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
+from user_learner.algorithms.common.torch_tools import use_tensor_cores
 from user_learner.algorithms.imitation.bc import BC, BCConfig
+from user_learner.training.batch_feed import BatchFeed
 
 SPEC = RobotSpec("r", {"x": ArraySpec((16,))}, ArraySpec((7,), low=-1.0, high=1.0))
-ROWS = 16
 WAYS: dict[str, dict[str, Any]] = {
-    "whole in each": {},
-    "shard: blocks": {"shard": "blocks"},
-    "shard: layers": {"shard": "layers"},
+    "whole": {},
+    "blocks": {"shard": "blocks"},
+    "layers": {"shard": "layers"},
     "blocks, activation_checkpointing": {"shard": "blocks", "activation_checkpointing": True},
+    "whole, bfloat16": {"precision": "bfloat16"},
     "blocks, bfloat16": {"shard": "blocks", "precision": "bfloat16"},
+    "layers, bfloat16": {"shard": "layers", "precision": "bfloat16"},
 }
+_WARM = 3
 
 
-def batch(rows: int, rng: np.random.Generator) -> Batch:
-    """Windows of random numbers."""
-    x = {"x": rng.standard_normal((rows, 16)).astype(np.float32)}
-    action = rng.uniform(-1, 1, (rows, ROWS, 7)).astype(np.float32)
-    zeros = np.zeros((rows, ROWS), np.float32)
-    return Batch(x, action, zeros, zeros, x, {"mask": np.ones((rows, ROWS), bool)})
+class Source:
+    """Windows of random numbers, drawn anew each time, as a store's sampler gives them.
+
+    Args:
+        rows: Actions of a window.
+        rng: Where they come from.
+        pinned: Whether they lie in page-locked memory.
+    """
+
+    def __init__(self, rows: int, rng: np.random.Generator, pinned: bool) -> None:
+        self._rows, self._rng, self._pinned = rows, rng, pinned
+
+    def sample(self, rows: int) -> Batch:
+        """A batch."""
+        x = {"x": self._ready(self._rng.standard_normal((rows, 16), np.float32))}
+        action = self._ready(self._rng.random((rows, self._rows, 7), np.float32) * 2 - 1)
+        zeros = np.zeros((rows, self._rows), np.float32)
+        return Batch(x, action, zeros, zeros, x, {"mask": np.ones((rows, self._rows), bool)})
+
+    def _ready(self, array: Any) -> Any:
+        return torch.from_numpy(array).pin_memory().numpy() if self._pinned else array
 
 
 def held(algorithm: BC) -> int:
@@ -59,51 +86,119 @@ def held(algorithm: BC) -> int:
     return 16 * own
 
 
-def work(rank: int, given: argparse.Namespace, folder: str) -> None:
-    """One process."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(Path(folder) / "meeting"), given.ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=given.ranks)
+def work(rank: int, given: argparse.Namespace, ranks: int, batches: list[int], file: str) -> None:
+    """One process; the first writes what it found to a file."""
+    cuda = given.device == "cuda"
+    device = f"cuda:{rank}" if cuda else "cpu"
+    if cuda:
+        torch.cuda.set_device(rank)
+        use_tensor_cores(device)
+    torch.set_num_threads(1 if not cuda else 4)
+    store = dist.FileStore(f"{file}.meeting", ranks)
+    kind = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(kind, store=store, rank=rank, world_size=ranks)
     config = FlowConfig(
-        rows=ROWS, backbone="transformer", embedding=given.embedding, layers=given.layers, heads=4
-    )
-    made = {
-        way: BC(BCConfig(**params), SPEC, FlowPolicy(config, SPEC)) for way, params in WAYS.items()
-    }
-    rng = np.random.default_rng(rank)
-    times: dict[str, list[float]] = {way: [] for way in made}
-    for number in range(given.updates + 2):
-        drawn = batch(given.batch // given.ranks, rng)
-        for way, algorithm in made.items():
-            dist.barrier()
-            start_s = time.perf_counter()
-            algorithm.update(drawn)
-            dist.barrier()
-            if number >= 2:
-                times[way].append(time.perf_counter() - start_s)
+        rows=given.rows, backbone="transformer", embedding=given.embedding, layers=given.layers,
+        heads=given.heads,
+    )  # fmt: skip
+    policy = FlowPolicy(config, SPEC)
+    found: list[dict[str, Any]] = []
+    for way in given.ways:  # one after the other: only one at a time has to fit
+        began = time.perf_counter()
+        params = {**WAYS[way], "device": device, "average": 0.0}
+        algorithm = BC(BCConfig(**params), SPEC, policy)
+        if rank == 0:
+            print(f"{way} on {ranks}: made after {time.perf_counter() - began:.1f} s", flush=True)
+        for size in batches:
+            found.append({"way": way, **_measure(algorithm, size // ranks, ranks, given, rank)})
+            if cuda:
+                found[-1]["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            if rank == 0:
+                print(json.dumps(found[-1]), flush=True)
+        del algorithm
+        gc.collect()
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
     if rank == 0:
-        numbers = made["whole in each"].parameters.flat.numel()
-        print(f"{given.ranks} ranks, {numbers / 1e6:.1f} M parameters, batch {given.batch}")
-        base = statistics.median(times["whole in each"])
-        for way, taken in times.items():
-            median = statistics.median(taken)
-            print(
-                f"{way:34} {1e3 * median:7.1f} ms  {median / base:5.2f}  {held(made[way]) / 1e6:8.1f} MB held"
-            )
+        Path(file).write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+def _measure(
+    algorithm: BC, rows: int, ranks: int, given: argparse.Namespace, rank: int
+) -> dict[str, Any]:
+    """The time of updates, and how much of it went by waiting for batches."""
+    source = Source(given.rows, np.random.default_rng(rank), given.device == "cuda")
+    feed = BatchFeed(source, rows, depth=2)
+    synchronize: Callable[[], None] = (
+        torch.cuda.synchronize if given.device == "cuda" else lambda: None
+    )
+    times: list[float] = []
+    waited_s = 0.0
+    try:
+        for number in range(given.updates + _WARM):
+            if number == _WARM:
+                synchronize()
+                dist.barrier()
+                waited_s, start_s = 0.0, time.perf_counter()
+            before_s = time.perf_counter()
+            drawn = feed.take(60.0)
+            assert drawn is not None
+            waited_s += time.perf_counter() - before_s
+            algorithm.update(drawn.batch)
+            times.append(time.perf_counter() - before_s)
+        synchronize()
+        dist.barrier()
+        took_s = time.perf_counter() - start_s
+    finally:
+        feed.close()
+    numbers = sum(p.numel() for p in algorithm.network.parameters())
+    return {
+        "ranks": ranks, "batch": rows * ranks, "parameters": numbers,
+        "update_ms": 1e3 * statistics.median(times[_WARM:]),
+        "samples_s": given.updates * rows * ranks / took_s,
+        "waited": waited_s / took_s, "held_gb": held(algorithm) / 1e9,
+    }  # fmt: skip
 
 
 def main() -> None:
     """Entry point."""
-    parser = Parser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--ranks", type=int, default=2)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--embedding", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=16, help="actions of a chunk")
+    parser.add_argument("--batch", type=int, default=32, help="rows of all processes together")
+    parser.add_argument("--weak", action="store_true", help="also so many rows of each process")
     parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--out", default="", help="JSON lines are appended to this file")
     given = parser.parse_args()
+    every: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(work, args=(given, folder), nprocs=given.ranks)
+        for ranks in given.ranks:
+            batches = sorted({given.batch, given.batch * ranks if given.weak else given.batch})
+            file = str(Path(folder) / str(ranks))
+            multiprocessing.spawn(work, args=(given, ranks, batches, file), nprocs=ranks)
+            every += json.loads(Path(file).read_text())
+    first = {row["way"]: row for row in every if row["ranks"] == given.ranks[0]}
+    print(f"{every[0]['parameters'] / 1e6:.1f} M parameters, actions of a chunk: {given.rows}")
+    print(
+        f"{'':34} {'ranks':>5} {'batch':>6} {'ms':>8} {'samples/s':>10} {'of linear':>9} {'waited':>7} {'held GB':>8}"
+    )
+    for row in every:
+        base = first[row["way"]]
+        row["of_linear"] = row["samples_s"] / base["samples_s"] * base["ranks"] / row["ranks"]
+        print(
+            f"{row['way']:34} {row['ranks']:5} {row['batch']:6} {row['update_ms']:8.1f} {row['samples_s']:10.1f} "
+            f"{row['of_linear']:9.2f} {100 * row['waited']:6.1f}% {row['held_gb']:8.3f}"
+        )
+        if given.out:
+            with open(given.out, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

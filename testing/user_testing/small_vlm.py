@@ -19,32 +19,45 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_small_vlm(folder: Path) -> dict[str, Any]:
-    """Write its configuration and tokenizer, as Transformers reads them; return settings of SmolVLA that use it."""
+def make_tokenizer(folder: Path, words: tuple[str, ...] = ("reach", "the", "target")) -> list[str]:
+    """Write a tokenizer of whole words, as Transformers reads it; return its vocabulary."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
-    words = ["<pad>", "<unk>", "<s>", "</s>", *_SPECIAL.values(), "reach", "the", "target"]
-    model = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
+    known = ["<pad>", "<unk>", "<s>", "</s>", *_SPECIAL.values(), *words]
+    model = tokenizers.models.WordLevel({w: i for i, w in enumerate(known)}, unk_token="<unk>")
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>",
         eos_token="</s>", extra_special_tokens=_SPECIAL,
     )  # fmt: skip
+    fast.save_pretrained(folder)
+    return known
+
+
+def make_small_vlm(folder: Path, **sizes: Any) -> dict[str, Any]:
+    """Write its configuration and tokenizer, as Transformers reads them; return settings of SmolVLA that use it.
+
+    Args:
+        folder: Where to.
+        sizes: ``text``, ``sight`` and ``scale_factor`` in place of the smallest ones.
+    """
+    transformers = pytest.importorskip("transformers")
+    words = make_tokenizer(folder)
     text = {
         "model_type": "llama", "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": len(words),
-        "pad_token_id": 0, "max_position_embeddings": 512,
+        "pad_token_id": 0, "max_position_embeddings": 512, **sizes.get("text", {}),
     }  # fmt: skip
     sight = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "image_size": 64, "patch_size": 16,
+        "image_size": 64, "patch_size": 16, **sizes.get("sight", {}),
     }  # fmt: skip
     transformers.SmolVLMConfig(
-        text_config=text, vision_config=sight, image_token_id=words.index("<image>"), scale_factor=2,
-        pad_token_id=0,
+        text_config=text, vision_config=sight, image_token_id=words.index("<image>"),
+        scale_factor=sizes.get("scale_factor", 2), pad_token_id=0,
     ).save_pretrained(folder)  # fmt: skip
-    fast.save_pretrained(folder)
+    fast = transformers.AutoTokenizer.from_pretrained(folder)
     images, videos = transformers.SmolVLMImageProcessor(), transformers.SmolVLMVideoProcessor()
     transformers.SmolVLMProcessor(images, fast, videos).save_pretrained(folder)
     return {**SETTINGS, "vlm_model_name": str(folder)}
