@@ -15,6 +15,7 @@ import pytest
 from user_bringup.running import find_deployment, fit, prepare_run
 from user_bringup.running.apart import Reply
 from user_bringup.running.fit import find_out
+from user_core.rewards.classifier import ClassifierModel, make_network, write_model
 from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
 
 POLICY = {"plugin": "tanh_gaussian", "params": {"hidden": [8]}}
@@ -50,6 +51,20 @@ def test_a_policy_that_looks_at_images_does_not_fit_a_robot_without() -> None:
     assert [name for name, _ in found.faults] == ["learner", "actor"]
     for _, text in found.faults:
         assert "Pendulum-v1" in text and "image_front" in text and "state" in text
+
+
+def test_a_reward_that_looks_at_what_the_robot_does_not_show_does_not_fit(tmp_path: Path) -> None:
+    model = ClassifierModel({"image_wrist": (32, 32, 3)}, 32)
+    write_model(tmp_path / "model.safetensors", model, make_network(model))
+    for reward, word in (
+        ({"plugin": "classifier", "params": {"model": str(tmp_path / "model.safetensors")}}, "image_wrist"),
+        ({"plugin": "pose_threshold", "params": {"goal": [0.5, 0.0, 0.2]}}, "tcp_pose"),
+    ):  # fmt: skip
+        asked = request("Pendulum-v1")
+        (actor,) = (p for p in asked["processes"] if p["kind"] == "actor_node")
+        actor["parameters"]["reward"] = reward
+        ((name, text),) = find_out(asked).faults
+        assert name == "actor" and word in text
 
 
 def test_choices_fit_the_shipped_policy_and_algorithm_natively_and_as_floats() -> None:

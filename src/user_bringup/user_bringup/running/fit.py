@@ -18,11 +18,11 @@ from typing import Any
 
 from user_bringup.running.apart import answer, ask, doing
 from user_core.config import from_mapping, load_document, path_of_file
-from user_core.errors import ConfigError, SuiteError, may_pass
-from user_core.interfaces import Robot
+from user_core.errors import ConfigError, SpecError, SuiteError, may_pass
+from user_core.interfaces import Reward, Robot
 from user_core.reasons import Reason
 from user_core.specs import RobotSpec
-from user_core.types import Task
+from user_core.types import Task, TaskFeedback
 from user_fleet.deployment import Composition, Faults, ProcessSpec
 from user_fleet.deployment.check import OF_EVERY_NODE
 from user_fleet.deployment.known_good import KnownGood, key_of, source_of
@@ -253,6 +253,21 @@ def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     return algorithm
 
 
+def _judge(reward: Reward, spec: RobotSpec) -> None:
+    """Let a reward judge a step that is drawn. Raises SpecError where it looks at what the robot does not show."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    before, after = (spec.sample_observation(rng) for _ in range(2))
+    reward.reset()
+    try:
+        reward(before, spec.action.sample(rng), after, TaskFeedback(0.0))
+    except SpecError:
+        raise
+    except Exception:  # drawn numbers may be none that it can judge
+        return
+
+
 def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     import numpy as np
 
@@ -261,7 +276,7 @@ def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     from user_actor.loop.policy import check_plan
 
     config = from_mapping(ActorConfig, parameters, "actor")
-    config.reward.build("rewards", path="reward")
+    _judge(config.reward.build("rewards", path="reward"), spec)
     if config.loop.mode == "demonstration":
         return None
     fallback = config.remote.fallback
