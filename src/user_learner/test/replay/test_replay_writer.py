@@ -402,3 +402,6 @@ def test_a_directory_that_is_no_store(tmp_path):
     with pytest.raises(StoreError, match="no replay store"):
         StoreReader(tmp_path)
     assert list(Path(tmp_path).iterdir()) == []
+    StoreWriter(tmp_path / "replay", config=QUICK).close()  # the folder of a run
+    with pytest.raises(StoreError, match=f"There is {tmp_path / 'replay'}"):
+        StoreReader(tmp_path)

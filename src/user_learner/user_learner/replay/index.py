@@ -127,7 +127,10 @@ def connect(directory: Path, *, writable: bool, durable: bool = True) -> sqlite3
     """
     path = directory / INDEX_NAME
     if not path.is_file():
-        raise StoreError(f"no replay store in {directory}", expected=f"a file {INDEX_NAME}")
+        inner = sorted(file.parent for file in directory.glob(f"*/{INDEX_NAME}"))  # of a run
+        hint = f"There is {', '.join(map(str, inner[:3]))}" if inner else ""
+        what = f"no replay store in {directory}"
+        raise StoreError(what, expected=f"a file {INDEX_NAME}", hint=hint)
     with corruption_named(path):
         connection = _open(path, writable)
         try:
