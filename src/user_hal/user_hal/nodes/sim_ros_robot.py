@@ -44,6 +44,7 @@ from user_comm.lost_messages import spin
 from user_comm.start import start_rclpy
 from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
+from user_core.runtime.processes.endings import limited
 from user_core.specs import Array
 from user_hal.sim.control import ArmControllers
 from user_hal.sim.periodic import PeriodicThread
@@ -325,9 +326,10 @@ def main(args: Sequence[str] | None = None) -> int:
     done: Future[None] = Future(executor=executor)
     with StopSignals(lambda _: executor.create_task(done.set_result, None), final=True):  # type: ignore[arg-type,return-value]
         spin(executor, done, failed=lambda error: node.get_logger().error(str(error)))
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
+    with limited(0):
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
     return 0
 
 
