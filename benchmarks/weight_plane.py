@@ -398,6 +398,8 @@ def infer(args: argparse.Namespace) -> None:
     finally:
         inference.learner.kill()
         inference.learner.wait()
+    if args.nccl:
+        os._exit(0)  # a process group of which one has been killed need not end
 
 
 def main() -> None:
