@@ -6,7 +6,7 @@ import pytest
 from user_core import plugins
 from user_core.conformance import check_algorithm, check_policy
 from user_core.errors import PluginError
-from user_core.policies.improving.advantage import Guided
+from user_core.policies.generative.objectives import Guided
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 

@@ -34,6 +34,29 @@ class Model(Protocol):
         """What it says, a cotangent made from this, and the product of that with its Jacobian."""
 
 
+class Guided:
+    """What two networks say together: usual + weight x (good - usual). A :class:`Model`."""
+
+    def __init__(self, good: Model, usual: Model, weight: float) -> None:
+        self._good, self._usual, self._weight = good, usual, weight
+
+    def __call__(self, x: Any, t: float, mask: Any) -> Any:
+        return self._mixed(self._good(x, t, mask), self._usual(x, t, mask))
+
+    def with_gradient(
+        self, x: Any, t: float, cotangent: Callable[[Any], Any]
+    ) -> tuple[Any, Any, Any]:
+        said = self(x, t, None)
+        wanted = cotangent(said)
+        products = (
+            model.with_gradient(x, t, lambda _: wanted)[2] for model in (self._good, self._usual)
+        )
+        return said, wanted, self._mixed(*products)
+
+    def _mixed(self, good: Any, usual: Any) -> Any:
+        return usual + self._weight * (good - usual)
+
+
 class PathModel(Protocol):
     """A network of paths with noise."""
 

@@ -8,15 +8,14 @@ and Salimans 2022), it does better than those it learned from. Its algorithm is 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from user_core.config import setting
 from user_core.policies.generative.config import GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
-from user_core.policies.generative.objectives import Model
+from user_core.policies.generative.objectives import Guided, Model
 from user_core.policies.generative.policy import PlainFlowPolicy
 from user_core.specs import Array
 
@@ -66,27 +65,3 @@ class AdvantageFlowPolicy(PlainFlowPolicy):
 def _with_advantage(state: Array, good: int) -> Array:
     """The numbers of an observation, or of several, and whether the action is a good one."""
     return np.append(state, np.full((*state.shape[:-1], 1), good, np.float32), axis=-1)
-
-
-class Guided:
-    """What two networks say together: usual + weight x (good - usual). A
-    :class:`~user_core.policies.generative.objectives.Model`."""
-
-    def __init__(self, good: Model, usual: Model, weight: float) -> None:
-        self._good, self._usual, self._weight = good, usual, weight
-
-    def __call__(self, x: Any, t: float, mask: Any) -> Any:
-        return self._mixed(self._good(x, t, mask), self._usual(x, t, mask))
-
-    def with_gradient(
-        self, x: Any, t: float, cotangent: Callable[[Any], Any]
-    ) -> tuple[Any, Any, Any]:
-        said = self(x, t, None)
-        wanted = cotangent(said)
-        products = (
-            model.with_gradient(x, t, lambda _: wanted)[2] for model in (self._good, self._usual)
-        )
-        return said, wanted, self._mixed(*products)
-
-    def _mixed(self, good: Any, usual: Any) -> Any:
-        return usual + self._weight * (good - usual)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from user_core.interfaces import LossNetwork
 from user_core.policies.generative.network import GenerativeNetwork
-from user_core.policies.generative.objectives import Model
-from user_core.policies.improving.advantage import Guided
+from user_core.policies.generative.objectives import Guided, Model
 
 #: Name of the input that says it, (B, 1).
 ADVANTAGE = "advantage"
