@@ -3,8 +3,8 @@
 Both train LeRobot's own class with the same settings and batches: ours as the policy ``lerobot`` by ``bc`` from arrays
 as a store's sampler gives them, theirs by ``lerobot_train.update_policy`` with its preset of AdamW and its preprocessor
 from tensors as its loader gives them (floats with channels first, already converted: that part of the work is not counted for
-them). On a GPU batches lie in page-locked memory on both sides, and both may multiply in TF32 and look for the fastest
-convolution, as both do when they train. Batches are made up beforehand; reading and decoding are left out on both sides.
+them). On a GPU batches lie in page-locked memory on both sides, both may multiply in TF32, and theirs looks for the
+fastest convolutions, as its loop does. Batches are made up beforehand; reading and decoding are left out on both sides.
 
 Weights are random, and nothing comes from a hub: SmolVLA's vision-language model is made from its sizes, and both sides
 have the same tokenizer of a few words (the table of embeddings is as large as ever).
@@ -155,13 +155,11 @@ class Bench:
         given = self.given
         params: dict[str, Any] = {
             "device": given.device, "learning_rate": 1e-5, "image_shift": 0, "average": given.average,
-            "precision": given.precision, "cuda_graphs": not given.no_graphs,
+            "precision": given.precision,
         }  # fmt: skip
         algorithm = build("algorithms", "bc", params, self.spec, self.policy())
         gc.collect()
         turn = iter(range(10**9))
-
-        self.graphed = getattr(algorithm, "_graphed", None)
 
         def step() -> None:
             algorithm.update(self.batches[next(turn) % _MADE])
@@ -196,10 +194,12 @@ class Bench:
         opened._bind()
 
         def step() -> None:
+            torch.backends.cudnn.benchmark = True  # as its loop has it; ours does without
             batch = before(dict(tensors[next(turn) % _MADE]))
             lerobot_train.update_policy(
                 tracker, policy, batch, optimizer, preset.grad_clip_norm, accelerator=accelerator
             )
+            torch.backends.cudnn.benchmark = False
 
         return step
 
@@ -251,7 +251,6 @@ def main() -> None:
         "--image", type=int, default=96, help="height and width of both cameras, pixels"
     )
     parser.add_argument("--recompute", action="store_true", help="gradient_checkpointing of pi0")
-    parser.add_argument("--no-graphs", action="store_true", help="ours launches each operation")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each turn")
     parser.add_argument("--sides", nargs="+", default=["ours", "lerobot"])
@@ -276,8 +275,6 @@ def main() -> None:
                 sides[name]()
             if bench.cuda:
                 held[f"{name}_peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
-            if name == "ours" and bench.graphed is not None:
-                held["graphs"], held["why_no_graphs"] = bench.graphed.pieces, bench.graphed.why_not
             print(f"{name} after {time.perf_counter() - began:.0f} s {held}", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(given.turns):

@@ -144,11 +144,14 @@ class _Ensemble(torch.autograd.Function):
 
 
 def use_tensor_cores(device: torch.device | str) -> None:
-    """Let a GPU multiply float32 on its tensor cores (TF32: the range of float32, ten bits of mantissa; sums are float32),
-    and look for the fastest convolution of each shape, in this process. Elsewhere nothing changes."""
+    """Let a GPU multiply float32 on its tensor cores in this process (TF32: the range of float32, ten bits of mantissa;
+    sums are float32); torch does so in convolutions by itself. Elsewhere nothing changes.
+
+    cuDNN does not look for the fastest convolution (``torch.backends.cudnn.benchmark``): with that, updates with
+    images could not be recorded as CUDA graphs on an H200 with torch 2.11.
+    """
     if torch.device(device).type == "cuda":
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
 
 
 # --------------------------------------------------------------------------------------------------

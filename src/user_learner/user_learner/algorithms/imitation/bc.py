@@ -110,8 +110,8 @@ class BCConfig(Config):
     )
     cuda_graphs: bool = setting(
         True,
-        doc="Launch updates as CUDA graphs on a GPU: as one, or as short ones where training gives way to inference "
-        "(training.gives_way). Where that cannot be they are launched one operation after the other, and a warning says why.",
+        doc="Where training gives way to inference (training.gives_way), launch updates as short CUDA graphs. Where that "
+        "cannot be they are launched one operation after the other, and a warning says why.",
         read_only=False,
     )
     device: str = setting(
@@ -183,7 +183,6 @@ class BC(Algorithm):
             around=nullcontext if around is None else lambda: around(self.generator),
             notes_on=getattr(self.network, "notes_on", ""),
         )  # fmt: skip
-        self._let_graphs()
 
     def _cloned(self) -> dict[str, Parameter]:
         """The parameters that learn to do what was done."""
@@ -261,17 +260,11 @@ class BC(Algorithm):
             self.parameters.between = places
         if self._average is not None:
             self._average.between = places
-        self._graphed.between = places
-        self._graphed.forget()
-        self._let_graphs()
-
-    def _let_graphs(self) -> None:
-        """Let updates be recorded, where that is wanted and possible."""
         if not self.config.cuda_graphs or self.device.type != "cuda":
             return
+        self._graphed.between = places
         if why := self._why_not_graphs():
-            if self._graphed.between is not None:  # only there it is missed
-                self._graphed.leave(why)
+            self._graphed.leave(why)
         else:
             self._graphed.enabled = True
 
