@@ -138,8 +138,9 @@ class GraphedUpdate:
                 if self.between is not None:
                     self.between()
                 graph.replay()
+        metrics = self._metrics  # also where it is recorded anew next time
         self._look_at_pieces()
-        return self._metrics
+        return metrics
 
     def _look_at_pieces(self) -> None:
         """Record anew, once, where this GPU takes longer for pieces than was thought."""
