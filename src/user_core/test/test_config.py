@@ -184,6 +184,19 @@ def test_a_merged_mapping_and_an_alias_keep_their_keys(tmp_path):
     assert data["same"] == data["base"] == {"1": "a", "on": "b"}
 
 
+@pytest.mark.parametrize(
+    ("text", "merged"),
+    [
+        ("{a: {b: &base {1: x}}, merged: {<<: *base, on: y}}", {"1": "x", "on": "y"}),
+        ("{merged: {<<: {1: x, on: x}, '1': y}}", {"1": "y", "on": "x"}),
+        ("{merged: {<<: [{1: x}, {1: y, 2: y}]}}", {"1": "x", "2": "y"}),
+        ("{z: &z {x: 1}, a: {b: &base {<<: *z, x: 2}}, merged: {<<: *base}}", {"x": 2}),
+    ],
+)
+def test_keys_that_are_merged_are_texts_too_and_are_not_there_twice(text, merged):
+    assert yaml_value(text)["merged"] == merged
+
+
 def test_all_faults_of_a_document_are_told_at_once():
     data = {"nmae": "x", "steps": 0, "wheels": [{}, {"radius_m": "flat"}], "extra": {"a": 12}}
     with pytest.raises(ConfigErrors) as caught:

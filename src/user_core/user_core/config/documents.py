@@ -118,8 +118,14 @@ class _Loader(yaml.SafeLoader):
     key that occurs twice is a mistake: plain YAML would silently keep the last.
     """
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        if isinstance(node, yaml.MappingNode):
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._read: dict[int, yaml.Node] = {}  # mappings whose keys are texts already
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Comes before a mapping is made, and before others merge it (``<<: *base``), in whatever order."""
+        if id(node) not in self._read:
+            self._read[id(node)] = node
             node.value = [(_key_of_text(key), value) for key, value in node.value]
             seen = set()
             for key, _ in node.value:
@@ -130,7 +136,7 @@ class _Loader(yaml.SafeLoader):
                         None, None, f"key {key.value!r} occurs twice", key.start_mark
                     )
                 seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        super().flatten_mapping(node)
 
 
 def _key_of_text(key: yaml.Node) -> yaml.Node:
