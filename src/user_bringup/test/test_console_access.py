@@ -221,6 +221,50 @@ def test_too_many_pages_are_refused_and_the_emergency_stop_never(far):
     assert run(guard, scope(path="/", cookie=other))[0]["status"] == 200
 
 
+def test_a_browser_that_does_not_read_its_page_does_not_shut_out_the_same_person(far):
+    guard, given = far
+    came = scope(path="/", cookie=f"{COOKIE}={given[Role.LOOK]}")
+
+    async def pages():
+        stuck = asyncio.Event()
+
+        async def send(event):
+            stuck.set()
+            await asyncio.Event().wait()
+
+        first = asyncio.create_task(guard(came, None, send))
+        await asyncio.wait_for(stuck.wait(), 5)
+        sent = await asyncio.wait_for(answer(guard, came), 5)
+        first.cancel()
+        return sent[0]["status"]
+
+    assert asyncio.run(pages()) == 200
+
+
+def test_pages_of_one_person_are_made_one_after_the_other(tmp_path):
+    made, most = [0], [0]
+
+    async def page(scope, receive, send):
+        made[0] += 1
+        most[0] = max(most[0], made[0])
+        await asyncio.sleep(0)
+        made[0] -= 1
+        if scope["path"] == "/fails":
+            raise ZeroDivisionError
+        await behind(scope, receive, send)
+
+    guard = Guard(page, Access("127.0.0.1", Tokens(None)), secure=False)
+
+    async def several():
+        paths = ("/", "/fails", "/", "/fails", "/")
+        wanted = (answer(guard, scope(path=path, host="localhost")) for path in paths)
+        return await asyncio.gather(*wanted, return_exceptions=True)
+
+    failed = [isinstance(one, ZeroDivisionError) for one in asyncio.run(several())]
+    assert failed == [False, True, False, True, False]
+    assert most[0] == 1
+
+
 class Connection:
     """A transport."""
 
@@ -246,6 +290,17 @@ def test_an_address_that_connects_without_end_is_cut_off_and_others_are_let_in(m
     for one in mine[:10]:
         one.closed = True
     assert gate.lets_in(Connection("a"))
+
+
+def test_connections_that_were_closed_are_not_kept(monkeypatch):
+    monkeypatch.setattr(guard_module, "_FORGET_S", 0.0)
+    gate = Gate()
+    for peer in ("a", "b"):
+        gone, there = Connection(peer), Connection(peer)
+        assert gate.lets_in(gone) and gate.lets_in(there)
+        gone.closed, there.closed = True, peer == "a"
+    assert gate.lets_in(Connection("c"))
+    assert {peer: len(of) for peer, of in gate._open.items()} == {"b": 1, "c": 1}
 
 
 def test_a_rate_is_kept_over_time():

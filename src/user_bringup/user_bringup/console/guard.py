@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import html
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -32,6 +33,8 @@ _FILES = ("/_nicegui", "/console_static", "/picture", "/robot_mesh")
 #: Connections of one address a second, at once, and open together: what is more is cut off before it is read. A browser
 #: takes six, and two or three for each page that is open.
 _PEER_PER_S, _PEER_AT_ONCE, _PEER_OPEN = 30.0, 60.0, 400
+#: How often those that were closed are forgotten, all together: each keeps buffers, of TLS some ten kilobytes.
+_FORGET_S = 10.0
 #: Addresses that are remembered.
 _PEERS = 4096
 #: What is never refused for its number.
@@ -58,6 +61,7 @@ class Gate:
     def __init__(self) -> None:
         self._rates: dict[str, RateLimit] = {}
         self._open: dict[str, list[asyncio.BaseTransport]] = {}
+        self._forgot_s = time.monotonic()
         self.cut_off = 0
 
     def lets_in(self, transport: asyncio.BaseTransport) -> bool:
@@ -66,6 +70,8 @@ class Gate:
         peer = str(address[0]) if isinstance(address, tuple) else ""
         if peer not in self._rates and len(self._rates) >= _PEERS:
             self._rates.clear()
+        if time.monotonic() - self._forgot_s > _FORGET_S:
+            self._forgot_s = time.monotonic()
             self._open = {p: there for p, of in self._open.items() if (there := _still_open(of))}
         rate = self._rates.setdefault(peer, RateLimit(_PEER_PER_S, _PEER_AT_ONCE))
         mine = self._open.setdefault(peer, [])
@@ -95,7 +101,8 @@ class _Crowd:
 
     def page(self, name: str) -> asyncio.Lock:
         """Held while a page is made, which takes some hundredths of a second of the loop in which robots are driven: a
-        visitor who wants several gets one after the other."""
+        visitor who wants several gets one after the other. Not while it is sent: a browser that does not read would shut
+        him out."""
         return self._pages.setdefault(name, asyncio.Lock())
 
     def takes_request(self, name: str, path: str) -> bool:
@@ -174,7 +181,9 @@ class Guard:
             path = scope["path"]
             if self._crowd.takes_request(name, path):
                 alone = path != STOP_PATH and not path.startswith(_FILES)
-                async with self._crowd.page(name) if alone else nullcontext():
+                if alone:
+                    await _one_by_one(self._crowd.page(name), self._app, scope, receive, send)
+                else:
                     await self._app(scope, receive, send)
             else:
                 self.crowded += 1
@@ -245,6 +254,29 @@ async def _body(receive: Receive, most: int = 4096) -> bytes:
         if event["type"] != "http.request" or not event.get("more_body"):
             break
     return body[:most]
+
+
+async def _one_by_one(
+    turn: asyncio.Lock, app: Any, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Let an application answer in its turn, which is over with the first that it sends."""
+    await turn.acquire()
+    is_mine = True
+
+    def give_up() -> None:
+        nonlocal is_mine
+        if is_mine:
+            is_mine = False
+            turn.release()
+
+    async def made(event: MutableMapping[str, Any]) -> None:
+        give_up()
+        await send(event)
+
+    try:
+        await app(scope, receive, made)
+    finally:
+        give_up()
 
 
 async def _refuse(scope: Scope, send: Send, status: int, text: str, page: bool = False) -> None:
