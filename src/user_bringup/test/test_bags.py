@@ -117,6 +117,7 @@ def write(
     types: Any = None,
     store: Any = STORE,
     compression: Any = None,
+    in_order: bool = True,
 ) -> Path:
     """A bag as rosbags writes it."""
     types = {**TYPES, **(types or {})}
@@ -125,7 +126,7 @@ def write(
         bag.set_compression(compression, rosbag2.CompressionFormat.ZSTD)
     with bag as writer:
         connections: dict[str, Any] = {}
-        for topic, time_ns, message in sorted(messages, key=lambda m: m[1]):
+        for topic, time_ns, message in sorted(messages, key=lambda m: m[1] if in_order else 0):
             name = types[topic]
             known: dict[str, Any] = {"typestore": store}
             if name == SERVICE_EVENT:
@@ -532,6 +533,32 @@ def test_a_bag_that_breaks_off_before_its_first_piece_ends_is_refused_with_the_r
     file.write_bytes(file.read_bytes()[: file.stat().st_size * 3 // 4])
     with pytest.raises(CodecError, match="no messages; .*breaks off after"):
         taken(tmp_path, bag)
+
+
+@pytest.mark.parametrize("storage", ["MCAP", "SQLITE3", "two files"])
+def test_episodes_while_a_clock_was_set_back_are_left_out(tmp_path: Path, storage: str) -> None:
+    """By 3 s after the second of three motions: by their times those of the second and what followed lie between each other."""
+    contract = {**CONTRACT, "timing": {"max_age_s": 0.2}}
+    before = [*motion(2.0), *motion(4.0, BEGIN + 10_000 * MS)]
+    after = [*motion(4.0, BEGIN + 11_000 * MS), *motion(2.0, BEGIN + 20_000 * MS)]
+    late = motion(
+        0.01, BEGIN + 20_100 * MS + 3
+    )  # a message of each topic that comes late is nothing
+    after = [*after[:-300], *late, *after[-300:]]
+    bag = tmp_path / "bag"
+    if storage == "two files":
+        bag.mkdir()
+        write_mcap(bag / "b.mcap", before)
+        write_mcap(bag / "a.mcap", after, None)
+    else:
+        write(bag, [*before, *after], storage, in_order=False)
+    report, found = taken(tmp_path, bag, contract)
+    assert len(found) == 2 and [len(one) for one in found] == pytest.approx([19, 19], abs=2)
+    (skipped,) = report.skipped
+    assert "episode 1: bag" in skipped and "2.99 s from 2023-11-14 22:13:31.000+00:00" in skipped
+    assert any("recorded twice" in note for note in report.notes)
+    with closing(FORMAT.open(bag, {})) as source:  # without a robot
+        assert any("recorded twice" in note for note in source.describe().notes)
 
 
 def test_damage_within_is_named_and_the_rest_is_taken(tmp_path: Path) -> None:

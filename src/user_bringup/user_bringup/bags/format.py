@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import datetime, timezone
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from user_bringup.bags.proposing import propose
-from user_bringup.bags.reading import Bag, is_bag, rates
+from user_bringup.bags.reading import Bag, in_order, is_bag, ran_twice, rates
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.config import from_mapping, setting
 from user_core.embodiment import EmbodimentConfig
@@ -91,15 +92,16 @@ class RosbagSource:
         self._recording: Recording | None = None
         self._cuts: list[Cut] = []
         self._about: dict[str, Array] = {}  # when calibrations of cameras were said
+        self._twice: list[tuple[int, int]] = []  # spans of time that were recorded twice
         if config.robot:
             self._recording = self._make_recording(load_robot_file(find_robot_file(config.robot)))
             self._cuts = self._cut(self._recording)
 
     def _cut(self, recording: Recording) -> list[Cut]:
         self._about = self._bag.times(recording.newest_topics)
-        return recording.cuts(
-            self._bag.times(recording.timed_topics), self._messages(recording.event_topics)
-        )
+        written = self._bag.written(recording.timed_topics)
+        self._twice = ran_twice(written)
+        return recording.cuts(in_order(written), self._messages(recording.event_topics))
 
     def _make_recording(self, file: RobotFile, measured: bool = False) -> Recording:
         config_class = load("robots", file.robot.plugin).Config
@@ -128,10 +130,10 @@ class RosbagSource:
 
     def describe(self) -> Description:
         """The episodes by the contract; without one, what each topic carries."""
-        notes = tuple(self._bag.notes)
         recording = self._recording
         if recording is None:
-            return self._describe_topics(notes)
+            return self._describe_topics()
+        notes = (*self._bag.notes, *map(_said_twice, self._twice))
         spec = recording.spec
         fields = {
             name: Field(
@@ -152,8 +154,10 @@ class RosbagSource:
             roles={"action": "action", "reward": "reward"}, notes=notes,
         )  # fmt: skip
 
-    def _describe_topics(self, notes: tuple[str, ...]) -> Description:
-        found = rates(self._bag, self._bag.types)
+    def _describe_topics(self) -> Description:
+        written = self._bag.written(self._bag.types)
+        found = rates(in_order(written))
+        notes = (*self._bag.notes, *map(_said_twice, ran_twice(written)))
         fields = {}
         for topic, name in sorted(self._bag.types.items()):
             count, rate_hz, silence_s = found.get(topic, (0, 0.0, 0.0))
@@ -205,6 +209,12 @@ class RosbagSource:
         if recording is None:
             raise CodecError(f"bag {self.path}", got="no robot", expected="--robot FILE")
         episode = self._cuts[ref.number]
+        for span in self._twice:
+            if episode.start_ns <= span[1] and span[0] <= episode.end_ns:
+                raise CodecError(
+                    f"bag {self.path}", got=_said_twice(span), expected="each moment once",
+                    hint="Which message belongs to which motion, nobody can tell there",
+                )  # fmt: skip
         steps = recording.steps(episode, self._around(recording, episode))
         identity = recorded_identity(steps)
         recorded = self._recorded(recording, episode, steps, identity)
@@ -288,6 +298,15 @@ class RosbagSource:
             reason=f"imported: {episode.reason}"[:200],
         )  # fmt: skip
         return RecordedEpisode(key, source, columns, result, spec.robot, episode.task[:256])
+
+
+def _said_twice(span: tuple[int, int]) -> str:
+    first_ns, end_ns = span
+    when = datetime.fromtimestamp(first_ns / 1e9, timezone.utc).isoformat(" ", "milliseconds")
+    return (
+        f"{(end_ns - first_ns) / 1e9:.3g} s from {when} on that were recorded twice: a clock was set back, or two "
+        "recordings lie in one folder"
+    )
 
 
 def recorded_identity(steps: Steps) -> str:

@@ -82,8 +82,8 @@ class Part:
         raise NotImplementedError
 
     def times(self, topics: Collection[str]) -> dict[str, Array]:
-        """When messages came, by topic: (n,) int64, in no order; without reading them where there
-        is an index. Raises CodecError where the file is damaged."""
+        """When messages came, by topic: (n,) int64, as they were written one after the other; without
+        reading them where there is an index. Raises CodecError where the file is damaged."""
         raise NotImplementedError
 
     def messages(self, topics: Collection[str], start_ns: int, end_ns: int) -> Iterator[Recorded]:
@@ -297,7 +297,7 @@ class McapPart(Part):
         wanted = {n: topic for n, topic in self._topics.items() if topic in topics}
         found: dict[str, list[Array]] = {}
         with open(self.path, "rb") as stream:
-            for piece in self._pieces:
+            for piece in sorted(self._pieces, key=lambda piece: piece.start):
                 for channel, times in self._times_of(piece, stream).items():
                     if channel in wanted:
                         found.setdefault(wanted[channel], []).append(times)
@@ -453,9 +453,12 @@ def _indexed(content: bytes) -> dict[int, Array]:
         if opcode != _MESSAGE_INDEX:
             continue
         channel = int.from_bytes(content[start : start + 2], "little")
-        entries = np.frombuffer(content[start + 6 : end], "<u8")
+        entries = np.frombuffer(content[start + 6 : end], "<u8").reshape(-1, 2)  # time, place
         if len(entries):
-            found[channel] = entries[::2].astype(np.int64)
+            places = entries[:, 1]
+            if (places[1:] < places[:-1]).any():  # some writers sort them by their times
+                entries = entries[np.argsort(places, kind="stable")]
+            found[channel] = entries[:, 0].astype(np.int64)
     return found
 
 
@@ -536,7 +539,7 @@ class SqlitePart(Part):
     def times(self, topics: Collection[str]) -> dict[str, Array]:
         """See :class:`Part`."""
         with self._reading() as db:  # what is large stands last in a row, and is not read
-            rows = db.execute("SELECT topic_id, timestamp FROM messages")
+            rows = db.execute("SELECT topic_id, timestamp FROM messages ORDER BY id")
             table = np.fromiter(rows, [("topic", np.int64), ("time", np.int64)])
         found: dict[str, list[Array]] = {}
         for number, name in self._ids.items():

@@ -7,7 +7,7 @@ The package ``rosbags`` makes messages of the definitions in a bag, without ROS.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ _EVENT_TEXT = (
 )
 #: Of a message that was compressed by itself and does not say its size, bytes.
 _LARGEST_MESSAGE = 2**28
+#: Messages of a topic may be written down in another order by so much; what goes back further was set back.
+_DISORDER_NS = 200_000_000
 
 
 class Bag:
@@ -114,8 +116,9 @@ class Bag:
             raise CodecError(f"bag {path}", got="no .mcap or .db3 file", expected="one or several")
         return files
 
-    def times(self, topics: Collection[str]) -> dict[str, Array]:
-        """When messages came, by topic: (n,) int64, sorted; most files tell without being read.
+    def written(self, topics: Collection[str]) -> dict[str, list[Array]]:
+        """When messages came, by topic and file: (n,) int64, as they were written one after the other; most files tell
+        without being read.
 
         Raises:
             CodecError: A file is damaged.
@@ -124,7 +127,11 @@ class Bag:
         for part in self.parts:
             for topic, times in part.times(topics).items():
                 found.setdefault(topic, []).append(times)
-        return {topic: np.sort(np.concatenate(parts)) for topic, parts in found.items()}
+        return found
+
+    def times(self, topics: Collection[str]) -> dict[str, Array]:
+        """When messages came, by topic: (n,) int64, sorted; see :meth:`written`."""
+        return in_order(self.written(topics))
 
     def messages(
         self, topics: Collection[str], start_ns: int = 0, end_ns: int = 2**63 - 1
@@ -315,10 +322,46 @@ def is_bag(path: Path) -> bool:
     )
 
 
-def rates(bag: Bag, topics: Collection[str]) -> dict[str, tuple[int, float, float]]:
-    """By topic: messages, rate (Hz) and the longest silence (s)."""
+def in_order(written: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
+    """When messages came, by topic: (n,) int64, sorted."""
+    return {topic: np.sort(np.concatenate(parts)) for topic, parts in written.items()}
+
+
+def ran_twice(written: Mapping[str, Sequence[Array]]) -> list[tuple[int, int]]:
+    """Spans of time, from and to, through which some topic was recorded twice: the clock was set back (of the computer, or
+    of a simulation that began anew), or several recordings lie in one folder. By their times alone, messages of both
+    would be taken for those of one motion.
+
+    Args:
+        written: See :meth:`Bag.written`.
+    """
+    found: list[tuple[int, int]] = []
+    for parts in written.values():
+        latest = -(2**63)
+        runs = [
+            run for times in parts
+            for run in np.split(times, np.flatnonzero(np.diff(times) < -_DISORDER_NS) + 1) if run.size
+        ]  # fmt: skip
+        for run in sorted(runs, key=np.min):
+            first, last = int(run.min()), int(run.max())
+            end = min(last, latest)
+            # one message that comes late is no clock that was set back
+            if end - first > _DISORDER_NS and np.count_nonzero(run <= end) > 1:
+                found.append((first, end))
+            latest = max(latest, last)
+    joined: list[tuple[int, int]] = []
+    for first, end in sorted(found):
+        if joined and first <= joined[-1][1]:
+            begin, before = joined.pop()
+            first, end = begin, max(before, end)
+        joined.append((first, end))
+    return joined
+
+
+def rates(times_ns: Mapping[str, Array]) -> dict[str, tuple[int, float, float]]:
+    """By topic: messages, rate (Hz) and the longest silence (s), of sorted times."""
     found = {}
-    for topic, times in bag.times(topics).items():
+    for topic, times in times_ns.items():
         span = max(int(times[-1] - times[0]), 1)
         longest = int(np.diff(times).max(initial=0))
         found[topic] = (len(times), (len(times) - 1) * 1e9 / span, longest / 1e9)
