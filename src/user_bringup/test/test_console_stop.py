@@ -44,6 +44,7 @@ class Arms:
 def stop(tmp_path, monkeypatch):
     """Press it at a console for robots, and return what it says."""
     monkeypatch.setattr(shared, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(shared, "_FIRST_S", 0.3)
 
     def press(arms, meanwhile=None):
         config = ConsoleConfig(run_dir=str(tmp_path), tokens_file=str(tmp_path / "tokens"))
@@ -94,6 +95,16 @@ def test_it_waits_for_no_other_work_of_the_console(stop):
     finally:
         timer.cancel()
         over.set()
+
+
+def test_a_console_that_has_just_come_up_stops_the_robots_that_it_hears_of_soon(stop):
+    arms = Arms("/a")
+    there, arms.robots = arms.robots, {}
+
+    def hears_of_it(loop):
+        loop.call_later(0.05, setattr, arms, "robots", there)
+
+    assert stop(arms, hears_of_it) == (True, "a: by a call", ["/a"])
 
 
 def test_without_a_robot_it_says_so(stop):

@@ -141,7 +141,8 @@ class Frame:
 
     async def _on_stop(self) -> None:
         """Where its request of its own did not get through (stop.js)."""
-        await self.console.emergency_stop(self.visitor)
+        ok, text = await self.console.emergency_stop(self.visitor)
+        ui.notify(f"emergency stop: {text}", type="warning" if ok else "negative", timeout=10_000)
 
     async def _on_reset(self) -> None:
         with ui.dialog() as dialog, ui.card():

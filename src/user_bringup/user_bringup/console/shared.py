@@ -19,6 +19,8 @@ from user_core.errors import SuiteError
 
 #: How long a robot that is connected may take to say that it has stopped; then it is asked in another way, too.
 _ANSWER_S = 1.0
+#: How long the first robot may take to be heard of.
+_FIRST_S = 3.0
 
 
 class Graph(Protocol):
@@ -130,7 +132,7 @@ class Console:
     async def emergency_stop(self, visitor: Visitor) -> tuple[bool, str]:
         """Stop all robots, at the same time. Anybody who may see the page may stop them."""
         graph = self.graph
-        robots = list(graph.robots.items()) if graph is not None else []
+        robots = await self._robots()
         if graph is None or not robots:
             return self._record(visitor, "emergency stop", "", "no robot is heard of", False)
         async with self.precedence.driving():
@@ -147,6 +149,17 @@ class Console:
             texts.append(f"{namespace.strip('/')}: {answer.text}")
             self._record(visitor, "emergency stop", namespace, answer.text, answer.ok)
         return good, "; ".join(texts)
+
+    async def _robots(self) -> list[tuple[str, Any]]:
+        """Robots with their namespaces. A console that has just come up (and pages of the one before are open still)
+        knows of them soon."""
+        if self.graph is None:
+            return []
+        end_s = time.monotonic() + _FIRST_S
+        while not self.graph.robots and time.monotonic() < end_s:
+            self._look()  # else the graph is looked at but now and then
+            await asyncio.sleep(0.1)
+        return list(self.graph.robots.items())
 
     async def _stop(self, graph: Graph, namespace: str, service: str) -> Any:
         """Stop one robot: by what is connected to it already; where that does not answer, by a connection of its own."""
