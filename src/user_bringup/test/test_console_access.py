@@ -292,6 +292,23 @@ def test_an_address_that_connects_without_end_is_cut_off_and_others_are_let_in(m
     assert gate.lets_in(Connection("a"))
 
 
+def test_who_comes_by_a_proxy_on_this_machine_needs_a_token(tmp_path):
+    tokens = Tokens(None)
+    given = tokens.add("anna", Role.DRIVE)
+    guard = Guard(behind, Access("127.0.0.1", tokens, proxied=True), secure=False)
+    assert run(guard, scope(host="127.0.0.1:7460"))[0]["status"] == 401
+    assert run(guard, scope(host="lab", cookie=f"{COOKIE}={given}"))[1]["body"] == b"anna"
+
+
+def test_many_people_behind_a_proxy_share_its_address(monkeypatch):
+    monkeypatch.setattr(guard_module, "RateLimit", lambda *rate: RateLimit(*rate, lambda: 0.0))
+    direct, proxied = (
+        sum(gate.lets_in(Connection("a")) for _ in range(300)) for gate in (Gate(), Gate(True))
+    )
+    assert direct < 100
+    assert proxied == 300
+
+
 def test_connections_that_were_closed_are_not_kept(monkeypatch):
     monkeypatch.setattr(guard_module, "_FORGET_S", 0.0)
     gate = Gate()

@@ -134,10 +134,18 @@ class Access:
             token is needed.
         tokens: Those that were given out.
         names: Further names by which browsers may call us.
+        proxied: Whether a proxy brings people, who need a token then: it brings them from anywhere.
+
+    Attributes:
+        is_here: Whether the server listens to this machine alone.
+        local: Whether all who come are on this machine, too, and need no token.
     """
 
-    def __init__(self, address: str, tokens: Tokens, names: tuple[str, ...] = ()) -> None:
-        self.local = address in _LOCAL_ADDRESSES
+    def __init__(
+        self, address: str, tokens: Tokens, names: tuple[str, ...] = (), proxied: bool = False
+    ) -> None:
+        self.is_here = address in _LOCAL_ADDRESSES
+        self.local = self.is_here and not proxied
         self.tokens = tokens
         self._names = (*_LOCAL_NAMES, *names) if self.local else ()
 

@@ -33,6 +33,8 @@ _FILES = ("/_nicegui", "/console_static", "/picture", "/robot_mesh")
 #: Connections of one address a second, at once, and open together: what is more is cut off before it is read. A browser
 #: takes six, and two or three for each page that is open.
 _PEER_PER_S, _PEER_AT_ONCE, _PEER_OPEN = 30.0, 60.0, 400
+#: Behind a proxy, so many times as many a second: all people have its address, and it may connect anew for each request.
+_PROXY_TIMES = 10.0
 #: How often those that were closed are forgotten, all together: each keeps buffers, of TLS some ten kilobytes.
 _FORGET_S = 10.0
 #: Addresses that are remembered.
@@ -56,9 +58,14 @@ _HEADERS = [
 
 
 class Gate:
-    """How many connections each address makes: cut off before they cost more than that. In one event loop."""
+    """How many connections each address makes: cut off before they cost more than that. In one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        proxied: Whether people come by a proxy.
+    """
+
+    def __init__(self, proxied: bool = False) -> None:
+        self._times = _PROXY_TIMES if proxied else 1.0
         self._rates: dict[str, RateLimit] = {}
         self._open: dict[str, list[asyncio.BaseTransport]] = {}
         self._forgot_s = time.monotonic()
@@ -73,7 +80,8 @@ class Gate:
         if time.monotonic() - self._forgot_s > _FORGET_S:
             self._forgot_s = time.monotonic()
             self._open = {p: there for p, of in self._open.items() if (there := _still_open(of))}
-        rate = self._rates.setdefault(peer, RateLimit(_PEER_PER_S, _PEER_AT_ONCE))
+        limit = RateLimit(self._times * _PEER_PER_S, self._times * _PEER_AT_ONCE)
+        rate = self._rates.setdefault(peer, limit)
         mine = self._open.setdefault(peer, [])
         if len(mine) >= _PEER_OPEN:
             mine[:] = _still_open(mine)
@@ -139,6 +147,7 @@ class Guard:
         app: The pages.
         access: Who may what.
         secure: Whether browsers come by TLS: cookies then travel by it alone.
+        proxied: Whether they come by a proxy.
 
     Attributes:
         refused: Requests and websockets that were refused.
@@ -147,10 +156,10 @@ class Guard:
         gate: What connections come through, before there is anything to ask of them.
     """
 
-    def __init__(self, app: Any, access: Access, secure: bool) -> None:
+    def __init__(self, app: Any, access: Access, secure: bool, proxied: bool = False) -> None:
         self._app, self._access, self._secure = app, access, secure
         self._guesses = RateLimit(_GUESSES_PER_S, _GUESSES_AT_ONCE)
-        self._crowd, self.gate = _Crowd(), Gate()
+        self._crowd, self.gate = _Crowd(), Gate(proxied)
         self.refused = self.flooded = self.crowded = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

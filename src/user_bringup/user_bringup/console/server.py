@@ -54,7 +54,8 @@ class ConsoleServer:
         listening = _listen(config.host, config.port)
         port = listening.getsockname()[1]
         secure = bool(config.tls.certificate)
-        self.guard = Guard(_application(self.console), self.console.access, secure)
+        app = _application(self.console)
+        self.guard = Guard(app, self.console.access, secure, proxied=config.plain)
         options = uvicorn.Config(
             self.guard,
             http=_gated(self.guard.gate),
@@ -79,7 +80,7 @@ class ConsoleServer:
             time.sleep(0.02)
         if not self._server.started:
             raise DeviceError("console", got=repr(self._error), expected="a server that starts")
-        shown = "localhost" if self.console.access.local else socket.gethostname()
+        shown = "localhost" if self.console.access.is_here else socket.gethostname()
         self.url = f"{'https' if secure else 'http'}://{shown}:{port}/"
         return self
 

@@ -87,7 +87,7 @@ class Console:
         self.config, self.graph = config, graph
         self._look, self._looked_s = look, -1.0
         self._snapshot = Snapshot()
-        self.access = Access(config.host, Tokens(config.tokens), config.names)
+        self.access = Access(config.host, Tokens(config.tokens), config.names, config.plain)
         run = Path(config.run_dir) if config.run_dir else None
         self.acts = ActLog(run / "console_acts.jsonl" if run and run.is_dir() else default_file())
         self.seats, self.precedence = DriverSeats(), Precedence()
