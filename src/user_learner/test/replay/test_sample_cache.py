@@ -316,6 +316,71 @@ def test_the_first_batch_does_not_wait_until_memory_is_full(tmp_path, monkeypatc
         wait_until(lambda: units.used > units.quota // 2, "memory is filled")
 
 
+def test_many_small_units_before_a_large_one_take_no_more_memory_than_rows():
+    units = cache_units.CachedUnits(1)
+    units.quota = 20_000_000
+    for count in (1, 512):
+        steps = np.zeros(count, np.int32)
+        unit = cache_units.UnitRows(np.arange(count + 1), steps, steps, steps)
+        while (room := units.room(unit)) is not None:
+            assert room.array.nbytes <= 10 * units.quota
+            assert units.take_room(room)
+
+
+def test_without_memory_for_larger_tables_what_is_there_is_drawn(tmp_path, monkeypatch):
+    caches, full, short = [], threading.Event(), threading.Event()
+    exchange, grown = SampleCache._exchange, cache_units._GrowingTable.grown
+
+    def watched(cache):
+        caches.append(cache)
+        if full.is_set():
+            (units,) = cache._sets
+            with cache._lock:  # from now on the next one needs larger tables
+                full.clear()
+                units._spare.clear()
+                for table in (units._rows, units._address):
+                    table.array = table.array[: units._lines]
+        return exchange(cache)
+
+    def without(table, *words):
+        made = grown(table, *words)
+        if made is not None and short.is_set() and made.dtype == np.int64:
+            raise MemoryError("none is left")
+        return made
+
+    def check(batch):
+        place = batch.observation["place"].astype(int)
+        assert batch.reward.tolist() == [np.float32(reward_of(e, r)) for _, e, r in place]
+
+    monkeypatch.setattr(SampleCache, "_exchange", watched)
+    monkeypatch.setattr(cache_units._GrowingTable, "grown", without)
+    path = tmp_path / "store"
+    with StoreWriter(path, config=SMALL_SEGMENTS) as writer:
+        fill(writer, Actor(1), list(uneven_plans(np.random.default_rng(3), 60_000)))
+    config = FAST.replace(memory_bytes=budget(SCHEMA, 20_000), max_draws_per_load=0.0)
+    with ReplaySource(path, config) as source:
+        source.sample(BATCH)
+        wait_until(lambda: caches[-1]._filled, "the memory to be filled")
+        short.set()
+        full.set()
+
+        def is_told():
+            check(source.sample(BATCH))
+            return any("no memory to load" in warning for warning in source.warnings)
+
+        wait_until(is_told, "a warning")
+        short.clear()
+        wait_until(lambda: not is_told(), "memory")
+        for _ in range(50):
+            check(source.sample(BATCH))
+        with caches[-1]._lock:
+            assert caches[-1]._thread.is_alive()
+            (units,), memory = caches[-1]._sets, caches[-1]._memory
+            waiting = sum(len(rows) for _, rows in caches[-1]._retired)
+            on_the_way = memory.rows - memory.free - waiting - units.used
+            assert 0 <= on_the_way <= caches[-1]._unit  # none is lost
+
+
 def test_room_for_more_units_is_made_while_draws_go_on(tmp_path, monkeypatch):
     """Not with their lock: copying what is known of a thousand units takes tens of milliseconds."""
     caches, copies = [], []

@@ -250,17 +250,21 @@ class _GrowingTable:
             line: Which is to be written.
             count: Values in it.
             used: So many lines are copied.
-            wanted: Lines to have at least, where there are more than before. Memory is taken only as they are written.
+            wanted: Lines to have at least. Memory is taken only as they are written.
         """
         lines, width = self.array.shape
         if line < lines and count <= width:
             return None
-        more = lines if line < lines else max(16, 2 * line, wanted)
-        if width < count:
-            width = count if count == 1 else count + -count % _SPARE_WIDTH
-        grown = np.zeros((more, width), self.array.dtype)
+        # wider lines are fewer: whoever had room for many small units must not ask for as many large ones
+        more = max(16, line + 1, 2 * used if line >= lines else used, wanted)
+        grown = np.zeros((more, max(width, _wide(count))), self.array.dtype)
         grown[:used, : self.array.shape[1]] = self.array[:used]
         return grown
+
+
+def _wide(count: int) -> int:
+    """Width of a table with room for so many values in a line."""
+    return count if count <= 1 else count + -count % _SPARE_WIDTH
 
 
 @dataclass(frozen=True)
@@ -296,6 +300,7 @@ class CachedUnits:
         self._position, self._after = _GrowingTable(np.int32), _GrowingTable(np.int32)
         self._before = _GrowingTable(np.int32)
         self._demonstration = _GrowingTable(np.bool_)
+        self._lines = 0  # of the tables that were ever written to
         self._written = 0
         self._index_units()
 
@@ -360,10 +365,11 @@ class CachedUnits:
     def room(self, unit: UnitRows) -> Room | None:
         """A larger table, where one has no room for one more unit; None where all have. Copying one takes milliseconds:
         it needs no lock, draws may go on meanwhile. One after the other, so that there are not two of each for a moment."""
-        written, line = self._written, self._spare[-1] if self._spare else len(self)
-        used = len(self) + len(self._spare)
+        # Units may leave meanwhile: not from what is in memory, only from this it is known how many lines there are.
+        written, used = self._written, self._lines
+        line = self._spare[-1] if self._spare else used
         rows, steps = len(unit.addresses), len(unit.position)
-        wanted = 1 + self.quota // max(rows, self._address.array.shape[1])
+        wanted = 1 + self.quota // max(_wide(rows), self._address.array.shape[1])
         sizes = [(self._rows, rows), (self._address, rows), (self._position, steps), (self._after, steps),
                  (self._before, steps), (self._demonstration, 1)]  # fmt: skip
         for table, count in sizes:
@@ -385,7 +391,8 @@ class CachedUnits:
         """Begin to draw from a unit that was loaded; return the rows of an older copy of it. ``drawn``: it is to leave
         as if it had been drawn so often, per step."""
         old = self._take_out(key) if key in self else None
-        line = self._spare.pop() if self._spare else len(self)
+        line = self._spare.pop() if self._spare else self._lines
+        self._lines = max(self._lines, line + 1)
         self._rows.write(line, rows)
         self._address.write(line, unit.addresses)
         self._position.write(line, unit.position)

@@ -218,12 +218,13 @@ class SampleCache:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._filled = False  # once
+        self._short = ""  # of memory
 
     @property
     def warnings(self) -> list[str]:
         """What cannot be read, for people, as long as the stores have it."""
         with self._lock:
-            return list(self._unread.values())
+            return [*self._unread.values(), *filter(None, [self._short])]
 
     def draw(self, stratum: int, count: int, rng: np.random.Generator) -> Drawn:
         """See :class:`Pool`."""
@@ -363,7 +364,12 @@ class SampleCache:
                 if self._stopping:
                     return
             before = self.bytes_read
-            if self._exchange():
+            try:
+                exchanged, self._short = self._exchange(), ""
+            except MemoryError as error:  # another process may end, and leave some
+                exchanged = False
+                self._short = f"no memory to load other rows, drawn are those here: {error}"
+            if exchanged:
                 spent_s = (self.bytes_read - before) / self._config.read_bytes_per_s
                 ready_s = max(ready_s, time.monotonic() - _BURST_S) + spent_s
             else:
@@ -388,6 +394,11 @@ class SampleCache:
             demonstration = self._is_demonstration(units, key)
         try:
             self.bytes_read += self._memory.load(segments, unit.addresses, rows)
+            self._make_room(units, unit)
+        except MemoryError:
+            with self._lock:
+                self._memory.give(rows)
+            raise
         except (OSError, StoreCorrupt) as error:
             with self._lock:
                 self._memory.give(rows)
@@ -397,11 +408,6 @@ class SampleCache:
                 if not (gone and (path / MARK).exists()):  # else it just went to its bucket
                     self._unread[path] = f"rows cannot be read, and are passed over: {error}"
             return True
-        while (room := units.room(unit)) is not None:
-            with self._lock:
-                if not units.take_room(room):
-                    break
-        del room
         with self._lock:
             if self._unread:
                 self._unread.pop(self._path_of(segments, key), None)
@@ -415,6 +421,12 @@ class SampleCache:
             self._leave(units.drop(other for other in leaving if other in units))
             self._exchanged.notify_all()
         return True
+
+    def _make_room(self, units: CachedUnits, unit: UnitRows) -> None:
+        while (room := units.room(unit)) is not None:
+            with self._lock:
+                if not units.take_room(room):
+                    return
 
     def _narrow(self) -> bool:
         """Stop drawing what edits took out of a unit in memory; False when there is none such."""
