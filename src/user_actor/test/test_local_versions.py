@@ -1,11 +1,13 @@
 """Versions of a learner on this host: into the policy that does not act, whatever happens meanwhile."""
 
 import logging
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from user_actor.inference import local_versions
 from user_actor.inference.local_versions import LocalVersions
 from user_actor.loop.policy import PolicyHolder
 from user_core.codecs.weights import content_hash
@@ -137,6 +139,22 @@ def test_a_learner_that_ends_in_the_middle_leaves_the_policy_that_acts_alone(off
     holder._source.publish(version(2))
     assert holder.load_newest()
     assert acts_with(holder) == 2
+
+
+def test_robots_that_ask_without_a_pause_do_not_keep_versions_out(offers, monkeypatch):
+    monkeypatch.setattr(local_versions, "_GIVES_WAY_S", 0.02)
+    waits = []
+
+    def pace():
+        waits.append(1)
+        time.sleep(0.015)
+
+    holder = PolicyHolder(InPlace, SPEC, PolicyMailbox(), "right")
+    local = LocalVersions(holder, pace=pace)
+    for number in (1, 2):  # each has its time anew
+        assert local(publish(offers, number), always_wanted)
+        assert acts_with(holder) == number
+        assert len(waits) == 2 * number < number * len(NAMES)
 
 
 def test_a_version_waits_until_the_one_before_has_been_taken(holder, offers):

@@ -184,6 +184,37 @@ def test_a_way_that_the_learner_cannot_go_is_refused_with_the_reason(learner):
         take(learner.offer(4), ["gpu"])
 
 
+@pytest.fixture
+def hanging():
+    """The hash of a version whose learner hangs: the kernel takes calls for it, and nobody answers."""
+    name = content_hash(version_offers.version(77, 1, 1))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(wire.address(name))
+        listening.listen(2)
+        yield name
+
+
+def test_a_learner_that_hangs_holds_nobody_up_who_looks_for_a_version(hanging):
+    thread = threading.Thread(target=lambda: [is_offered_here(hanging) for _ in range(9)])
+    thread.daemon = True
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not is_offered_here(hanging)  # more than its queue holds
+
+
+def test_an_answer_is_waited_for_only_while_the_version_is_wanted(hanging):
+    asked = []
+
+    def cancelled():
+        asked.append(1)
+        return len(asked) == 3
+
+    with pytest.raises(TransportError, match="while they are wanted"):
+        take(hanging, ["memory"], cancelled)
+    assert len(asked) == 3
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
 def test_another_user_gets_nothing(learner):
     name = learner.offer(4)

@@ -22,6 +22,9 @@ NETWORK: Way = "network"
 _LOOK_S = 0.005
 #: A learner that was on this host a moment ago has replaced a version that is gone; the next is announced soon.
 _NEXT_S = 1.0
+#: How long pieces of a version wait for answers in all: where robots ask without a pause, some answer takes longer rather
+#: than that no version ever comes.
+_GIVES_WAY_S = 10.0
 
 
 class Announced(Protocol):
@@ -59,6 +62,7 @@ class LocalVersions(Closing):
     ) -> None:
         self._holder, self._way, self._pace = holder, way, pace
         self._mappings = Mappings()
+        self._waited_s = 0.0
         self.last, self.why = "", ""
 
     def __call__(self, announced: Announced, cancelled: Callable[[], bool]) -> bool:
@@ -79,7 +83,7 @@ class LocalVersions(Closing):
                 if cancelled():
                     return False
                 time.sleep(_LOOK_S)
-            came, why = self._by_ways(announced)
+            came, why = self._by_ways(announced, cancelled)
             if came:
                 return True
         elif self.last in (GPU, MEMORY):
@@ -98,28 +102,33 @@ class LocalVersions(Closing):
         """Let go of the learner's memory. Idempotent."""
         self._mappings.close()
 
-    def _by_ways(self, announced: Announced) -> tuple[bool, str]:
+    def _by_ways(self, announced: Announced, cancelled: Callable[[], bool]) -> tuple[bool, str]:
         """Whether one has worked, and why others have not."""
         spare = self._holder.spare
         assert spare is not None  # only this thread loads it
         ways = [self._way] if self._way != "auto" else [GPU, MEMORY] if _on_gpu(spare) else [MEMORY]
         why = "" if GPU in ways or self._way == MEMORY else "the policy does not have its weights on a GPU, in place"  # fmt: skip
+        self._waited_s = 0.0
         while ways:
             try:
-                way = self._take(announced, ways, spare)
+                way = self._take(announced, ways, spare, cancelled)
                 if way != ways[0] and not why:
                     why = "the learner has it on no GPU, or the next version will be the first"
                 self._say(way, why)
                 return True, why
             except (SuiteError, OSError, RuntimeError) as error:  # the last: of torch
                 why = str(error) if isinstance(error, SuiteError) else in_words(error)
+                if cancelled():
+                    break
                 _log.warning("policy version %d by way of %s: %s", announced.number, ways[0], why)
             ways = ways[1:]
         return False, why
 
-    def _take(self, announced: Announced, ways: list[Any], spare: Policy) -> Any:
+    def _take(
+        self, announced: Announced, ways: list[Any], spare: Policy, cancelled: Callable[[], bool]
+    ) -> Any:
         """Which way it came. Raises what has kept it from coming."""
-        taking = take(announced.content_hash, ways)
+        taking = take(announced.content_hash, ways, cancelled)
         if taking is None:
             raise TransportError("a learner of this host", got="none any more", expected="one")
         with taking:
@@ -147,12 +156,18 @@ class LocalVersions(Closing):
             return False
         with place as tensors:
             try:
-                taking.fill(tensors, self._pace, self._mappings)
+                taking.fill(tensors, self._give_way, self._mappings)
             except PolicyError:  # other types, for instance: nothing has changed
                 if taking.offer.way == GPU:
                     raise
                 return False
         return True
+
+    def _give_way(self) -> None:
+        if self._waited_s < _GIVES_WAY_S:
+            began_s = time.monotonic()
+            self._pace()
+            self._waited_s += time.monotonic() - began_s
 
     def _say(self, way: str, why: str) -> None:
         if (way, why) != (self.last, self.why):

@@ -33,7 +33,7 @@ from user_comm.run import run
 from user_core.errors import PolicyError, SuiteError, TransportError
 from user_core.interfaces import Policy
 from user_core.policies import policy_config_hash
-from user_core.runtime.gpu_turns import GpuTurns, turns_on
+from user_core.runtime.gpu_turns import LONGEST_S, GpuTurns, turns_on
 from user_core.runtime.scheduling import let_threads_of_torch_sleep, make_process_prompt
 from user_core.types import ActionChunk, Observation, Task
 
@@ -268,9 +268,10 @@ class InferenceNode(LifecycleNode):
         return turns
 
     def _between_answers(self) -> None:
-        """Return when no answer is due, for pieces of versions."""
-        turns = self._pieces_wait_for
-        while turns is not None and turns.taken and self._server is not None:
+        """Return when no answer is due, or after the longest turn: where robots ask without a pause one always is. For
+        pieces of versions."""
+        turns, end_s = self._pieces_wait_for, time.monotonic() + LONGEST_S
+        while turns is not None and turns.taken and time.monotonic() < end_s and self._server is not None:  # fmt: skip
             time.sleep(_PIECE_LOOK_S)
 
     def _forget(self) -> None:

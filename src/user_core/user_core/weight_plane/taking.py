@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -36,8 +38,9 @@ if TYPE_CHECKING:  # with torch
 
     from user_core.weight_plane.cuda import MappedGpuMemory
 
-#: How long the learner may take to bring a version into memory, seconds.
-_ANSWER_S = 60.0
+#: How long the learner may take to bring a version into memory, seconds; and how often it is looked meanwhile whether the
+#: version is still wanted.
+_ANSWER_S, _LOOK_S = 60.0, 0.05
 
 
 def is_offered_here(content_hash: str) -> bool:
@@ -48,11 +51,18 @@ def is_offered_here(content_hash: str) -> bool:
     return connection is not None
 
 
-def take(content_hash: str, ways: Sequence[str]) -> Taking | None:
+def take(
+    content_hash: str, ways: Sequence[str], cancelled: Callable[[], bool] = lambda: False
+) -> Taking | None:
     """Ask for a version, by the first of some ways that the learner can go; None: it is not offered on this host.
 
+    Args:
+        content_hash: Which.
+        ways: How.
+        cancelled: Whether it is not wanted any more; looked at while the learner has not answered.
+
     Raises:
-        TransportError: It is, and cannot be had, or the learner has ended meanwhile.
+        TransportError: It is, and cannot be had, or the learner has ended meanwhile, or it is not wanted any more.
         CodecError: What came makes no sense.
     """
     connection = _connect(content_hash)
@@ -63,6 +73,7 @@ def take(content_hash: str, ways: Sequence[str]) -> Taking | None:
         try:
             connection.settimeout(_ANSWER_S)
             send(connection, {"ways": list(ways)})
+            _wait_for_answer(connection, cancelled)
             said, files = receive(connection, files=1)
         except OSError as error:
             raise TransportError(
@@ -84,6 +95,9 @@ def _connect(content_hash: str) -> socket.socket | None:
         return None
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        connection.settimeout(
+            _ANSWER_S
+        )  # without one the queue of a learner that hangs would be waited for, for ever
         connection.connect(address(content_hash))
         if same_user(connection):
             return connection
@@ -91,6 +105,15 @@ def _connect(content_hash: str) -> socket.socket | None:
         pass
     connection.close()
     return None
+
+
+def _wait_for_answer(connection: socket.socket, cancelled: Callable[[], bool]) -> None:
+    """Return when there is something to be read, or the time is over. Raises TransportError where nobody wants it any more."""
+    end_s, readable = time.monotonic() + _ANSWER_S, select.poll()
+    readable.register(connection, select.POLLIN)
+    while time.monotonic() < end_s and not readable.poll(1e3 * _LOOK_S):
+        if cancelled():
+            raise TransportError("weights of this host", got="nothing yet", expected="an answer while they are wanted")  # fmt: skip
 
 
 class Mappings(Closing):

@@ -231,7 +231,9 @@ def receive(connection: socket.socket, files: int = 0) -> tuple[dict[str, Any], 
     try:
         head = b""
         while len(head) < _LENGTH.size:
-            more, came, *_ = socket.recv_fds(connection, _LENGTH.size - len(head), files or 1)
+            more, came, *_ = socket.recv_fds(
+                connection, _LENGTH.size - len(head), files or 1, socket.MSG_CMSG_CLOEXEC
+            )
             fds += came
             if not more:
                 raise EOFError

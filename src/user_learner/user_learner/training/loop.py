@@ -551,7 +551,7 @@ class TrainingLoop:
 
     def _snapshot(self) -> Mapping[str, Array] | None:
         """The weights as they are, on their GPU; None where that is not wanted, or cannot be."""
-        if self._snapshots is None or not _is_first():
+        if self._snapshots is None or not self._snapshots.on_gpu or not _is_first():
             return None
         with self.algorithm.policy_tensors() as tensors:
             if tensors is None:

@@ -75,6 +75,10 @@ class Weights:
 class Snapshots(Protocol):
     """Makes copies of weights where they are, see :class:`user_core.weight_plane.offers.Offers`."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether anybody wants them on a GPU; else there is nothing to be asked for."""
+
     def snapshot(
         self, tensors: Mapping[str, Tensor], rounded: bool, pace: Callable[[], object]
     ) -> Mapping[str, Array] | None:

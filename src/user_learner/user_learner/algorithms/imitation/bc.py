@@ -374,8 +374,8 @@ class BC(Algorithm):
 
     @contextmanager
     def policy_tensors(self) -> Iterator[Mapping[str, Tensor] | None]:
-        named = getattr(self.network, "tensors", lambda: None)
-        if self._sharded is not None:
+        named = getattr(self.network, "tensors", None)
+        if self._sharded is not None or named is None:
             yield None
             return
         with self.averaged():
