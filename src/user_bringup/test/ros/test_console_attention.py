@@ -50,8 +50,10 @@ def test_status_is_listened_to_while_somebody_looks_and_episodes_always(robot, m
             return what()
 
         wait_until(lambda: looks(status.get_subscription_count), "somebody looks", 20)
-        status.publish(ActorStatus(actor="r"))
-        wait_until(lambda: looks(lambda: monitor.state.actors), "an actor", 20)
+        both = {"r", "beside it"}
+        for actor in both:  # one after the other, between two looks
+            status.publish(ActorStatus(actor=actor))
+        wait_until(lambda: looks(lambda: both <= monitor.state.actors.keys()), "both", 20)
         wait_until(lambda: looks(nodes.get_subscription_count), "the nodes", 20)
         managed = DiagnosticStatus(name="manager: managed hal", level=b"\1")
         for one in (DiagnosticStatus(name="hal: topic x"), managed):

@@ -33,6 +33,8 @@ _KINDS: dict[str, Any] = {
 } | {"diagnostic_msgs/msg/DiagnosticArray": DiagnosticArray}
 #: Messages of a topic that are taken at one look, at most.
 _AT_ONCE = 200
+#: Nodes that may share a topic of status: between two looks each has said something.
+_SHARED = 10
 #: Told once, and therefore listened to always.
 _ONCE = f"user_msgs/msg/{EpisodeResult.__name__}"
 
@@ -138,19 +140,23 @@ class _Ear(GraphListener):
             return
         for kind, subscription in list(self._subscriptions.values()):
             for _ in range(_AT_ONCE):
-                with subscription.handle:
-                    taken = subscription.handle.take_message(_KINDS[kind], True)
-                if taken is None:
-                    break
-                subscription.callback(taken[0])
+                try:
+                    with subscription.handle:
+                        taken = subscription.handle.take_message(_KINDS[kind], True)
+                    if taken is None:
+                        break
+                    subscription.callback(taken[0])
+                except Exception as error:  # one message must not hide those of others
+                    self._failed(error)
 
     def listen(self, topic: str, kind: str) -> tuple[Any, Any, QoSProfile]:
         """A status that is lost is followed by the next; an episode is told once."""
         cls = _KINDS[kind]
         once = cls is EpisodeResult
         several = cls is DiagnosticArray  # all nodes share the topic
+        newest = _SHARED if self._polls else 1
         quality = QoSProfile(
-            depth=100 if once or several else 1,
+            depth=100 if once or several else newest,
             reliability=ReliabilityPolicy.RELIABLE if once else ReliabilityPolicy.BEST_EFFORT,
         )
         return cls, partial(self._take, cls.__name__, topic), quality
