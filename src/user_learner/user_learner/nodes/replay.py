@@ -204,20 +204,20 @@ class ReplayNode(LifecycleNode):
     def _compress(self) -> None:
         """In a process of low priority: it takes processor time that robots and learners may want."""
         config, store = self.config.store, self.config.path
-        if not waits(store, config.compression):
-            return
-        with Apart(self._stop.is_set) as apart:
-            try:
-                report = apart.call(compress, store, config.compression, config.min_free_bytes)
-            except Stopped:  # the next time goes on where this one was left
-                return
-        for note in sorted(set(report.notes) - self._noted):
-            self.get_logger().warning(f"compression: {note}")
-        self._noted |= set(report.notes)
+        if waits(store, config.compression):
+            with Apart(self._stop.is_set) as apart:
+                try:
+                    report = apart.call(compress, store, config.compression, config.min_free_bytes)
+                except Stopped:  # the next time goes on where this one was left
+                    return
+            for note in sorted(set(report.notes) - self._noted):
+                self.get_logger().warning(f"compression: {note}")
+            self._noted |= set(report.notes)
+            if report.segments:
+                self.get_logger().info(f"compressed: {report}")
+        # retention and `user replay compress` change it, too
         with closing(StoreReader(store, with_extents=False)) as reader:
             self._saved_bytes = saved_bytes(reader, self._saved_by_file)
-        if report.segments:
-            self.get_logger().info(f"compressed: {report}")
 
     def _say_trouble(self, error: StoreError) -> None:
         trouble = Reason.of(error)
