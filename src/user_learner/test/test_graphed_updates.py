@@ -281,6 +281,33 @@ def test_the_update_after_which_it_is_recorded_anew_has_its_metrics_too(
     assert len(recorded) == 2
 
 
+def test_numbers_that_are_read_back_and_are_no_notes_end_the_replaying(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As what the recorder gives for them would make all that follows."""
+
+    def update(given: Any) -> dict[str, Tensor]:
+        return {"loss": given[0].sum() * given[0].max().item()}
+
+    def record(self: GraphedUpdate, given: Any) -> bool:
+        recorder = Recorder(Tape(), notes_on="cpu")
+        with recorder.recording():
+            self._metrics = update(given)
+        self._inputs, self._graphs = [given[0].clone()], [Graph()]
+        return True
+
+    class Graph:
+        def replay(self) -> None:
+            pass
+
+    monkeypatch.setattr(GraphedUpdate, "_record", record)
+    graphed = GraphedUpdate(update, torch.Generator(), notes_on="cpu")
+    graphed.enabled = True
+    found = [float(graphed((torch.ones(3),))["loss"]) for _ in range(8)]
+    assert np.isnan(found).sum() == 1 and np.nansum(found) == 3 * 7
+    assert "not finite" in graphed.why_not
+
+
 def test_the_longest_pieces_count_but_for_a_few() -> None:
     times = PieceTimes()
     assert times.longest_s == 0

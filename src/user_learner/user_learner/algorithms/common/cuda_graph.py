@@ -139,6 +139,11 @@ class GraphedUpdate:
                     self.between()
                 graph.replay()
         metrics = self._metrics  # also where it is recorded anew next time
+        if self._notes_on and not self._replays and not _are_finite(metrics):
+            # It skips itself, and so would all that follow.
+            self.leave(
+                "an update that is replayed gives numbers that are not finite: it reads back what it needs"
+            )
         self._look_at_pieces()
         return metrics
 
@@ -182,6 +187,10 @@ class GraphedUpdate:
             "updates are replayed as %d CUDA graph(s), which hold %.2f GB", len(self._graphs), self.bytes * 1e-9
         )  # fmt: skip
         return True
+
+
+def _are_finite(metrics: Metrics) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in metrics.values())
 
 
 def _why_not(error: Exception) -> str:
