@@ -13,11 +13,15 @@ from user_comm import topics
 from user_comm.converters import RobotDescription
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.server import PolicyServer
+from user_core import fakes
 from user_core.codecs.images import encode_observation
+from user_core.config import from_mapping
 from user_core.policies import policy_config_hash
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import ActionChunk, Observation, PolicyVersion
 from user_core.weight_plane.offers import Offers
+from user_hal.node_configs import HalConfig
+from user_hal.robot_file import build_robot, spec_of
 from user_testing.ports import free_endpoint
 from user_testing.processes import NodeProcess
 from user_testing.waiting import wait_until
@@ -192,4 +196,56 @@ def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
             assert node.log.count("has room for") == made, "the others went on with their policy"
     finally:
         node.close()
+        probe.close()
+
+
+def test_an_actor_says_how_old_the_version_is_that_answered_it(
+    tmp_path: Path, ros_domain: int
+) -> None:
+    endpoint = free_endpoint()
+    robot = {"plugin": "user_testing.worlds.remote_parts:PictureRobot",
+             "params": {"noise": False, "log_file": str(tmp_path / "driver.jsonl")}}  # fmt: skip
+    described = from_mapping(HalConfig, {"robot": robot}).expand({"robot": robot})
+    spec = spec_of(described, build_robot(described))
+    policy = fakes.LinearGaussianPolicy(fakes.LinearGaussianPolicy.Config(), spec)
+    config_hash = policy_config_hash("linear_gaussian", {}, spec)
+    acts = {
+        "policy": {"plugin": "linear_gaussian"},
+        "zenoh": {"connect": [endpoint], "shared_memory": False},
+    }
+    remote = {
+        "outbox": {"directory": str(tmp_path / "outbox")},
+        "remote": {"enabled": True, "coding": ""},
+    }
+    probe = GraphProbe()
+    nodes = [
+        NodeProcess("user_hal.nodes.hal", {"robot": robot}, tmp_path),
+        NodeProcess("user_actor.nodes.inference", {**acts, "before_first_version": "initial"}, tmp_path),
+        NodeProcess("user_actor.nodes.actor", {**acts, **remote}, tmp_path),
+    ]  # fmt: skip
+
+    def acted(number: int) -> bool:
+        said = probe.actor
+        return said is not None and said.policy_version == number and said.steps > 0
+
+    try:
+        with (
+            open_session(ZenohConfig(mode="router", listen=(endpoint,), shared_memory=False)) as s,
+            PolicyServer(s, "user/policy", probe.speaker(topics.POLICY)) as server,
+        ):
+            for node in nodes:
+                node.start()
+            probe.until(lambda: acted(0), "it acts with the first weights")
+            assert probe.actor is not None and probe.actor.policy_age_s == 0.0
+            for number, before_s in ((1, 1000.0), (2, 100.0)):
+                made_ns = time.time_ns() - int(before_s * 1e9)
+                server.publish(
+                    PolicyVersion(number, policy.arrays(), config_hash, created_ns=made_ns)
+                )
+                probe.until(lambda n=number: acted(n), f"version {number} acts")
+                age_s = probe.actor.policy_age_s
+                assert before_s <= age_s <= (time.time_ns() - made_ns) * 1e-9
+    finally:
+        for node in nodes:
+            node.close()
         probe.close()

@@ -21,7 +21,7 @@ from user_actor.loop.policy import FixedPolicy, history_of
 from user_actor.loop.remote import InferenceLink
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_actor.nodes.lease import LeaseKeeper
-from user_actor.nodes.policy_feed import PolicyFeed
+from user_actor.nodes.policy_feed import AnnouncedVersions, PolicyFeed
 from user_actor.nodes.ports import RemoteInference, RosRobot, RosTeleop, WaitedObservations
 from user_actor.outbox import Outbox, OutboxStatus
 from user_comm import topics
@@ -130,6 +130,7 @@ class ActorNode(LifecycleNode):
         self._feed: PolicyFeed | None = None
         self._inference: InferenceLink | None = None
         self._announced: PolicyAnnouncement | None = None
+        self._versions_heard = AnnouncedVersions()
         self._safety: Any = None
         self._heard = False
         self._outbox = Outbox(config.outbox, self._name)
@@ -373,6 +374,7 @@ class ActorNode(LifecycleNode):
 
     def _on_policy(self, announcement: PolicyAnnouncement) -> None:
         self._announced = announcement
+        self._versions_heard.announced(announcement)
         if self._feed is not None:
             self._feed.announced(announcement)
 
@@ -415,7 +417,9 @@ class ActorNode(LifecycleNode):
             message.task = self._description.task
         fallback = None if loop is None else loop.episodes.actions.fallback
         if inference is not None and not (fallback is not None and fallback.acts):
-            message.policy_version = inference.version
+            number = inference.version
+            message.policy_version = number
+            message.policy_age_s = self._versions_heard.age_s(number)
         elif feed is not None:
             message.policy_version, message.policy_age_s = feed.holder.number, feed.holder.age_s()
         elif fallback is not None and isinstance(fallback.policies, FixedPolicy):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol
@@ -23,6 +27,8 @@ from user_core.specs import RobotSpec
 from user_core.types import Task
 
 _NO_TASK = Task()
+#: So many versions are remembered: one that acts elsewhere is hardly older.
+_VERSIONS = 256
 
 
 class FeedConfig(Protocol):
@@ -123,6 +129,36 @@ class PolicyFeed:
         """A version is there, as its announcement says."""
         if announcement is not None:
             self.puller.announced(announcement)
+
+
+class AnnouncedVersions:
+    """When versions were made, as their announcements say: for one that acts elsewhere, whose answers carry its number
+    alone. Any thread.
+
+    Args:
+        clock_ns: Time since the epoch, nanoseconds.
+    """
+
+    def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._clock_ns = clock_ns
+        self._created_ns: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def announced(self, announcement: PolicyAnnouncement) -> None:
+        """A version is there. A learner that begins anew gives numbers anew: the last one counts."""
+        with self._lock:
+            self._created_ns[announcement.number] = announcement.created_ns
+            self._created_ns.move_to_end(announcement.number)
+            while len(self._created_ns) > _VERSIONS:
+                self._created_ns.popitem(last=False)
+
+    def age_s(self, number: int) -> float:
+        """Time since a version was made, seconds; 0 without one (number 0), NaN where no announcement of it was heard."""
+        if not number:
+            return 0.0
+        with self._lock:
+            created_ns = self._created_ns.get(number, 0)
+        return max(0.0, (self._clock_ns() - created_ns) * 1e-9) if created_ns else math.nan
 
 
 def policy_seeds(

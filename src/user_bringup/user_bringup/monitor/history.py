@@ -40,7 +40,9 @@ class History:
         replay = next((latest.message for latest in state.replays.values()), None)
         numbers: dict[str, Any] = {
             "actor_rate_hz": sum(a.rate_hz for a in actors),
-            "policy_age_s": max((a.policy_age_s for a in actors), default=math.nan),
+            "policy_age_s": max(
+                (a.policy_age_s for a in actors if not math.isnan(a.policy_age_s)), default=math.nan
+            ),
             "actor_version": min((a.policy_version for a in actors), default=0),
             "outbox_bytes": sum(a.outbox_bytes for a in actors),
             "lateness_p99_ms": max((a.lateness_p99_ms for a in actors), default=math.nan),
