@@ -192,6 +192,42 @@ def test_foxglove_reads_what_was_written_also_after_a_restart(tmp_path):
     ]  # fmt: skip
 
 
+_AGAIN_FOXGLOVE = """
+import json, socket, sys
+from pathlib import Path
+from user_core.plugins import build
+from mcap.reader import make_reader
+
+folder, port = Path(sys.argv[1]), int(sys.argv[2])
+other = socket.create_server(("127.0.0.1", port))
+for _ in range(2):
+    try:
+        build("metrics_sinks", "foxglove", {"port": port}).open(folder, "one")
+    except Exception as error:
+        assert "in use" in str(error), error
+    else:
+        sys.exit("the port is taken, and it was opened")
+assert not list(folder.glob("*.mcap"))
+other.close()
+sink = build("metrics_sinks", "foxglove", {"port": port})
+sink.open(folder, "one")
+sink.write(1, {"a/loss": 1.0, "a/loss/more": 2.0, "b/c/d": 3.0, "b/c": 4.0})
+sink.close()
+(file,) = folder.glob("*.mcap")
+with open(file, "rb") as stream:
+    print(json.dumps([json.loads(m.data) for *_, m in make_reader(stream).iter_messages()]))
+"""
+
+
+def test_foxglove_leaves_no_file_where_its_port_is_taken_and_takes_any_names(tmp_path):
+    pytest.importorskip("foxglove")
+    pytest.importorskip("mcap")
+    text = run(_AGAIN_FOXGLOVE, tmp_path, str(free_port()))
+    assert json.loads(text.splitlines()[-1]) == [
+        {"update": 1, "a": {"loss": 1.0}, "a/loss/more": 2.0, "b": {"c": {"d": 3.0}}, "b/c": 4.0}
+    ]
+
+
 _SERVES_FOXGLOVE = """
 import asyncio, json, sys
 from pathlib import Path

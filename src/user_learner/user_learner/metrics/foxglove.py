@@ -57,15 +57,17 @@ class FoxgloveSink(MetricsSink):
         with contextlib.ExitStack() as stack:
             context = foxglove.Context()  # of its own: another sink has other points
             stack.callback(lambda: context)  # with it the channels would end
-            if self.config.file:
-                directory.mkdir(parents=True, exist_ok=True)
-                file = directory / f"{run or 'run'}_{time.time_ns()}.mcap"
-                stack.callback(foxglove.open_mcap(file, context=context).close)
-            if self.config.port:
+            if (
+                self.config.port
+            ):  # first: where it is taken, this is tried again, and leaves no file each time
                 server = foxglove.start_server(
                     name=run, host=self.config.host, port=self.config.port, context=context
                 )
                 stack.callback(server.stop)
+            if self.config.file:
+                directory.mkdir(parents=True, exist_ok=True)
+                file = directory / f"{run or 'run'}_{time.time_ns()}.mcap"
+                stack.callback(foxglove.open_mcap(file, context=context).close)
             channel = foxglove.Channel(self.config.topic, schema=_SCHEMA, context=context)
             stack.callback(channel.close)
             self._stack, self._channel = stack.pop_all(), channel
@@ -79,7 +81,13 @@ class FoxgloveSink(MetricsSink):
             *groups, last = name.split("/")
             place = point
             for group in groups:
-                place = place.setdefault(group, {})
+                inner = place.setdefault(group, {})
+                if not isinstance(inner, dict):  # `loss` is a number, and there is `loss/more`
+                    place, last = point, name
+                    break
+                place = inner
+            if isinstance(place.get(last), dict):
+                place, last = point, name
             place[last] = value
         self._channel.log(point)
 
