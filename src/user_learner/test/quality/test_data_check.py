@@ -199,6 +199,16 @@ def test_the_delay_is_estimated(found):
     assert lags[19] == 5
 
 
+def test_statistics_that_can_neither_be_read_nor_removed_are_measured_again(store, tmp_path):
+    """As those of another version on a disk that is read-only."""
+    (tmp_path / "statistics.sqlite").mkdir()
+    with EditedEpisodes(store) as view:
+        listed = [item.episode.info for item in list_all(view)]
+        cache = StatisticsCache(tmp_path)
+        assert not cache.update(view.reader, listed)
+        assert len(cache.found) == EPISODES and not cache.missing(listed)
+
+
 def test_statistics_are_measured_once_and_can_be_deleted(store, found):
     infos = [item.episode.info for item in found[1]]
     again = StatisticsCache(store)

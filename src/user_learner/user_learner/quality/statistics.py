@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -290,7 +290,8 @@ class StatisticsCache:
         try:
             self._load()
         except (sqlite3.Error, ValueError, TypeError):  # from another version, or damaged
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # of a disk that is read-only
+                self._path.unlink(missing_ok=True)
 
     def missing(self, episodes: Sequence[EpisodeInfo]) -> list[EpisodeInfo]:
         """Episodes that were never measured, or have other rows since."""
