@@ -13,7 +13,7 @@ from user_actor.loop.recording import Feedback
 from user_actor.loop.stats import LoopState
 from user_core.errors import DeviceError, DeviceFault, PluginError, PolicyError, SpecError
 from user_core.interfaces import RewardOutcome
-from user_core.reasons import ASKED_BACK, OUTBOX_FULL, Reason
+from user_core.reasons import ASKED_BACK, EVALUATION_GIVEN_UP, OUTBOX_FULL, Reason
 from user_core.types import (
     ActedBy,
     AppliedAction,
@@ -424,6 +424,39 @@ def test_an_aborted_evaluation_is_done_again():
     setup.at_step(4, lambda: setup.loop.pause("x") or setup.world.after(MS, setup.loop.resume))
     kinds = [result.source.name for result in setup.run()]
     assert kinds == ["ONLINE", "EVALUATION", "EVALUATION", "ONLINE"]
+
+
+def test_evaluations_that_a_person_takes_over_again_and_again_are_given_up_and_it_collects():
+    setup = build(
+        {
+            "max_episodes": 12,
+            "max_episode_steps": 3,
+            "evaluation": {"every": 2, "episodes": 2, "attempts": 3},
+        }
+    )
+    setup.publish(1)
+    actions, spared = setup.loop.episodes.actions, len("ooEEEooEE")
+
+    def corrects(step):
+        evaluates = actions._source is EpisodeSource.EVALUATION
+        again = len(setup.sink.results) < spared
+        return drives(0.1) if evaluates and again else NOBODY
+
+    said = []
+    setup.person.script = corrects
+    setup.at_step(11, lambda: said.append(setup.loop.status()))
+    results = setup.run()
+    kinds = "".join("E" if r.source is EpisodeSource.EVALUATION else "o" for r in results)
+    assert kinds == "ooEEEooEEEEo"
+    assert [r.reason_code for r in results[2:5]] == ["person_took_over"] * 3
+    assert [r.outcome is Outcome.ABORTED for r in results[7:]] == [True, True, False, False, False]
+    (status,) = said  # while it collects in between
+    assert status.rounds_given_up == 1
+    (why,) = [w for w in status.warnings if w.code == EVALUATION_GIVEN_UP]
+    assert (
+        "3 aborted in a row (the last: a person took over" in why.text and "2 not done" in why.text
+    )
+    assert EVALUATION_GIVEN_UP not in {w.code for w in setup.loop.status().warnings}
 
 
 def test_status_tells_how_it_goes():

@@ -75,6 +75,10 @@ COMMANDS_UNHEARD = _code(
 )
 ROBOT_WAS_RESET = _code("robot_was_reset", "The robot was reset or restarted within an episode.")
 PERSON_TOOK_OVER = _code("person_took_over", "A person took over an evaluation.")
+EVALUATION_GIVEN_UP = _code(
+    "evaluation_given_up",
+    "Evaluation episodes in a row were aborted; the robot goes on collecting until the next round.",
+)
 PERSON_ENDED = _code("person_ended", "A person ended the episode without a verdict.")
 ASKED_BACK = _code(
     "asked_back", "The robot was asked back: its actor ends the episode, and begins none."

@@ -16,7 +16,9 @@ from user_actor.loop.stats import LoopState, LoopStatus
 from user_core.errors import ConfigError, SuiteError, is_of_a_person, may_pass
 from user_core.reasons import (
     ASKED_BACK,
+    EVALUATION_GIVEN_UP,
     NO_REASON,
+    PERSON_TOOK_OVER,
     REQUESTED,
     STEPS_IRREGULAR,
     STOPPING,
@@ -24,7 +26,7 @@ from user_core.reasons import (
     Lately,
     Reason,
 )
-from user_core.types import EpisodeSource, Outcome
+from user_core.types import EpisodeResult, EpisodeSource, Outcome
 
 _LOOK_S = 0.05
 _log = logging.getLogger(__name__)
@@ -46,18 +48,30 @@ class EpisodePlan:
     keep_version: bool = False
 
 
+#: Ends of an evaluation that say nothing about whether the next attempt comes further.
+_ASKED_FOR = (REQUESTED, STOPPING, ASKED_BACK)
 #: Why no episode is begun any more.
 WAS_ASKED_BACK = Reason(ASKED_BACK, "the robot was asked back; no episode is begun")
 
 
 class EpisodeSchedule:
-    """Mixes evaluation episodes into the others. Pure."""
+    """Mixes evaluation episodes into the others. Pure.
+
+    Evaluations that are aborted again and again, for instance because whoever corrects the policy takes those over, too,
+    would leave no time to collect in: their round is given up, and the next one comes when it is due.
+
+    Attributes:
+        given_up: Why the last round was given up; false once an evaluation has come to an end that counts.
+        rounds_given_up: How many rounds were.
+    """
 
     def __init__(self, config: ActorLoopConfig) -> None:
         self._config = config
         self._finished = 0  # since the last evaluation
         self._evaluating = 0  # evaluation episodes still to come of this round
         self._started = 0
+        self._aborted = 0  # evaluations in a row
+        self.given_up, self.rounds_given_up = NO_REASON, 0
 
     def evaluate_next(self) -> int:
         """Begin a round of evaluations with the next episode; how many episodes it has. Raises ConfigError where nothing
@@ -99,11 +113,32 @@ class EpisodeSchedule:
         return EpisodePlan(EpisodeSource.EVALUATION, seed, done > 0)
 
     def finished(self, plan: EpisodePlan) -> None:
-        """An episode came to an end that counts; one that was aborted is tried again."""
+        """An episode came to an end that counts."""
+        if plan.source is EpisodeSource.EVALUATION:
+            self._aborted, self.given_up = 0, NO_REASON
         if plan.source is EpisodeSource.EVALUATION and self._evaluating:
             self._evaluating -= 1
         else:
             self._finished += 1
+
+    def aborted(self, plan: EpisodePlan, result: EpisodeResult) -> None:
+        """An episode was aborted: it is tried again, an evaluation only so often."""
+        evaluates = plan.source is EpisodeSource.EVALUATION and self._evaluating
+        if not evaluates or result.reason_code in _ASKED_FOR:
+            return
+        self._aborted += 1
+        if not 0 < self._config.evaluation.attempts <= self._aborted:
+            return
+        text = (
+            f"a round of evaluations was given up after {self._aborted} aborted in a row (the last: {result.reason}), "
+            f"{self._evaluating} not done; the robot goes on collecting"
+        )
+        if result.reason_code == PERSON_TOOK_OVER:
+            text += ". Whoever corrects must leave evaluations alone"
+        self.given_up = Reason(EVALUATION_GIVEN_UP, text)
+        self.rounds_given_up += 1
+        self._evaluating = self._finished = self._aborted = 0
+        _log.warning("%s", text)
 
     def _seed(self, first: int, offset: int) -> int | None:
         return None if first < 0 else first + offset
@@ -240,6 +275,7 @@ class ActorLoop:
             inference_p50_ms=stats.inference.percentile_ns(50) * milli,
             skipped=pacer.skipped,
             warnings=tuple(self._warnings()),
+            rounds_given_up=self._schedule.rounds_given_up,
         )
 
     def _turn(self) -> None:
@@ -268,7 +304,9 @@ class ActorLoop:
             self.proof.evaluated(result)
         else:
             self.proof.collected()
-            if not aborted:
+            if aborted:
+                self._schedule.aborted(plan, result)
+            else:
                 self._schedule.finished(plan)
         if aborted:
             code = f" [{result.reason_code}]" if result.reason_code else ""
@@ -317,6 +355,8 @@ class ActorLoop:
         said = []
         if self._last_failure:  # first: the counts below are what follows from it
             said.append(Reason(self._last_failure.code, f"an episode failed: {self._last_failure}"))
+        if self._schedule.given_up:
+            said.append(self._schedule.given_up)
         for text, number in counts.items():
             if self._lately.grew(text, number):
                 cause = self._last_aborted if text.endswith("never answered") else ""

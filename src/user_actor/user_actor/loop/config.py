@@ -89,6 +89,13 @@ class EvaluationConfig(Config):
 
     every: int = setting(0, doc="Evaluate after this many other episodes; 0: never.", ge=0)
     episodes: int = setting(1, doc="Evaluation episodes at a time.", ge=1)
+    attempts: int = setting(
+        3,
+        doc="An evaluation episode that is aborted (a person took over, the robot was stopped) is tried again. After so "
+        "many in a row the round is given up, and collecting goes on until the next; 0: never. In mode evaluation, "
+        "never.",
+        ge=0,
+    )
     seed: int = setting(
         -1,
         doc="Evaluation episodes start from this seed on, the same ones every time; -1: as they "

@@ -43,6 +43,7 @@ class LoopStatus:
         inference_p50_ms: Median time of policy inference, milliseconds.
         skipped: Deadlines that passed altogether.
         warnings: What a person should look at.
+        rounds_given_up: Rounds of evaluations that were given up, for their episodes were aborted.
     """
 
     state: LoopState
@@ -57,6 +58,7 @@ class LoopStatus:
     inference_p50_ms: float
     skipped: int
     warnings: tuple[Reason, ...]
+    rounds_given_up: int = 0
 
 
 class LoopStats:

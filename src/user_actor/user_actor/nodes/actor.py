@@ -430,7 +430,11 @@ class ActorNode(LifecycleNode):
         self._status.publish(message)
         level = Level.WARN if message.warnings else Level.OK
         text = "; ".join([message.detail, *message.warnings]) or "acting"
-        values = {"code": message.code, "warning_codes": ", ".join(message.warning_codes)}
+        values: dict[str, str | int] = {
+            "code": message.code,
+            "warning_codes": ", ".join(message.warning_codes),
+            "rounds_of_evaluations_given_up": 0 if status is None else status.rounds_given_up,
+        }
         self.diagnostics.report("acting", level, text, values)
 
 
