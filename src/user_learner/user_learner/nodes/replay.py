@@ -215,7 +215,7 @@ class ReplayNode(LifecycleNode):
             self._noted |= set(report.notes)
             if report.segments:
                 self.get_logger().info(f"compressed: {report}")
-        # retention and `user replay compress` change it, too
+        # retention and `user data compress` change it, too
         with closing(StoreReader(store, with_extents=False)) as reader:
             self._saved_bytes = saved_bytes(reader, self._saved_by_file)
 
