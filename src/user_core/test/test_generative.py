@@ -250,6 +250,17 @@ def test_the_mask_falls_from_what_is_frozen_to_what_is_open():
     assert mask[2] == pytest.approx(0.8 * (np.exp(0.8) - 1) / (np.e - 1))
 
 
+def test_gradients_pass_codes_that_were_used_to_act_before():
+    """An acting policy makes no tensors that autograd may keep."""
+    code = ChunkCode(CHOICES, 5)
+    made = torch.zeros(1, 5, code.size)
+    with torch.inference_mode():
+        code.decode_batch(made)
+    made.requires_grad_()
+    code.decode_batch(made).sum().backward()
+    assert made.grad[..., : code.moved].eq(1).all() and made.grad[..., code.moved :].eq(0).all()
+
+
 def test_where_it_acts_is_no_part_of_what_it_is():
     for name in ("flow", "act"):
         here, there = (

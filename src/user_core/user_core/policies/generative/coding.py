@@ -94,7 +94,10 @@ class ChunkCode:
 
         found = self._elements_on.get(device)
         if found is None:
-            found = torch.tensor(self.scale.continuous, dtype=torch.int64, device=device)
+            with torch.inference_mode(
+                False
+            ):  # who acts may be first, and training saves it for the way back
+                found = torch.tensor(self.scale.continuous, dtype=torch.int64, device=device)
             self._elements_on[device] = found
         return found
 
