@@ -147,14 +147,14 @@ def test_robots_that_ask_without_a_pause_do_not_keep_versions_out(offers, monkey
 
     def pace():
         waits.append(1)
-        time.sleep(0.015)
+        time.sleep(0.03)
 
     holder = PolicyHolder(InPlace, SPEC, PolicyMailbox(), "right")
     local = LocalVersions(holder, pace=pace)
     for number in (1, 2):  # each has its time anew
         assert local(publish(offers, number), always_wanted)
         assert acts_with(holder) == number
-        assert len(waits) == 2 * number < number * len(NAMES)
+        assert len(waits) == number < number * len(NAMES)
 
 
 def test_a_version_waits_until_the_one_before_has_been_taken(holder, offers):
@@ -190,6 +190,17 @@ def test_a_way_that_was_asked_for_by_name_is_the_only_one(holder, offers, way):
         with pytest.raises(TransportError, match="on no GPU"):
             local(made, always_wanted)
         assert acts_with(holder) == 0
+
+
+def test_whatever_a_policy_raises_the_network_is_next(offers):
+    class Faulty(InPlace):
+        def in_place(self):
+            raise KeyError("weights")
+
+    holder = PolicyHolder(Faulty, SPEC, PolicyMailbox(), "right")
+    local = LocalVersions(holder)
+    assert not local(publish(offers, 1), always_wanted)
+    assert (local.last, local.why) == ("network", "KeyError: 'weights'")
 
 
 class InPlaceCoarsely(InPlace):

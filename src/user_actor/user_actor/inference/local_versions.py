@@ -106,7 +106,11 @@ class LocalVersions(Closing):
         """Whether one has worked, and why others have not."""
         spare = self._holder.spare
         assert spare is not None  # only this thread loads it
-        ways = [self._way] if self._way != "auto" else [GPU, MEMORY] if _on_gpu(spare) else [MEMORY]
+        try:
+            on_gpu = _on_gpu(spare)
+        except Exception as error:
+            return False, in_words(error)
+        ways = [self._way] if self._way != "auto" else [GPU, MEMORY] if on_gpu else [MEMORY]
         why = "" if GPU in ways or self._way == MEMORY else "the policy does not have its weights on a GPU, in place"  # fmt: skip
         self._waited_s = 0.0
         while ways:
@@ -116,7 +120,9 @@ class LocalVersions(Closing):
                     why = "the learner has it on no GPU, or the next version will be the first"
                 self._say(way, why)
                 return True, why
-            except (SuiteError, OSError, RuntimeError) as error:  # the last: of torch
+            except (
+                Exception
+            ) as error:  # also of the policy, of torch, of a driver: there is the network
                 why = str(error) if isinstance(error, SuiteError) else in_words(error)
                 if cancelled():
                     break
