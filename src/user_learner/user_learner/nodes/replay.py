@@ -173,6 +173,8 @@ class ReplayNode(LifecycleNode):
                     step()
                 except Exception as error:  # the next time may go better
                     failed.append(str(error) or type(error).__name__)
+            if self._stop.is_set():  # what was left undone has not worked, and not failed
+                return
             if failed:
                 self.diagnostics.report("upkeep", Level.WARN, "; ".join(failed))
             else:
