@@ -1,4 +1,4 @@
-"""What nobody looks at is not subscribed to: neither the status of what runs, nor images."""
+"""What the console asks of the graph: nothing that nobody looks at, and that a node is started anew."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from user_msgs.msg import ActorStatus, EpisodeResult
 
 pytest.importorskip("nicegui", reason="nicegui is not installed")
 
-from user_bringup.nodes import graph_node
+from user_bringup.nodes import console_graph, graph_node
 from user_bringup.nodes.console_graph import ConsoleGraph
 from user_bringup.nodes.monitor import Monitor
+from user_comm.lifecycle import LifecycleNode
+from user_core.config import Config
+from user_core.errors import ConfigError
 from user_testing.spinning import spinning
 from user_testing.waiting import wait_until
 
@@ -100,3 +103,41 @@ def test_a_camera_is_subscribed_to_while_it_is_shown_and_its_newest_image_is_tak
         assert time.monotonic() - view.received_s < 10.0
         graph.leave_camera(view)
         wait_until(lambda: camera.get_subscription_count() == 0, "it is left", 20)
+
+
+class Device(LifecycleNode):
+    """Says what it was told to do."""
+
+    Config = Config
+
+    def __init__(self, **options):
+        super().__init__("device", **options)
+        self.told, self.is_broken = [], False
+
+    def configure(self, stack):
+        if self.is_broken:
+            raise ConfigError("device", got="none", expected="one that is plugged in")
+        self.told.append("configure")
+        stack.callback(self.told.append, "cleanup")
+
+    def activate(self, stack):
+        self.told.append("activate")
+        stack.callback(self.told.append, "deactivate")
+
+
+def test_a_node_is_started_anew_from_whatever_state_and_says_why_it_cannot(ros_domain, monkeypatch):
+    with spinning(Device) as (device,), ConsoleGraph() as graph:
+        assert graph.restart("/device").ok  # it had not been up
+        assert device.told == ["configure", "activate"]
+        device.told.clear()
+        assert graph.restart("/device").ok
+        assert device.told == ["deactivate", "cleanup", "configure", "activate"]
+        assert device.state == "active"
+        device.is_broken = True
+        answer = graph.restart("/device")
+        assert not answer.ok
+        assert "could not configure" in answer.text
+        monkeypatch.setattr(console_graph, "_ANSWER_S", 0.2)
+        gone = graph.restart("/nobody")
+        assert not gone.ok
+        assert "does not answer" in gone.text
