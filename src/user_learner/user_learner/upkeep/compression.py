@@ -22,8 +22,10 @@ from user_learner.replay.bucket import in_bucket
 from user_learner.replay.config import RAW, CompressionConfig
 from user_learner.replay.index import (
     FORMAT_VERSION,
+    INDEX_NAME,
     PACKED_VERSION,
     connect,
+    corruption_named,
     disk_error,
     require_space,
     write_meta,
@@ -452,5 +454,5 @@ def _unmark(store: Path) -> None:
 
 
 def _set_version(store: Path, wanted: int) -> None:
-    with closing(connect(store, writable=True)) as index:
+    with corruption_named(store / INDEX_NAME), closing(connect(store, writable=True)) as index:
         write_meta(index, format_version=wanted)
