@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from user_core.config import from_mapping
-from user_core.errors import PluginError
+from user_core.errors import ConfigError, PluginError
 from user_core.metrics import MetricsSink
 from user_core.plugins import available, build, load
 from user_learner.learner import LearnerConfig
@@ -190,6 +190,11 @@ def test_foxglove_reads_what_was_written_also_after_a_restart(tmp_path):
     assert [(p["update"], p["algorithm"]) for _, p in points] == [
         (10, {"loss": 0.1}), (20, {"loss": 0.2}), (15, {"loss": 0.15}), (30, {"loss": 0.3}),
     ]  # fmt: skip
+
+
+def test_foxglove_without_file_and_port_is_refused_by_the_name_of_what_is_missing():
+    with pytest.raises(ConfigError, match=r"^port: got 0 and no file"):
+        build("metrics_sinks", "foxglove", {"file": False})
 
 
 _AGAIN_FOXGLOVE = """

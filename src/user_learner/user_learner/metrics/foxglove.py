@@ -31,7 +31,7 @@ class FoxgloveConfig(Config):
 
     def validate(self) -> None:
         if not self.file and not self.port:
-            raise ConfigError("sink foxglove", got="neither file nor port", expected="one of them")
+            raise ConfigError("port", got="0 and no file", expected="a port, or file: true")
 
 
 class FoxgloveSink(MetricsSink):
