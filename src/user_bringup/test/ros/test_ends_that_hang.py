@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import rclpy
+from std_srvs.srv import Trigger
+
+from user_testing.spinning import spinning
 
 HANG = """
 import ctypes, sys
@@ -22,7 +27,7 @@ Node.destroy_node = destroy_in_vain
 COMMAND = """
 from user_bringup.cli import main
 main.last_acts = partial(main.last_acts, limit_s=1.0)
-sys.exit(main.main(["status", "--wait", "0.5"]))
+sys.exit(main.main(sys.argv[1:]))
 """
 NODE = """
 import threading
@@ -46,17 +51,29 @@ sys.exit(run.run(EndsItself, "ends_itself", threads=1))
 """
 
 
-def ended(program: str) -> subprocess.CompletedProcess[str]:
+def ended(program: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", HANG + program], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", HANG + program, *words], capture_output=True, text=True, timeout=60
     )
 
 
 def test_a_command_ends_with_its_output_and_its_status(ros_domain: int) -> None:
-    process = ended(COMMAND)
+    process = ended(COMMAND, "status", "--wait", "0.5")
     assert process.returncode == 1  # nothing is heard
     assert "user status" in process.stdout
     assert "ROS_DOMAIN_ID" in process.stderr
+    assert "in destroy_in_vain" in process.stderr
+
+
+def test_a_command_that_asks_a_robot_says_what_it_answered(ros_domain: int) -> None:
+    def go(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = True, "it moves"
+        return response
+
+    with spinning(partial(rclpy.create_node, "robot")) as (robot,):
+        robot.create_service(Trigger, "/robot0/actor/go", go)
+        process = ended(COMMAND, "go")
+    assert (process.returncode, process.stdout) == (0, "/robot0/actor: it moves\n")
     assert "in destroy_in_vain" in process.stderr
 
 

@@ -15,7 +15,7 @@ from user_msgs.srv import FinishEpisode
 
 from user_comm.services import ask
 from user_comm.start import start_rclpy
-from user_core.runtime.processes.endings import limited
+from user_core.runtime.processes.endings import let_go
 
 _KIND = "std_srvs/srv/Trigger"
 _LOOK_S = 0.1
@@ -53,7 +53,10 @@ class GoCaller:
 
     def __exit__(self, *ended: object) -> None:
         self._executor.shutdown(0)
-        with limited(), contextlib.suppress(Exception):
+        let_go(self._end)  # what was answered must be said first, and `user up` goes on
+
+    def _end(self) -> None:
+        with contextlib.suppress(Exception):
             self._node.destroy_node()
             self._context.try_shutdown()
 
