@@ -1,6 +1,7 @@
 """Versions of a learner on this host: into the policy that does not act, whatever happens meanwhile."""
 
 import logging
+import os
 import time
 from types import SimpleNamespace
 
@@ -56,9 +57,8 @@ class InPlace(Scale):
 
 
 def version(number):
-    return PolicyVersion(
-        number, {name: np.full(50, number, np.float32) for name in NAMES}, "right", created_ns=5
-    )
+    arrays = {name: np.full(50, number, np.float32) for name in NAMES}
+    return PolicyVersion(number, arrays, "right", created_ns=os.getpid())  # others test here, too
 
 
 def announced(made):
@@ -220,7 +220,7 @@ def test_a_policy_that_keeps_its_weights_in_another_type_loads_them(offers):
 
 
 def test_a_version_for_another_configuration_is_refused(holder, offers):
-    made = PolicyVersion(1, version(1).arrays, "wrong")
+    made = PolicyVersion(1, version(1).arrays, "wrong", created_ns=os.getpid())
     offers.offer(made, content_hash(made))
     assert LocalVersions(holder)(announced(made), always_wanted)  # it came, and is of no use
     assert holder.refused == 1

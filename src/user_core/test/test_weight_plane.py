@@ -146,6 +146,15 @@ def test_when_the_taker_is_killed_in_the_middle_the_learner_goes_on(learner):
         taking.taken()
 
 
+def test_a_version_that_was_withdrawn_can_be_offered_again_at_once():
+    made = version_offers.version(55, 1, 1)
+    name = content_hash(made)
+    for _ in range(50):
+        with Offers() as offers:
+            offers.offer(made, name)
+            assert is_offered_here(name)
+
+
 def test_a_version_that_is_being_taken_stays_when_it_is_replaced(learner):
     first = learner.offer(1)
     with take(first, ["memory"]) as taking:
@@ -233,7 +242,7 @@ def test_odd_shapes_and_types_come_as_they_are():
         "empty": np.zeros((0, 3), np.float32), "scalar": np.array(2.5), "bytes": np.arange(7, dtype=np.uint8),
         "flags": np.array([True, False, True]), "half": np.arange(5, dtype=np.uint16),
     }  # fmt: skip
-    made = PolicyVersion(1, arrays, version_offers.CONFIG_HASH)
+    made = PolicyVersion(1, arrays, version_offers.CONFIG_HASH, created_ns=version_offers.RUN)
     with Offers() as offers:
         offers.offer(made, content_hash(made))
         with take(content_hash(made), ["memory"]) as taking:
@@ -252,7 +261,7 @@ def test_odd_shapes_and_types_come_as_they_are():
 
 def test_a_network_whose_numbers_do_not_lie_in_order_is_filled_all_the_same():
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
-    made = PolicyVersion(1, {"w": array}, version_offers.CONFIG_HASH)
+    made = PolicyVersion(1, {"w": array}, version_offers.CONFIG_HASH, created_ns=version_offers.RUN)
     with Offers() as offers:
         offers.offer(made, content_hash(made))
         with take(content_hash(made), ["memory"]) as taking:

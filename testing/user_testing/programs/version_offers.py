@@ -19,12 +19,14 @@ from user_core.weight_plane.offers import Offers
 from user_core.weight_plane.taking import take
 
 CONFIG_HASH = "c" * 64
+#: Names of versions are the host's: those of other test runs are others.
+RUN = int(os.environ.setdefault("USER_VERSION_OFFERS_OF", str(os.getpid())))
 
 
 def version(number: int, arrays: int, numbers: int) -> PolicyVersion:
     """All its weights are its number."""
     found = {f"w{i:02}": np.full(numbers, number, np.float32) for i in range(arrays)}
-    return PolicyVersion(number, found, CONFIG_HASH, 10 * number, 100 * number, 7)
+    return PolicyVersion(number, found, CONFIG_HASH, 10 * number, 100 * number, RUN)
 
 
 def files_in_memory() -> int:

@@ -187,13 +187,17 @@ class _Offered:
         except OSError:
             self._listening.close()
             raise
-        threading.Thread(target=self._listen, name="weights", daemon=True).start()
+        self._thread = threading.Thread(target=self._listen, name="weights", daemon=True)
+        self._thread.start()
 
     def withdraw(self, now: bool = False) -> None:
         """Nobody else may take it; ``now``: those who do are cut off, too."""
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for others
         self._listening.close()
+        self._thread.join(
+            _UNMAP_S
+        )  # while it is in there the name is taken, and may be wanted for the same version
         with self._lock:
             self._withdrawn = True
             for connection in self._connections if now else ():
