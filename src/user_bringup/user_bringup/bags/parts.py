@@ -453,12 +453,12 @@ def _indexed(content: bytes) -> dict[int, Array]:
         if opcode != _MESSAGE_INDEX:
             continue
         channel = int.from_bytes(content[start : start + 2], "little")
-        entries = np.frombuffer(content[start + 6 : end], "<u8").reshape(-1, 2)  # time, place
+        entries = np.frombuffer(content[start + 6 : end], "<u8").reshape(-1, 2)
         if len(entries):
-            places = entries[:, 1]
+            times, places = entries[:, 0].astype(np.int64), entries[:, 1]
             if (places[1:] < places[:-1]).any():  # some writers sort them by their times
-                entries = entries[np.argsort(places, kind="stable")]
-            found[channel] = entries[:, 0].astype(np.int64)
+                times = times[np.argsort(places, kind="stable")]
+            found[channel] = times
     return found
 
 
