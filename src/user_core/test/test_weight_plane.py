@@ -15,7 +15,7 @@ import pytest
 from user_core.codecs.weights import content_hash
 from user_core.errors import CodecError, PolicyError, TransportError
 from user_core.types import PolicyVersion
-from user_core.weight_plane import wire
+from user_core.weight_plane import taking, wire
 from user_core.weight_plane.offers import Offers
 from user_core.weight_plane.taking import Mappings, is_offered_here, take
 from user_testing import systems
@@ -212,7 +212,7 @@ def test_a_learner_that_hangs_holds_nobody_up_who_looks_for_a_version(hanging):
     assert not is_offered_here(hanging)  # more than its queue holds
 
 
-def test_an_answer_is_waited_for_only_while_the_version_is_wanted(hanging):
+def test_an_answer_is_waited_for_only_while_the_version_is_wanted(hanging, monkeypatch):
     asked = []
 
     def cancelled():
@@ -222,6 +222,9 @@ def test_an_answer_is_waited_for_only_while_the_version_is_wanted(hanging):
     with pytest.raises(TransportError, match="while they are wanted"):
         take(hanging, ["memory"], cancelled)
     assert len(asked) == 3
+    monkeypatch.setattr(taking, "_ANSWER_S", 0.0)
+    with pytest.raises(TransportError, match="timed out"):
+        take(hanging, ["memory"])
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")

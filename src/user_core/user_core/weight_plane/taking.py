@@ -108,10 +108,17 @@ def _connect(content_hash: str) -> socket.socket | None:
 
 
 def _wait_for_answer(connection: socket.socket, cancelled: Callable[[], bool]) -> None:
-    """Return when there is something to be read, or the time is over. Raises TransportError where nobody wants it any more."""
+    """Return when there is something to be read.
+
+    Raises:
+        TransportError: It is not wanted any more.
+        OSError: Nothing came in time.
+    """
     end_s, readable = time.monotonic() + _ANSWER_S, select.poll()
     readable.register(connection, select.POLLIN)
-    while time.monotonic() < end_s and not readable.poll(1e3 * _LOOK_S):
+    while not readable.poll(1e3 * _LOOK_S):
+        if time.monotonic() > end_s:
+            raise TimeoutError("timed out")
         if cancelled():
             raise TransportError("weights of this host", got="nothing yet", expected="an answer while they are wanted")  # fmt: skip
 
