@@ -11,6 +11,7 @@ from user_actor.loop.config import ActorLoopConfig, EvaluationConfig
 from user_actor.loop.ports import NOBODY, HumanInput
 from user_actor.loop.recording import Feedback
 from user_actor.loop.stats import LoopState
+from user_actor.loop.timing import Phase
 from user_core.errors import DeviceError, DeviceFault, PluginError, PolicyError, SpecError
 from user_core.interfaces import RewardOutcome
 from user_core.reasons import ASKED_BACK, EVALUATION_GIVEN_UP, OUTBOX_FULL, Reason
@@ -92,6 +93,44 @@ def test_a_step_waits_for_an_observation_that_it_has_not_seen():
     assert readings == sorted(set(readings))
     assert setup.loop.episodes.timing.starved > 0
     assert "without a newer observation" in str(setup.loop.status().warnings)
+
+
+def test_the_grid_moves_behind_observations_that_come_just_when_steps_are_due():
+    setup = build({"max_episode_steps": 400}, observe_ns=20 * MS)
+    begin_ns, arm = setup.world.now_ns, setup.arm
+
+    def observe(number=1):
+        arm.observations.put(arm.reading())
+        late_ns = MS if number % 2 else -MS  # about the deadline
+        setup.world.at(begin_ns + number * 20 * MS + late_ns, lambda: observe(number + 1))
+
+    arm._observe = observe
+    setup.run()
+    timing = setup.loop.episodes.timing
+    assert 0 < timing.starved <= 4  # half of 400 before
+    starts_ns = np.array([call[2] for call in setup.policies[0].calls])
+    later_ns = starts_ns - starts_ns[0] - 20 * MS * np.arange(len(starts_ns))
+    assert (np.diff(later_ns[20:]) == 0).all(), "the grid keeps its new place"
+    assert 0 < later_ns[-1] == timing.phase.shift_ns <= 2 * MS
+    status = setup.loop.status()
+    assert status.skipped == 0 and status.lateness_p99_ms <= 1.1
+
+
+def test_the_phase_moves_little_at_a_time_only_where_steps_wait_again_and_goes_back():
+    phase = Phase(100)
+    for _ in range(5):  # accidents, far apart
+        assert phase.waits() == 0
+        for _ in range(10):
+            phase.was_early(50)
+    assert phase.shift_ns == 0
+    moved = [phase.waits() for _ in range(20)]
+    assert sum(moved) == phase.shift_ns == 50 and max(moved) == 5  # never more than half a period
+    assert phase.begin() == 50  # steps have waited
+    phase.was_early(8)
+    assert phase.begin() == 50  # none waited, and it came just before
+    phase.was_early(30)
+    phase.was_early(20)
+    assert phase.begin() == 45
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,19 @@ def test_lateness_never_adds_up_and_missed_deadlines_are_skipped():
     assert report.worst_ms == 25
 
 
+def test_a_grid_that_is_moved_keeps_the_numbers_of_its_steps_and_has_new_deadlines():
+    pacer = Pacer(10 * MS)
+    pacer.start(0)
+    numbers = []
+    for due_ms, later_ns in ((10, 6 * MS), (26, 0), (36, 6 * MS), (52, 0)):
+        assert pacer.due_ns == due_ms * MS
+        pacer.met(due_ms * MS)
+        pacer.shift(later_ns)
+        numbers.append(pacer.step)
+    assert numbers == [2, 3, 4, 5]
+    assert pacer.report().worst_ms == 0 and pacer.skipped == 0
+
+
 def test_waits_grow_until_what_failed_was_healthy_for_a_while():
     backoff = Backoff(1.0, 2.0, 5.0, healthy_after_s=10.0)
     assert [backoff.failed() for _ in range(4)] == [1, 2, 4, 5]

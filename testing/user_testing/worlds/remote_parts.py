@@ -23,6 +23,7 @@ class PictureRobotConfig(FakeRobotConfig):
     episode_steps: int = setting(100_000, doc="Steps until an episode is truncated.", ge=1)
     period_s: float = setting(0.05, doc="Control period.", unit="s", gt=0)
     max_step_m: float = setting(0.03, doc="Largest move in one step per axis.", unit="m", gt=0)
+    read_s: float = setting(0.0, doc="Time that a reading takes.", unit="s", ge=0)
     noise: bool = setting(True, doc="Pictures are noise; else the fake robot's.")
     log_file: str = setting("", doc="Where commands and stops are noted, as JSON lines.")
 
@@ -38,6 +39,7 @@ class PictureRobot(FakeRobot):
         self._spec = replace(self._spec, lockstep=False)
 
     def read(self) -> Observation:
+        time.sleep(self.config.read_s)
         observation = super().read()
         if not self.config.noise:
             return observation

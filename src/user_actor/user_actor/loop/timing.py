@@ -27,6 +27,10 @@ _SILENCE_NS = 2_000_000_000
 _LOOK_S = 0.05
 _LOOK_NS = 100_000_000
 _HOLD_NS = 5_000_000
+#: Of a period: by how much a grid moves at a time, and at most.
+_SHIFT, _MOST_SHIFT = 0.05, 0.5
+#: Steps within which two must wait for their observation before the grid moves: one may be an accident.
+_RECENT_STEPS = 10
 
 
 class Backlog:
@@ -67,11 +71,59 @@ class Backlog:
         return NO_REASON
 
 
+class Phase:
+    """How much later than it would the control loop's grid lies, so that observations are there when a step begins.
+
+    A robot begins its own grid anew with each reset, and the loop begins its episode with the answer to that reset. So
+    each observation comes just when a step is due, and chance decides whether it is there: it is seen at once,
+    or the step waits for it. Where steps wait, the grid moves by a small part of a period, until observations come a
+    little before; where they all come early, it moves back. Pure.
+
+    Args:
+        period_ns: Of the grid, nanoseconds.
+
+    Attributes:
+        shift_ns: By how much the grid lies later, nanoseconds; at most half a period.
+    """
+
+    def __init__(self, period_ns: int) -> None:
+        self.shift_ns = 0
+        self._by_ns, self._most_ns = int(_SHIFT * period_ns), int(_MOST_SHIFT * period_ns)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._step, self._waited_at = 0, -_RECENT_STEPS
+        self._least_ns: int | None = None  # that an observation came before its deadline
+
+    def begin(self) -> int:
+        """An episode begins; how much later its first deadline is, nanoseconds."""
+        if self._least_ns is not None and self._least_ns > 2 * self._by_ns:
+            self.shift_ns = max(0, self.shift_ns - self._by_ns)
+        self._begin()
+        return self.shift_ns
+
+    def was_early(self, early_ns: int) -> None:
+        """A step's observation was there, for so long."""
+        self._step += 1
+        self._least_ns = early_ns if self._least_ns is None else min(self._least_ns, early_ns)
+
+    def waits(self) -> int:
+        """A step must wait for its observation; by how much later all deadlines after it are from now on, nanoseconds."""
+        self._step += 1
+        self._least_ns = 0
+        again = self._step - self._waited_at < _RECENT_STEPS
+        self._waited_at = self._step
+        if not again or self.shift_ns + self._by_ns > self._most_ns:
+            return 0
+        self.shift_ns += self._by_ns
+        return self._by_ns
+
+
 class StepTiming:
     """Waits, so that each step begins when it should, with the observation that it should have.
 
     In real time a step begins at its deadline, with the newest observation, which must be newer
-    than that of the step before. With a lockstep robot it begins as soon as the observation is
+    than that of the step before. The grid keeps a little behind the robot's (:class:`Phase`). With a lockstep robot it begins as soon as the observation is
     there that answers the action of the step before, unless a control period was asked for, or
     the learner is behind: such a robot can stand still at no cost.
 
@@ -84,6 +136,7 @@ class StepTiming:
 
     Attributes:
         pacer: The grid of deadlines.
+        phase: Where it lies.
         backlog: Is told how far the learner is behind.
         starved: Steps that had to wait for a newer observation.
         asked_again: Commands that were sent again for want of an answer.
@@ -100,6 +153,7 @@ class StepTiming:
         self._config, self._robot, self._clock = config, robot, clock
         self._stats, self._why_stopping = stats, why_stopping
         self.pacer = Pacer(int((config.period_s or robot.spec.period_s) * 1e9))
+        self.phase = Phase(self.pacer.period_ns)
         self.backlog = Backlog(config.max_backlog_steps, clock)
         self.starved = self.asked_again = 0
         self._episode = self._begin_ns = self._awake_ns = self._excused_ns = 0
@@ -132,7 +186,7 @@ class StepTiming:
         """The episode begins now, with this observation."""
         self._episode = first.episode
         self._begin_ns = self._awake_ns = self._clock.monotonic_ns()
-        self.pacer.start(self._begin_ns)
+        self.pacer.start(self._begin_ns + self.phase.begin())
 
     @property
     def elapsed_s(self) -> float:
@@ -228,10 +282,14 @@ class StepTiming:
         box, pacer, before = self._robot.observations, self.pacer, decision.observation
         pacer.catch_up(self._clock.monotonic_ns())
         box.wait_until(pacer.due_ns)
-        pacer.met(self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        pacer.met(now_ns)
         newest = box.newest
         if newest is not None and not _differs(newest, before):
             self.starved += 1
+            pacer.shift(self.phase.waits())
+        else:
+            self.phase.was_early(now_ns - box.arrived_ns)
         deadline_ns = box.arrived_ns + int(self._config.max_observation_age_s * 1e9)
         return self._await(lambda seen: _differs(seen, before), deadline_ns)
 

@@ -48,15 +48,23 @@ class Pacer:
         self.due_ns = 0
         self.skipped = 0
         self.lateness = LatencyHistogram(window)
+        self._shifted_ns = 0
 
     @property
     def step(self) -> int:
         """Number of the present step on the grid; skipped ones count, too."""
-        return self.due_ns // self.period_ns
+        return (self.due_ns - self._shifted_ns) // self.period_ns
 
     def start(self, now_ns: int) -> None:
         """Begin a new grid: the first deadline is one period from now."""
         self.due_ns = now_ns + self.period_ns
+        self._shifted_ns = 0
+
+    def shift(self, later_ns: int) -> None:
+        """Move the grid: the next deadline and all after it come so much later. Steps keep their numbers, and lateness
+        is that against the new deadlines."""
+        self.due_ns += later_ns
+        self._shifted_ns += later_ns
 
     def met(self, now_ns: int) -> None:
         """A step begins at ``now_ns``, at its deadline or later; move on to the next deadline."""
