@@ -356,8 +356,8 @@ def test_without_memory_for_larger_tables_what_is_there_is_drawn(tmp_path, monke
     monkeypatch.setattr(cache_units._GrowingTable, "grown", without)
     path = tmp_path / "store"
     with StoreWriter(path, config=SMALL_SEGMENTS) as writer:
-        fill(writer, Actor(1), list(uneven_plans(np.random.default_rng(3), 60_000)))
-    config = FAST.replace(memory_bytes=budget(SCHEMA, 20_000), max_draws_per_load=0.0)
+        fill(writer, Actor(1), list(uneven_plans(np.random.default_rng(3), 20_000)))
+    config = FAST.replace(memory_bytes=budget(SCHEMA, 6_000), max_draws_per_load=0.0)
     with ReplaySource(path, config) as source:
         source.sample(BATCH)
         wait_until(lambda: caches[-1]._filled, "the memory to be filled")
