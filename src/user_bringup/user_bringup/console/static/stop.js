@@ -27,7 +27,7 @@
       while (stoppedMs < beganMs) {
         const sentMs = performance.now();
         try {
-          const reply = await fetch("/emergency_stop", { method: "POST", keepalive: true, signal: AbortSignal.timeout(PATIENCE_MS) });
+          const reply = await fetch("/emergency_stop", { method: "POST", keepalive: true, signal: AbortSignal.timeout?.(PATIENCE_MS) });
           if (reply.status === 401 || reply.status === 403) { say("EMERGENCY STOP: this page may not any more; load it anew", "negative", 0); return; }
           if (reply.ok) {
             const answer = await reply.json();
