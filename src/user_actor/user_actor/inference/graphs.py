@@ -54,6 +54,9 @@ class CallGraphs(PreparedCalls):
         super().__init__(*args, **keywords)
         self._of: WeakKeyDictionary[Any, _OfOwner] = WeakKeyDictionary()
         self._streams = threading.local()
+        self._recording = (
+            threading.Lock()
+        )  # of several learners, each has a thread that loads its versions
 
     @property
     def count(self) -> int:
@@ -100,7 +103,8 @@ class CallGraphs(PreparedCalls):
             kept = self._of.get(owner)
             if kept is not None and kept.addresses != _addresses(owner):
                 del self._of[owner]
-        super().warm(policy)
+        with self._recording:
+            super().warm(policy)
         torch.cuda.synchronize(device)  # what is offered is there
 
     def _keep_coarsely(self, policy: Policy) -> None:
