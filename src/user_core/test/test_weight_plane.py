@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -225,6 +226,24 @@ def test_an_answer_is_waited_for_only_while_the_version_is_wanted(hanging, monke
     monkeypatch.setattr(taking, "_ANSWER_S", 0.0)
     with pytest.raises(TransportError, match="timed out"):
         take(hanging, ["memory"])
+
+
+def test_a_learner_that_can_open_no_more_files_serves_as_soon_as_it_can(learner):
+    name = learner.offer(8)
+    pid = learner.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    timer = threading.Timer(1.0, resource.prlimit, (pid, resource.RLIMIT_NOFILE, before))
+    try:
+        with pytest.raises(TransportError, match="Too many open files"):
+            take(name, ["memory"])
+        timer.start()
+        with take(name, ["memory"]) as taking:  # called while there is no file even for the call
+            assert taking.arrays().update == 80
+            taking.taken()
+    finally:
+        timer.cancel()
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")

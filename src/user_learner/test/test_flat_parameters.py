@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from user_core.errors import ConfigError
 from user_learner.algorithms.common import torch_tools
 from user_learner.algorithms.common.torch_tools import FlatAdam, FlatParameters
 
@@ -57,3 +58,9 @@ def test_on_a_cpu_gradients_are_added_where_they_stay():
     assert flat.grad.tolist() == [1.0] * 4
     assert torch_tools.use_tensor_cores("cpu") is None
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_a_device_that_this_machine_lacks_is_named():
+    assert torch_tools.training_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="cuda:99.*cuda, cuda:1"):
+        torch_tools.training_device("cuda:99")

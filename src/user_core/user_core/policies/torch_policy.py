@@ -205,13 +205,13 @@ class TorchPolicy(Policy):
         return None if tensors is None else nullcontext(tensors)
 
 
-def acting_device(name: str) -> torch.device:
-    """The torch device of this name. Raises ConfigError where this machine does not have it."""
+def require_device(name: str, whose: str) -> torch.device:
+    """The torch device of this name, as torch knows it with its number. Raises ConfigError where this machine does not have it."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise ConfigError(
-            "device of the policy", got=name, expected="cpu, or a GPU that torch finds here: cuda, cuda:1",
+            f"device of the {whose}", got=name, expected="cpu, or a GPU that torch finds here: cuda, cuda:1",
             hint=str(error).splitlines()[0],
         ) from error  # fmt: skip
 

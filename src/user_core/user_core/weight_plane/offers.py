@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -45,6 +46,8 @@ _ASK_S = 5.0
 #: How long others may take to unmap what they have of a learner that ends, seconds.
 _UNMAP_S = 1.0
 _LISTEN = 8
+#: A process that has no more files to open looks again after this time, seconds.
+_AGAIN_S = 0.2
 
 
 class Offers(Closing):
@@ -209,7 +212,10 @@ class _Offered:
         while True:
             try:
                 connection, _ = self._listening.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                    time.sleep(_AGAIN_S)  # others close files, too; the version is still offered
+                    continue
                 return
             if not self._used(1):
                 connection.close()

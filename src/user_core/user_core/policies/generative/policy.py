@@ -70,9 +70,9 @@ class ChunkPolicy(Policy):
 
     def _take(self, arrays: dict[str, Array]) -> None:
         """Take over arrays that were checked. Raises ConfigError where the device is not there."""
-        from user_core.policies.torch_policy import acting_device
+        from user_core.policies.torch_policy import require_device
 
-        self._device = device = acting_device(self.config.device)
+        self._device = device = require_device(self.config.device, "policy")
         there: Any = getattr(self, "_network", None)
         if there is not None and device.type == "cuda":
             # CUDA graphs read the weights where they are.

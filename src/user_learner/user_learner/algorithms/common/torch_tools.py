@@ -13,6 +13,7 @@ from torch.optim.adam import adam
 from user_core.errors import StoreError
 from user_core.policies.critics import EPSILON
 from user_core.policies.critics import ensemble_arrays as ensemble_arrays
+from user_core.policies.torch_policy import require_device
 from user_core.specs import Array
 from user_learner.algorithms.common.distributed import average_, rank
 
@@ -141,6 +142,12 @@ class _Ensemble(torch.autograd.Function):
 # --------------------------------------------------------------------------------------------------
 # What a GPU multiplies with
 # --------------------------------------------------------------------------------------------------
+
+
+def training_device(name: str) -> torch.device:
+    """The torch device that an algorithm is told to train on. Raises ConfigError where this machine does not have it."""
+    require_device(name, "algorithm")
+    return torch.device(name)  # without its number: of several processes each has set its own
 
 
 def use_tensor_cores(device: torch.device | str) -> None:

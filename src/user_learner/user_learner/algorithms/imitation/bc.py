@@ -44,6 +44,7 @@ from user_learner.algorithms.common.torch_tools import (
     numbers_of,
     require_parts,
     restore_generator,
+    training_device,
 )
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class BC(Algorithm):
 
     def __init__(self, config: BCConfig, spec: RobotSpec, policy: Policy) -> None:
         self.config, name = config, type(self).__name__
-        self.device = device = torch.device(config.device)
+        self.device = device = training_device(config.device)
         if config.shard:
             require_shardable(type(self), config.shard)
         first = torch.device("cpu") if config.shard else device

@@ -47,6 +47,7 @@ from user_learner.algorithms.common.torch_tools import (
     numbers_of,
     require_parts,
     restore_generator,
+    training_device,
 )
 
 #: Less is none: its logarithm must stay a number.
@@ -305,7 +306,7 @@ class SAC(Algorithm):
 
     def __init__(self, config: SACConfig, spec: RobotSpec, policy: Policy) -> None:
         name = type(self).__name__
-        self.config, self.device = config, torch.device(config.device)
+        self.config, self.device = config, training_device(config.device)
         self.updates_per_call = config.critic_updates
         network: DistributionNetwork = network_of(policy, self.needs, name, self.device)
         codes = self._require(network, spec)

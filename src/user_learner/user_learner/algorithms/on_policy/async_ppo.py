@@ -38,6 +38,7 @@ from user_learner.algorithms.common.torch_tools import (
     numbers_of,
     require_parts,
     restore_generator,
+    training_device,
 )
 
 
@@ -117,7 +118,7 @@ class AsyncPPO(Algorithm):
 
     def __init__(self, config: AsyncPPOConfig, spec: RobotSpec, policy: Policy) -> None:
         name = type(self).__name__
-        self.config, self.device = config, torch.device(config.device)
+        self.config, self.device = config, training_device(config.device)
         self.network: Any = network_of(policy, DistributionNetwork, name, self.device)
         require_choices(self.network, spec, name, self.device)
         if (
