@@ -251,35 +251,16 @@ class Answers:
         }  # fmt: skip
 
 
-class TrainerProcess:
+class TrainerProcess(systems.InLines):
     """The other process."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self._process = systems.start(
+        process = systems.start(
             [sys.executable, __file__, "--role", "train", "--size", args.size, "--device", args.device,
              "--turns", args.turns],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-
-    def heard(self) -> dict[str, Any]:
-        """What it says next."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("training has ended")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def say(self, mode: str) -> None:
-        """What it is to do."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(mode + "\n")
-        self._process.stdin.flush()
-
-    def end(self) -> None:
-        """Let it end."""
-        self._process.kill()
-        self._process.wait()
+        super().__init__(process, "training")
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -290,7 +271,7 @@ def measure(args: argparse.Namespace) -> None:
     try:
         turns = GpuTurns(args.turns)
         answers = Answers(args, turns)
-        size = trainer.heard()
+        size = trainer.answer()
         print(f"both are there after {time.monotonic() - begun_s:.0f} s", flush=True)
         while args.begin_when is not None and not args.begin_when.exists():
             time.sleep(0.1)
@@ -301,8 +282,8 @@ def measure(args: argparse.Namespace) -> None:
             found: dict[str, Any] = {"way": way, "size": args.size, **size}
             mode = _MODES.get(way)
             if mode is not None:
-                trainer.say(mode)
-                found |= trainer.heard()
+                trainer.tell(mode)
+                found |= trainer.answer()
             if way.startswith("train"):
                 start_s = time.monotonic()
                 time.sleep(args.seconds)
@@ -314,8 +295,8 @@ def measure(args: argparse.Namespace) -> None:
                 found |= answers.measure(args.seconds, way in ("pieces", "graphs"), args.jitter_s)
                 found["lead_ms"] = 1e3 * turns.tail_s
             if mode is not None:
-                trainer.say("idle")
-                found |= trainer.heard()
+                trainer.tell("idle")
+                found |= trainer.answer()
                 window = found["window"]
                 within = sum(window[0] < at <= window[1] for at in found.pop("done"))
                 found["updates_per_s"] = within / (window[1] - window[0])
@@ -333,7 +314,7 @@ def measure(args: argparse.Namespace) -> None:
             shown = {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
             print(f"{time.monotonic() - begun_s:5.1f} s {json.dumps(shown)}", flush=True)
     finally:
-        trainer.end()
+        trainer.close()
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ Hosts are network namespaces, joined by the emulated link of :mod:`user_testing.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import subprocess
 import sys
@@ -24,41 +23,20 @@ from typing import Any
 from user_core.command_line import Parser
 from user_learner.replay.reader import StoreReader
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
-from user_testing.systems import take_sigterm_as_ctrl_c
+from user_testing.systems import InLines, take_sigterm_as_ctrl_c
 
 ENDS = Path(__file__).with_name("wan_ends.py")
 
 
-class End:
+class End(InLines):
     """A process in a host, that obeys lines and answers in lines."""
 
     def __init__(self, host: Host, script: str | Path, *words: str) -> None:
-        self._process = host.popen(
+        process = host.popen(
             [sys.executable, str(script), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        super().__init__(process, "an end of the benchmark")
         self.answer()
-
-    def tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("an end of the benchmark has died")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def ask(self, line: str) -> dict[str, Any]:
-        self.tell(line)
-        return self.answer()
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
 
 
 class World:

@@ -158,10 +158,11 @@ class Inference:
             "--turns", args.turns, "--owner", args.owner, "--meeting", args.meeting, *(["--nccl"] if args.nccl else []),
         ]  # fmt: skip
         self.free_before = self.free()
-        self.learner = systems.start(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+        process = systems.start(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.learner = systems.InLines(process, "the learner")
         if args.nccl:
             join_group(args, 1)
-        self.bytes = self.said()["bytes"]
+        self.bytes = self.learner.answer()["bytes"]
 
     def free(self) -> int:
         """Bytes of this GPU that nobody has."""
@@ -171,27 +172,12 @@ class Inference:
         torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info()[0])
 
-    def say(self, line: str) -> None:
-        """Ask the learner for something."""
-        assert self.learner.stdin is not None
-        self.learner.stdin.write(line + "\n")
-        self.learner.stdin.flush()
-
-    def said(self) -> dict[str, Any]:
-        """What it answers."""
-        assert self.learner.stdout is not None
-        line = self.learner.stdout.readline()
-        if not line:
-            raise RuntimeError("the learner has ended")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
     # --- a version
 
     def update(self, pace: Callable[[], object], ways: list[str] | None = None) -> None:
         """The next version into the set that does not act; then it is offered to the thread that answers."""
-        self.say("next")
-        made = self.said()
+        self.learner.tell("next")
+        made = self.learner.answer()
         begun_s = time.perf_counter()
         taking = take(made["hash"], ways or ways_on(self.args.device))
         if taking is None:
@@ -212,7 +198,7 @@ class Inference:
         """What NCCL does instead; nothing is swapped."""
         if self.flat is None:
             self.flat = torch.empty(self.bytes, dtype=torch.uint8, device="cuda")
-        self.say("nccl")
+        self.learner.tell("nccl")
         side = torch.cuda.Stream()
         begun_s = time.perf_counter()
         with torch.cuda.stream(side):
@@ -343,8 +329,7 @@ class Inference:
             nonlocal pieces
             pieces += 1
             if pieces == 6:
-                self.learner.kill()
-                self.learner.wait()
+                self.learner.close()
 
         before, said = self.versions[self.current], ""
         try:
@@ -396,8 +381,7 @@ def infer(args: argparse.Namespace) -> None:
         say({"what": "versions", "answers": inference.answered, "wrong": inference.wrong})
         say({"what": "killed in the middle", **inference.kill()})
     finally:
-        inference.learner.kill()
-        inference.learner.wait()
+        inference.learner.close()
     if args.nccl:
         os._exit(0)  # a process group of which one has been killed need not end
 

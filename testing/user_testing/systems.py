@@ -7,6 +7,7 @@ SIGKILL.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -71,6 +72,44 @@ def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """
     take_sigterm_as_ctrl_c()
     return subprocess.Popen(words, preexec_fn=end_with_parent, **options)
+
+
+class InLines:
+    """A process that is told what to do in lines, and answers in lines of JSON.
+
+    Args:
+        process: With pipes for text to its input and from its output.
+        who: It, in what is said when it has ended.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], who: str) -> None:
+        self._process, self._who = process, who
+
+    def tell(self, line: str) -> None:
+        """Say what it is to do."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """What it says next. Raises RuntimeError if it has ended."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._who} has ended")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """What it answers to this."""
+        self.tell(line)
+        return self.answer()
+
+    def close(self) -> None:
+        """End it, if it has not ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
 
 
 def run_to_end(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
