@@ -10,7 +10,7 @@ import pytest
 from user_bringup.chaos.fleet import LEARNER_HOST, SITES, made_fleet, obeyed_one
 from user_bringup.chaos.links import LinkProcess
 from user_bringup.cli.chaos import chaos
-from user_bringup.cli.chaos_fleet import victims_of
+from user_bringup.cli.chaos.fleet import victims_of
 from user_core.errors import ConfigError
 from user_fleet.deployment import load_deployment
 from user_hal.runtime.obeyed import Obeyed

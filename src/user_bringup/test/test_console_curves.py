@@ -13,8 +13,8 @@ pytest.importorskip("nicegui", reason="nicegui is not installed")
 
 from nicegui import Client, core, ui
 
-from user_bringup.console import episode_pages
-from user_bringup.console.run_curves import _points
+from user_bringup.console.pages import episodes as episode_pages
+from user_bringup.console.pages.run_curves import _points
 from user_bringup.report import Curve
 
 

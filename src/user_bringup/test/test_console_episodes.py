@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from user_bringup.console.episode_list import (
+from user_bringup.console.pages.episode_list import (
     EpisodeList,
     image_columns,
     key_text,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from user_bringup.cli import fleet, fleet_state
+from user_bringup.cli import fleet
+from user_bringup.cli.fleet import state as fleet_state
 from user_bringup.monitor.fleet import view_of
 from user_core.errors import CodecError, ConfigError, StoreError, TransportError
 from user_core.reasons import Reason
@@ -147,7 +148,7 @@ def test_a_timeline_is_drawn(lab: Lab, tmp_path: Path, kind: str) -> None:
 
 def test_the_page_of_the_fleet_shows_what_the_commands_show(lab: Lab) -> None:
     pytest.importorskip("nicegui")
-    from user_bringup.console.fleet_page import look_at, timeline
+    from user_bringup.console.pages.fleet import look_at, timeline
 
     assert timeline(look_at(lab.file))["series"] == []
     lab.run("submit", str(lab.folder / "one.yaml"))

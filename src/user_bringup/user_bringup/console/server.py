@@ -168,11 +168,18 @@ def _application(console: Console) -> Any:
     """The pages, and what is no page."""
     from nicegui import ui
 
-    from user_bringup.console.pages import add_pages
+    from user_bringup.console.pages.acts import add_acts_page
+    from user_bringup.console.pages.driving import add_driving_page
+    from user_bringup.console.pages.episodes import add_episode_pages
+    from user_bringup.console.pages.fleet import add_fleet_page
+    from user_bringup.console.pages.live import add_live_page
     from user_bringup.console.routes import make_app
 
     app = make_app(console)
-    add_pages(console, app)
+    for add in (add_live_page, add_driving_page, add_acts_page):
+        add(console)
+    add_episode_pages(console, app)
+    add_fleet_page(console, app)
     ui.run_with(
         app, title="USER console", dark=None, storage_secret=secrets.token_hex(16),
         show_welcome_message=False, reconnect_timeout=10.0,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from nicegui import ui
 
-from user_bringup.console.frame import INK, LINES, Frame, Shown
+from user_bringup.console.pages.frame import INK, LINES, Frame, Shown
 from user_bringup.monitor.fleet import (
     FAILURES,
     QUIET_S,

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_bringup.cli.fleet_state import add_commands, open_store
+from user_bringup.cli.fleet.state import add_commands, open_store
 from user_bringup.monitor.fleet import view_of
 from user_core.command_line import Parser
 from user_core.config import (

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from user_bringup.console.quality_watch import Quality, QualityWatch
+from user_bringup.console.pages.quality_watch import Quality, QualityWatch
 from user_core.errors import StoreCorrupt, StoreError, SuiteError
 from user_core.specs import Array
 from user_core.types import ActedBy, EpisodeKey

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_bringup.cli.fleet_logs import show_logs
-from user_bringup.cli.fleet_timeline import moment, show_timeline
+from user_bringup.cli.fleet.logs import show_logs
+from user_bringup.cli.fleet.timeline import moment, show_timeline
 from user_bringup.monitor.fleet import QUIET_S, experiments_of, resources_of
 from user_core.config import (
     file_meant,

@@ -169,3 +169,12 @@ class Frame:
         button = ui.button(text, on_click=does, **options).props("dense no-caps")
         button.set_visibility(self.visitor.role >= role)
         return button
+
+
+def camera_row(cameras: dict[str, str]) -> None:
+    """Live images of cameras, by name; drawn by cameras.js."""
+    for name, topic in cameras.items():
+        with ui.column().classes("grow basis-0 gap-0"):
+            camera = ui.element("user-camera").props(f'role=img aria-label="camera {name}"')
+            camera.props["data-camera"], camera.props["data-topic"] = name, topic
+            ui.label(name).classes("opacity-70")

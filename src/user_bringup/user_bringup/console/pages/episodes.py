@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from nicegui import ui
 
 from user_bringup.console.access import Role
-from user_bringup.console.episode_list import (
+from user_bringup.console.pages.episode_list import (
     EpisodeList,
     image_columns,
     key_text,
@@ -23,8 +23,8 @@ from user_bringup.console.episode_list import (
     row_of,
     traces,
 )
-from user_bringup.console.frame import INK, LINES, Frame
-from user_bringup.console.run_curves import curves_of, known_runs
+from user_bringup.console.pages.frame import INK, LINES, Frame
+from user_bringup.console.pages.run_curves import curves_of, known_runs
 from user_core.errors import SuiteError
 from user_core.types import EpisodeSource, Outcome
 from user_learner.edits.entries import Edit, label

@@ -51,7 +51,7 @@ def chaos(argv: Sequence[str]) -> int:
 
 def _chaos_fleet(arguments: argparse.Namespace) -> int:
     """The same to an experiment on a fleet."""
-    from user_bringup.cli.chaos_fleet import run_fleet_trial
+    from user_bringup.cli.chaos.fleet import run_fleet_trial
 
     if arguments.arguments or arguments.only or arguments.pairs or arguments.memories:
         raise ConfigError(
