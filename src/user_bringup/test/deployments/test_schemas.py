@@ -12,7 +12,7 @@ from referencing import Registry, Resource
 
 from user_bringup.schemas import make_schemas, text_of
 
-PACKAGE = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parents[2]
 SHIPPED = PACKAGE / "schemas"
 FILES = {
     "robots": "robot", "deployments": "deployment", "fragments": "fragment",

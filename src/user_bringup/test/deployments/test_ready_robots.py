@@ -15,7 +15,7 @@ from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.safety.gate import SafetyGate
 
-CONFIG = Path(__file__).parents[1] / "config"
+CONFIG = Path(__file__).parents[2] / "config"
 READY = sorted((CONFIG / "robots").glob("*.yaml"))
 
 

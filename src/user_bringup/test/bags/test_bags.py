@@ -417,7 +417,7 @@ def _bag_of_two(path: Path, by: str) -> tuple[Path, dict[str, Any]]:
 
 
 def test_calls_in_a_bag_of_ros_itself_are_events() -> None:
-    bag = Bag(Path(__file__).parent / "data" / "services_of_rosbag2.mcap")
+    bag = Bag(Path(__file__).parent.parent / "data" / "services_of_rosbag2.mcap")
     events = Events(EventConfig(service="/add_two_ints"))
     for message in bag.messages([events.config.heard_on]):
         events.take(message.time_ns, bag.decode(message))

@@ -14,7 +14,7 @@ from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.types import Batch
 from user_learner.learner import LearnerConfig
 
-PAGE = Path(__file__).parents[3] / "docs/how_to/add_an_algorithm.md"
+PAGE = Path(__file__).parents[4] / "docs/how_to/add_an_algorithm.md"
 
 
 @pytest.fixture

@@ -152,7 +152,9 @@ def test_the_commands_say_what_is_kept_and_what_is_not(command, words, status, s
 @pytest.mark.parametrize("name", ["rlpd", "bc_chunks"])
 def test_a_checkpoint_from_before_networks_were_modules_goes_on(name, tmp_path):
     """The files, and the numbers, are of the last commit before."""
-    shutil.copy(Path(__file__).parent / f"data/{name}.checkpoint", tmp_path / "old.safetensors")
+    shutil.copy(
+        Path(__file__).parent.parent / f"data/{name}.checkpoint", tmp_path / "old.safetensors"
+    )
     store = CheckpointStore(tmp_path, {"for": name})
     state = store.read(tmp_path / "old.safetensors").state
     if name == "rlpd":

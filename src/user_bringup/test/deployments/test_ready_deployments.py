@@ -316,7 +316,7 @@ def test_records_of_earlier_releases_are_read(tmp_path):
 
 
 def test_the_deployments_of_the_how_to_are_right(tmp_path):
-    page = Path(__file__).parents[3] / "docs" / "how_to" / "compose_a_deployment.md"
+    page = Path(__file__).parents[4] / "docs" / "how_to" / "compose_a_deployment.md"
     blocks = re.findall(r"```yaml\n(name: .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 2
     for number, text in enumerate(blocks):
