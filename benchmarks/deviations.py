@@ -20,9 +20,7 @@ evaluation goes to ``--out``; ``--table`` reads it.
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import multiprocessing
 import tempfile
 import time
 from collections import defaultdict
@@ -255,18 +253,14 @@ def main() -> None:
     more = [word for pair in arguments.more for word in ("--" + pair).split("=", 1)]
     deadline_s = time.time() + arguments.seconds
     jobs = [
-        (task, variant, seed)
+        (task, variant, seed, deadline_s, arguments.out, more)
         for seed in arguments.seeds
         for task in arguments.tasks
         for variant in TASKS[task].variants
         if not arguments.variants or variant in arguments.variants
     ]
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        arguments.processes, context, systems.end_with_pool, max_tasks_per_child=1
-    ) as pool:
-        for job in [pool.submit(one_run, *job, deadline_s, arguments.out, more) for job in jobs]:
-            job.result()
+    for _ in systems.each_in_its_own_process(one_run, jobs, arguments.processes):
+        pass
 
 
 if __name__ == "__main__":

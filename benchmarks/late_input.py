@@ -10,9 +10,7 @@ as it is), in the synchronous loop of ``learning_curves.py`` with ``sac_small``;
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import multiprocessing
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -96,15 +94,12 @@ def main() -> None:
         for normalization in ("data", "bounds")
         for seed in arguments.seeds
     ]
-    context, returns = multiprocessing.get_context("spawn"), dict[tuple[float, str], list[float]]()
-    with concurrent.futures.ProcessPoolExecutor(
-        arguments.processes, context, systems.end_with_pool, max_tasks_per_child=1
-    ) as pool:
-        for line in pool.map(one_run, *zip(*jobs, strict=True)):
-            returns.setdefault((line["size"], line["normalization"]), []).append(line["return"])
-            if arguments.out:
-                with arguments.out.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+    returns = dict[tuple[float, str], list[float]]()
+    for line in systems.each_in_its_own_process(one_run, jobs, arguments.processes):
+        returns.setdefault((line["size"], line["normalization"]), []).append(line["return"])
+        if arguments.out:
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(line) + "\n")
     print("| size of the sensor | data | bounds |\n|---|---|---|")
     for size in arguments.sizes:
         cells = [", ".join(map(str, returns[size, each])) for each in ("data", "bounds")]

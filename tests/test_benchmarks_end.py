@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
+from user_testing import systems
 from user_testing.waiting import wait_until
 
 DEPLOYMENT = """
@@ -76,3 +78,26 @@ def test_what_a_benchmark_has_started_ends_with_it(
     assert benchmark.wait(30) != 0
     if numbers != ("SIGKILL",):
         assert not [*tmp_path.glob("benchmark_*")], "it has not tidied up"
+
+
+def test_what_a_benchmark_in_the_background_has_started_still_ends_by_ctrl_c() -> None:
+    """A shell starts it with SIGINT ignored; its systems were waited for for a minute each, and killed."""
+    program = (
+        "import signal, subprocess, sys; from user_testing import systems\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "sleeper = [sys.executable, '-c', 'import time; print(1, flush=True); time.sleep(600)']\n"
+        "with systems.started(sleeper, stdout=subprocess.PIPE) as process:\n"
+        "    process.stdout.readline()\n"
+        "print(process.returncode)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True
+    )
+    assert int(ended.stdout) == -signal.SIGINT, ended.stderr
+
+
+def test_jobs_have_processes_of_their_own_and_one_that_is_killed_is_told() -> None:
+    processes = list(systems.each_in_its_own_process(os.getpid, [(), ()], 1))
+    assert len({*processes, os.getpid()}) == 3
+    with pytest.raises(BrokenProcessPool):
+        list(systems.each_in_its_own_process(os._exit, [(9,)], 1))

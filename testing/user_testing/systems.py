@@ -6,14 +6,16 @@ SIGKILL.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
+import multiprocessing
 import os
 import select
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from user_core.runtime.processes import parents
 def end_with_parent() -> None:
     """Called in a child: the kernel ends it by SIGTERM when what started it is gone.
 
-    That is the thread that started it. The argument ``preexec_fn`` of :class:`subprocess.Popen`.
+    That is the thread that started it.
     """
     parents.end_with_parent(signal.SIGTERM)
 
@@ -52,6 +54,30 @@ def call_until_parent_ends(function: Callable[..., Any], *values: Any) -> Any:
     return function(*values)
 
 
+def each_in_its_own_process(
+    function: Callable[..., Any], jobs: Iterable[Sequence[Any]], processes: int
+) -> Iterator[Any]:
+    """What a function returns for each job, in their order; none finds what another has left in memory.
+
+    Args:
+        function: Of a module that can be imported; its arguments and what it returns can be pickled.
+        jobs: The arguments of each call.
+        processes: How many work at once.
+
+    Raises:
+        Whatever the function raises; BrokenProcessPool where its process was killed.
+    """
+    # `max_tasks_per_child` of one pool would do the same, but not before Python 3.11.
+    context = multiprocessing.get_context("spawn")
+
+    def run(job: Sequence[Any]) -> Any:
+        with concurrent.futures.ProcessPoolExecutor(1, context, end_with_pool) as alone:
+            return alone.submit(function, *job).result()
+
+    with concurrent.futures.ThreadPoolExecutor(processes) as threads:
+        yield from threads.map(run, jobs)
+
+
 def take_sigterm_as_ctrl_c() -> None:
     """SIGTERM raises KeyboardInterrupt: what this process has begun is ended in order.
 
@@ -63,6 +89,16 @@ def take_sigterm_as_ctrl_c() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def _begin() -> None:
+    """In a child, before its program: it ends with us, and Ctrl-C ends it.
+
+    A shell starts what it puts into the background with SIGINT ignored, and all that this starts inherits it.
+    """
+    end_with_parent()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """``subprocess.Popen``, of a process that ends when this one does.
 
@@ -71,7 +107,7 @@ def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         options: Of :class:`subprocess.Popen`.
     """
     take_sigterm_as_ctrl_c()
-    return subprocess.Popen(words, preexec_fn=end_with_parent, **options)
+    return subprocess.Popen(words, preexec_fn=_begin, **options)
 
 
 class InLines:
@@ -120,7 +156,7 @@ def run_to_end(words: Sequence[str], **options: Any) -> subprocess.CompletedProc
         options: Of :func:`subprocess.run`.
     """
     take_sigterm_as_ctrl_c()
-    return subprocess.run(words, preexec_fn=end_with_parent, **options)
+    return subprocess.run(words, preexec_fn=_begin, **options)
 
 
 def words_of_run(
