@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from user_core.runtime.dds.half_made_ports import mend_half_made_ports
-from user_core.runtime.processes.endings import let_go
+from user_core.runtime.processes.endings import end_last
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def end_spinning(
     Args:
         thread: Spins the executor.
         executor: Is shut down.
-        nodes: Are destroyed; in a command, when all else is done (:func:`~user_core.runtime.processes.endings.let_go`).
+        nodes: Are destroyed; in a command, when all else is done (:func:`~user_core.runtime.processes.endings.end_last`).
         context: Is shut down after them; None: others use it, too.
         patience_s: How long the thread may take to end, seconds.
 
@@ -80,7 +80,7 @@ def end_spinning(
         )
         return False
     for node in nodes:
-        let_go(node.destroy_node)
+        end_last(node.destroy_node)
     if context is not None:
-        let_go(context.try_shutdown)
+        end_last(context.try_shutdown)
     return True

@@ -193,12 +193,11 @@ class ConsoleGraph(GraphNode):
                 )
             for namespace in list(self._specs.keys() - found.keys()):
                 self._specs.pop(namespace).destroy()
-            for namespace in found.keys() - self._stops.keys():
-                service = found[namespace].services["emergency_stop"]
-                self._stops[namespace] = self.node.create_client(Trigger, service)
-            gone = [self._stops.pop(namespace) for namespace in self._stops.keys() - found.keys()]
-        for client in gone:
-            self.node.destroy_client(client)
+            for service in {
+                one.services["emergency_stop"] for one in found.values()
+            } - self._stops.keys():
+                self._stops[service] = self.node.create_client(Trigger, service)
+            # Those of robots that went stay: to destroy one may hang in the middleware, and some come back.
 
     def _on_spec(self, namespace: str, description: RobotDescription) -> None:
         with self._lock:
@@ -272,7 +271,8 @@ class ConsoleGraph(GraphNode):
             Whether it could be asked: its service was found when somebody looked, and is there.
         """
         with self._lock:
-            client = self._stops.get(namespace)
+            view = self.robots.get(namespace)
+            client = self._stops.get(view.services["emergency_stop"]) if view else None
             try:
                 if client is None or not client.service_is_ready():
                     return False

@@ -15,7 +15,7 @@ from user_msgs.srv import FinishEpisode
 
 from user_comm.services import ask
 from user_comm.start import start_rclpy
-from user_core.runtime.processes.endings import let_go
+from user_core.runtime.processes.endings import end_last
 
 _KIND = "std_srvs/srv/Trigger"
 _LOOK_S = 0.1
@@ -41,6 +41,7 @@ class GoCaller:
 
     def __init__(self, domain: int | None = None) -> None:
         self._domain, self._context = domain, rclpy.Context()
+        self._clients: dict[str, Any] = {}
 
     def __enter__(self) -> GoCaller:
         start_rclpy([], context=self._context, domain_id=self._domain)
@@ -53,7 +54,7 @@ class GoCaller:
 
     def __exit__(self, *ended: object) -> None:
         self._executor.shutdown(0)
-        let_go(self._end)  # what was answered must be said first, and `user up` goes on
+        end_last(self._end)  # what was answered must be said first, and `user up` goes on
 
     def _end(self) -> None:
         with contextlib.suppress(Exception):
@@ -78,11 +79,7 @@ class GoCaller:
     def say_go(self, actor: str) -> Answer:
         """Say it to one; what it answers, or that it does not."""
         for _ in range(_ATTEMPTS):
-            client = self._node.create_client(Trigger, f"{actor}/go")
-            try:
-                answer = self._call(client, Trigger.Request())
-            finally:
-                self._node.destroy_client(client)
+            answer = self._call(Trigger, f"{actor}/go", Trigger.Request())
             if answer is not None:
                 return Answer(actor, bool(answer.success), str(answer.message))
         return Answer(actor, False, "it does not answer")
@@ -96,13 +93,13 @@ class GoCaller:
 
     def finish(self, actor: str, limit_s: float) -> Any:
         """Ask one to finish within ``limit_s``; the answer of ``FinishEpisode``, None when it does not answer."""
-        client = self._node.create_client(FinishEpisode, f"{actor}/finish")
-        try:
-            return self._call(client, FinishEpisode.Request(limit_s=limit_s))
-        finally:
-            self._node.destroy_client(client)
+        return self._call(FinishEpisode, f"{actor}/finish", FinishEpisode.Request(limit_s=limit_s))
 
-    def _call(self, client: Any, request: Any) -> Any:
+    def _call(self, kind: Any, service: str, request: Any) -> Any:
+        # Clients end with the node, under its limit: to destroy one may hang in the middleware.
+        client = self._clients.get(service)
+        if client is None:
+            client = self._clients[service] = self._node.create_client(kind, service)
         end_s = time.monotonic() + _ANSWER_S
         while not client.service_is_ready() and time.monotonic() < end_s:
             self._executor.spin_once(_LOOK_S)

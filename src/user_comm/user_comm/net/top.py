@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from user_comm.start import start_rclpy
 from user_core.command_line import Parser
-from user_core.runtime.processes.endings import let_go
+from user_core.runtime.processes.endings import end_last
 
 _OVER_S = 5.0
 _KINDS = ("flow", "link", "route")
@@ -163,7 +163,7 @@ def main(words: Sequence[str]) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
-        let_go(context.try_shutdown)  # and with it the node
+        end_last(context.try_shutdown)  # and with it the node
 
 
 def _show(table: FlowTable) -> bool:

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from user_core.runtime.processes.endings import last_acts, let_go, limited
+from user_core.runtime.processes.endings import end_last, last_acts, limited
 
 HANG = """
 import ctypes, sys, threading
-from user_core.runtime.processes.endings import last_acts, let_go, limited
+from user_core.runtime.processes.endings import last_acts, end_last, limited
 
 def hang_in_c():
     if sys.argv[1] == "keeps the lock":
@@ -45,8 +45,8 @@ def test_a_block_that_hangs_ends_the_process_with_its_status(kind):
 
 COMMAND = """
 def command():
-    let_go(hang_in_c)
-    let_go(lambda: print("never"))
+    end_last(hang_in_c)
+    end_last(lambda: print("never"))
     print("what comes after it is done", end="")
     {leave}
 
@@ -74,25 +74,25 @@ def test_a_command_whose_end_hangs_has_done_all_else_and_keeps_its_status(leave,
 
 def test_without_last_acts_it_ends_at_once_and_within_its_limit():
     done = []
-    let_go(lambda: done.append(1))
+    end_last(lambda: done.append(1))
     assert done == [1]
     with pytest.raises(ZeroDivisionError):
-        let_go(lambda: 1 / 0)
+        end_last(lambda: 1 / 0)
 
 
 def test_last_acts_come_in_their_order_once_whatever_fails(caplog):
     done = []
     with last_acts() as end:
         with last_acts() as inner:  # a command within a command
-            let_go(lambda: done.append("first"))
-            let_go(lambda: 1 / 0)
-        let_go(lambda: (done.append("second"), let_go(lambda: done.append("of the second"))))
+            end_last(lambda: done.append("first"))
+            end_last(lambda: 1 / 0)
+        end_last(lambda: (done.append("second"), end_last(lambda: done.append("of the second"))))
         assert inner is end
         assert done == []
         end.status = 0
     assert done == ["first", "second", "of the second"]
     assert "ZeroDivisionError" in caplog.text
-    let_go(lambda: done.append("later"))
+    end_last(lambda: done.append("later"))
     assert done[-1] == "later"
 
 

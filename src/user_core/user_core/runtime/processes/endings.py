@@ -5,7 +5,7 @@ a signal, no ``os._exit`` runs any more. FastDDS 3.2 has such an end: a thread t
 lock of discovery, and waits for the thread of timers, which waits for that lock; who destroys a publisher then waits for
 both, for ever.
 
-So what destroys such things does it by :func:`let_go`: at once under a limit, or, in a program that has :func:`last_acts`,
+So what destroys such things does it by :func:`end_last`: at once under a limit, or, in a program that has :func:`last_acts`,
 when all else is done and its exit status is known. What ends the process needs nothing of Python: a timer of the kernel
 calls ``_exit`` in a new thread.
 """
@@ -156,7 +156,7 @@ _of_this: LastActs | None = None
 
 @contextlib.contextmanager
 def last_acts(limit_s: float = LIMIT_S) -> Iterator[LastActs]:
-    """The main function of a program that is one command: what is let go of within ends after the block.
+    """The main function of a program that is one command: what :func:`end_last` is given within ends after the block.
 
     Set ``status`` before the block is left. A block within another adds to the outer one.
 
@@ -180,7 +180,7 @@ def last_acts(limit_s: float = LIMIT_S) -> Iterator[LastActs]:
             acts.do(limit_s)
 
 
-def let_go(end: Callable[[], object]) -> None:
+def end_last(end: Callable[[], object]) -> None:
     """End something that may hang: at the end of a program that has :func:`last_acts`, else at once, under a limit."""
     if _of_this is None or not _of_this.add(end):
         with limited():
