@@ -22,7 +22,7 @@ import numpy as np
 from user_core.specs import Array
 from user_learner.sampling.catalog import RunTable
 from user_learner.sampling.draws import Population
-from user_learner.sampling.pool import Drawn
+from user_learner.sampling.pool import Drawn, plain_zeros, take_pages
 
 #: Odd numbers of 62 bits, which spread what is multiplied by them; products wrap around.
 _PRIMES = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB, 0x2545F4914F6CDD1D)
@@ -257,7 +257,7 @@ class _GrowingTable:
             return None
         # wider lines are fewer: whoever had room for many small units must not ask for as many large ones
         more = max(16, line + 1, 2 * used if line >= lines else used, wanted)
-        grown = np.zeros((more, max(width, _wide(count))), self.array.dtype)
+        grown = plain_zeros((more, max(width, _wide(count))), self.array.dtype)
         grown[:used, : self.array.shape[1]] = self.array[:used]
         return grown
 
@@ -363,8 +363,9 @@ class CachedUnits:
         return rows
 
     def room(self, unit: UnitRows) -> Room | None:
-        """A larger table, where one has no room for one more unit; None where all have. Copying one takes milliseconds:
-        it needs no lock, draws may go on meanwhile. One after the other, so that there are not two of each for a moment."""
+        """A larger table, where one has no room for one more unit; None where all have, and their pages are taken. Copying
+        one takes milliseconds: it needs no lock, draws may go on meanwhile. One after the other, so that there are not two
+        of each for a moment."""
         # Units may leave meanwhile: not from what is in memory, only from this it is known how many lines there are.
         written, used = self._written, self._lines
         line = self._spare[-1] if self._spare else used
@@ -376,6 +377,8 @@ class CachedUnits:
             array = table.grown(line, count, used, wanted)
             if array is not None:
                 return Room(table, array, written)
+        for table, _ in sizes:
+            take_pages(table.array[line : line + 1])
         return None
 
     def take_room(self, room: Room) -> bool:

@@ -201,6 +201,42 @@ def aligned_bytes(nbytes: int) -> Array:
     return np.frombuffer(memory, np.uint8, nbytes)
 
 
+def plain_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+    """Zeros in pages of the usual size, taken as they are written.
+
+    NumPy asks for huge pages for what is large. The first write to one clears two megabytes, for which the system may
+    have to move others first; and Linux puts huge pages together in the background, at the lowest priority, while
+    whoever reads there waits. Neither may happen to what is written and read with the lock that draws take.
+
+    Raises:
+        MemoryError: There is not so much.
+    """
+    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return np.zeros(shape, dtype)
+    try:
+        memory = mmap.mmap(-1, max(1, nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"{nbytes} bytes for a table: {error.strerror}") from error
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype, int(np.prod(shape, dtype=np.int64))).reshape(shape)
+
+
+#: Linux 5.14; mmap does not name it.
+_MADV_POPULATE_WRITE = 23
+
+
+def take_pages(memory: Array) -> None:
+    """Take pages for memory that is about to be written, whose contents stay: so that whoever writes, with a lock, need
+    not wait for them. Where the system cannot, they are taken as they are written."""
+    start = memory.ctypes.data
+    first, end = start - start % mmap.PAGESIZE, start + memory.nbytes
+    if sys.platform == "linux" and end > first:
+        _libc.madvise(first, end - first, _MADV_POPULATE_WRITE)
+
+
 def release(memory: Array) -> None:
     """Give whole pages at the end of :func:`aligned_bytes` back to the system; they read zeros from now on."""
     start = memory.ctypes.data
