@@ -31,7 +31,9 @@ class MixedActions:
         logits: Sequence[Tensor],
         continuous: ActionDistribution | None = None,
     ) -> None:
-        self._scale, self._continuous = scale, continuous
+        self._scale = scale
+        #: Of the elements that are no choices; None where there are none.
+        self.continuous = continuous
         #: Log-probabilities of the choices of each categorical element, (B, n) each.
         self.choice_log_probs = tuple(one.log_softmax(1) for one in logits)
 
@@ -39,7 +41,7 @@ class MixedActions:
     def mode(self) -> Tensor:
         """The likeliest choices beside the mode of the rest, (B, A)."""
         choices = [log_probs.argmax(1) for log_probs in self.choice_log_probs]
-        return self._joined(self._continuous.mode if self._continuous else None, choices)
+        return self._joined(self.continuous.mode if self.continuous else None, choices)
 
     def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Actions (B, A), choices as their numbers, and their log-probabilities (B,).
@@ -56,19 +58,19 @@ class MixedActions:
 
     def sample_continuous(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Samples of the elements that are no choices (B, C), and their log-densities (B,)."""
-        if self._continuous is None:
+        if self.continuous is None:
             like = self.choice_log_probs[0]
             return like.new_zeros((len(like), 0)), like.new_zeros(len(like))
-        return self._continuous.sample(generator)
+        return self.continuous.sample(generator)
 
     def log_prob(self, action: Tensor, weight: Tensor | None = None) -> Tensor:
         """Log-probabilities of actions, (B, A) to (B,): densities of the continuous elements, and
         probabilities of the choices."""
         total = action.new_zeros(len(action))
-        if self._continuous is not None:
+        if self.continuous is not None:
             part = self._scale.continuous
             shares = None if weight is None else weight[:, part]
-            total = self._continuous.log_prob(action[:, part], shares)
+            total = self.continuous.log_prob(action[:, part], shares)
         for element, log_probs in zip(self._scale.categorical, self.choice_log_probs, strict=True):
             choice = action[:, element].round().long().clamp(0, log_probs.shape[1] - 1)
             one = log_probs.gather(1, choice[:, None])[:, 0]

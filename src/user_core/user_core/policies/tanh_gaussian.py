@@ -80,7 +80,7 @@ class TanhGaussianPolicy(Policy):
 
     def _act(self, head: Array, deterministic: bool) -> Array:
         if self.layout.scale.counts:
-            return self._choose(head, deterministic)
+            return self.layout.scale.to_robot(self._chosen(head, deterministic))[None]
         return self.layout.scale.to_robot(np.tanh(self._raw(head, deterministic)))[None]
 
     def _heads(self, observation: Arrays, rows: int) -> Array:
@@ -109,8 +109,8 @@ class TanhGaussianPolicy(Policy):
             raw = raw + np.exp(log_std) * self._rng.standard_normal(size, dtype=np.float32)
         return raw
 
-    def _choose(self, head: Array, deterministic: bool) -> Array:
-        """An action with categorical elements, (1, A)."""
+    def _chosen(self, head: Array, deterministic: bool) -> Array:
+        """An action with categorical elements in network units, (A,)."""
         scale, ends = self.layout.scale, self._ends
         unit = np.empty(self.layout.action.size, np.float32)
         size = ends[0]
@@ -127,7 +127,7 @@ class TanhGaussianPolicy(Policy):
         for element, count in zip(scale.categorical, scale.counts):
             unit[element] = logits[start : start + count].argmax()
             start += count
-        return scale.to_robot(unit)[None]
+        return unit
 
     def arrays(self) -> dict[str, Array]:
         return {name: array.copy() for name, array in self._arrays.items()}

@@ -7,7 +7,6 @@ import torch
 from user_core import plugins
 from user_core.codecs.states import flatten
 from user_core.conformance import check_algorithm
-from user_core.errors import PluginError
 from user_core.fakes import PolicyMailbox
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
@@ -92,12 +91,6 @@ def test_a_training_on_old_data_goes_on_without_pessimism():
     for name, array in offline.policy_arrays().items():
         np.testing.assert_array_equal(array, online.policy_arrays()[name])
     assert "conservative_gap" not in online.update(random_batch(SPEC, 12, rng))
-
-
-def test_choices_are_refused_in_words():
-    chooses = RobotSpec("c", SPEC.observation, ArraySpec((1,), low=0.0, high=2.0, categorical=(0,)))
-    with pytest.raises(PluginError, match="cal_ql for 'c'.*choices.*rlpd and q_chunking"):
-        make(chooses)
 
 
 def test_a_run_without_pessimism_begins_with_what_one_with_it_has_learned(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from user_core import plugins
 from user_core.codecs.weights import content_hash, encode_version
 from user_core.conformance import check_algorithm, check_policy
-from user_core.errors import ConfigError, PluginError, PolicyError, SpecError
+from user_core.errors import ConfigError, PluginError, PolicyError
 from user_core.policies import policy_config_hash
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, PolicyVersion
@@ -194,7 +194,7 @@ def test_a_foreign_base_is_refused_in_words(tmp_path):
     with pytest.raises(PolicyError, match="same observations"):
         build(given, wider)
     choices = ArraySpec((2,), low=(-1.0, 0.0), high=(1.0, 4.0), categorical=(1,))
-    with pytest.raises(SpecError, match="knows no choices"):
+    with pytest.raises(PolicyError, match="same observations"):
         build(given, RobotSpec("c", NUMBERS.observation, choices))
     plain = plugins.build("policies", "tanh_gaussian", {"hidden": [8]}, NUMBERS)
     with pytest.raises(PluginError, match="frozen base"):

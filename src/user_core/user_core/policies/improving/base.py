@@ -52,16 +52,16 @@ class FrozenBase:
 
     Args:
         config: Which policy.
-        spec: The robot's; its actions are continuous.
+        spec: The robot's; elements of its actions may be choices, where the base knows them.
 
     Raises:
         ConfigError: No file or hash is given, or the file cannot be read.
         PolicyError: It is not the one that was named, or was trained with other parameters or for another robot.
-        SpecError: The robot's actions have choices, or no finite bounds.
+        SpecError: The robot's actions have no finite bounds, or choices that the base does not know.
     """
 
     def __init__(self, config: OnBaseConfig, spec: RobotSpec) -> None:
-        self._scale, self._size = ActionScale(spec), spec.action.size
+        self._scale, self._size = ActionScale(spec, choices=True), spec.action.size
         self.policy: Policy = config.base.build("policies", spec, path="policy.params.base")
         if max(self.policy.observation_history, config.observation_history) > 1:
             raise ConfigError(

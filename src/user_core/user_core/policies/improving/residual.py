@@ -4,11 +4,16 @@ Ankile et al., "From Imitation to Refinement: Residual RL for Precise Assembly",
 for Finetuning Behavior Cloning Policies", 2025: the network sees what the robot shows and what the base would do,
 and moves that by a share of the range at most. So exploration stays near what already works, and only the small
 network is trained, published and fetched; the base lies on each host as a file.
+
+What is chosen (a gripper that opens or closes) cannot be moved by a share. There the correction is one of logits:
+the base's choice has a lead, which the network learns to confirm or to overturn; critics give a value for each choice,
+as the grasp critic of HIL-SERL does (Luo et al. 2024).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +37,13 @@ class ResidualConfig(OnBaseConfig):
     scale: float = setting(
         0.2, doc="Largest correction of each element, as a share of half its range.", gt=0, le=2
     )
+    kept_choices: float = setting(
+        0.9,
+        doc="Probability with which what the base chooses is kept before anything is learned.",
+        gt=0,
+        lt=1,
+        late=True,
+    )
 
 
 class ResidualPolicy(TanhGaussianPolicy):
@@ -41,7 +53,7 @@ class ResidualPolicy(TanhGaussianPolicy):
 
     Args:
         config: Parameters.
-        spec: The robot's; its actions are continuous.
+        spec: The robot's; elements of its actions may be choices.
     """
 
     Config = ResidualConfig
@@ -56,6 +68,7 @@ class ResidualPolicy(TanhGaussianPolicy):
         if config.observations:
             config = config.replace(observations=(*config.observations, BASE_ACTION))
         super().__init__(config, with_base_action(spec))
+        self._leads = leads_of(self.layout.scale.counts, config.kept_choices)
 
     @property
     def acts_without_torch(self) -> bool:
@@ -72,14 +85,31 @@ class ResidualPolicy(TanhGaussianPolicy):
     def network(self) -> ResidualNetwork:
         from user_core.policies.improving.residual_network import ResidualNetwork
 
-        return ResidualNetwork(self.layout, self.arrays(), self.base, float(self._share))
+        return ResidualNetwork(
+            self.layout, self.arrays(), self.base, float(self._share), self._leads
+        )
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """One action, (1, A): the base's with a sample of the correction, or with its squashed mean."""
         action, scale = self.base.action(observation), self.layout.scale
         head = self._forward({**observation, BASE_ACTION: action})
-        moved = self._share * np.tanh(self._raw(head, deterministic))
-        return scale.to_robot(np.clip(scale.unit(action) + moved, -1, 1))[None]
+        unit, moving = scale.unit(action), scale.continuous
+        if not scale.counts:
+            moved = self._share * np.tanh(self._raw(head, deterministic))
+            return scale.to_robot(np.clip(unit + moved, -1, 1))[None]
+        head, start = head.copy(), 2 * len(moving)
+        for element, count, lead in zip(scale.categorical, scale.counts, self._leads, strict=True):
+            head[start + min(max(round(float(unit[element])), 0), count - 1)] += lead
+            start += count
+        found = self._chosen(head, deterministic)
+        found[moving] = np.clip(unit[moving] + self._share * found[moving], -1, 1)
+        return scale.to_robot(found)[None]
+
+
+def leads_of(counts: Sequence[int], kept: float) -> tuple[float, ...]:
+    """What is added to the logit of the base's choice, of each categorical element: with all others equal it then has
+    the probability ``kept``."""
+    return tuple(math.log(kept * max(n - 1, 1) / (1 - kept)) for n in counts)
 
 
 def with_base_action(spec: RobotSpec) -> RobotSpec:

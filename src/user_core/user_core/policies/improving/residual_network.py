@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from user_core.interfaces import ActionDistribution
+from user_core.policies.choices import MixedActions
 from user_core.policies.improving.base import BASE_ACTION, FrozenBase
 from user_core.policies.tanh_gaussian_layout import TanhGaussianLayout
 from user_core.policies.tanh_gaussian_network import TanhGaussianNetwork
@@ -25,27 +29,45 @@ class ResidualNetwork(TanhGaussianNetwork):
         arrays: Its weights.
         base: What it corrects.
         share: Largest correction, in network units.
+        leads: Of the base's choice over the others, in logits, of each categorical element.
     """
 
     def __init__(
-        self, layout: TanhGaussianLayout, arrays: Arrays, base: FrozenBase, share: float
-    ) -> None:
+        self, layout: TanhGaussianLayout, arrays: Arrays, base: FrozenBase, share: float,
+        leads: Sequence[float] = (),
+    ) -> None:  # fmt: skip
         super().__init__(layout, arrays)
-        self._base, self._share, self._moved = base, share, len(layout.scale.continuous)
+        self._base, self._share, self._leads = base, share, tuple(leads)
+        self._size = layout.action.size
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
         """As those of :class:`TanhGaussianNetwork`, and ``base``, (B, A)."""
         action = self._base.actions(observation)
         found = super().inputs({**observation, BASE_ACTION: action})
-        found["base"] = torch.from_numpy(self.layout.scale.unit(action)).clamp(-1, 1)
+        scale = self.layout.scale
+        found["base"] = torch.from_numpy(
+            np.clip(scale.unit(action), scale.unit_low, scale.unit_high)
+        )
         return found
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([super().encode(inputs), inputs["base"]], 1)
 
     def distribution(self, features: Tensor) -> ActionDistribution:
-        correction = super().distribution(features[:, : -self._moved])
-        return Corrected(correction, features[:, -self._moved :], self._share)
+        correction: Any = super().distribution(features[:, : -self._size])
+        base, scale = features[:, -self._size :], self.layout.scale
+        if not scale.counts:
+            return Corrected(correction, base, self._share)
+        logits = [
+            said + lead * one_hot(base[:, element].round().long(), said.shape[1])
+            for said, element, lead in zip(
+                correction.choice_log_probs, scale.categorical, self._leads, strict=True
+            )
+        ]
+        moved = None
+        if scale.continuous:
+            moved = Corrected(correction.continuous, base[:, scale.continuous], self._share)
+        return MixedActions(scale, logits, moved)
 
 
 class Corrected:

@@ -2,7 +2,8 @@
 
 Wagenmaker et al., "Steering Your Diffusion Policy with Latent Space Reinforcement Learning", 2025: what a
 generating policy makes is a function of what is seen and of the noise it begins with. A small network that chooses the noise
-chooses among all that the base knows to do, and can do nothing else.
+chooses among all that the base knows to do, and can do nothing else. That holds for choices, too (a gripper that opens or
+closes): the base makes them from numbers of its noise like the rest.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ class NoiseNetwork(PolicyNetwork, Protocol):
     Attributes:
         noise_size: Numbers that it chooses, N.
         reach: What 1 of these means.
+        code_numbers: Numbers that critics see of T actions, T x D.
     """
 
     noise_size: int
     reach: float
+    code_numbers: int
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What actor and critics see, (B, F)."""
@@ -46,6 +49,9 @@ class NoiseNetwork(PolicyNetwork, Protocol):
 
     def steered(self, features: Tensor, noise: Tensor) -> Tensor:
         """The actions that the base makes from noise (B, N), (B, T x A) in -1 to 1; without gradients."""
+
+    def codes(self, action: Tensor) -> Tensor:
+        """What critics see of actions (B, T x A): (B, T x D), a number for each choice."""
 
 
 class SteeredConfig(OnBaseConfig):
@@ -76,7 +82,7 @@ class SteeredPolicy(TanhGaussianPolicy):
 
     Args:
         config: Parameters.
-        spec: The robot's; its actions are continuous.
+        spec: The robot's; elements of its actions may be choices.
 
     Raises:
         PolicyError: The base does not make actions from noise, or looks at images.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from user_core.interfaces import ActionDistribution
+from user_core.policies.generative.coding import ChunkCode
 from user_core.policies.improving.base import FrozenBase
 from user_core.policies.tanh_gaussian_layout import TanhGaussianLayout
 from user_core.policies.tanh_gaussian_network import TanhGaussianNetwork
@@ -39,6 +40,8 @@ class SteeredNetwork:
         self._base: Any = policy.network().requires_grad_(False)
         self._noise_shape, self._shared = policy.noise().shape, shared
         self._action_numbers = rows * policy.spec.action.size
+        self._code = ChunkCode(policy.spec, rows)
+        self.code_numbers = rows * self._code.size
         self._seen: int = policy.features.state_size
 
     def __getattr__(self, name: str) -> Any:
@@ -77,3 +80,7 @@ class SteeredNetwork:
         made = self._base.generate_from(features[:, -self._seen :], chosen)
         first: Tensor = made[:, : self._action_numbers]
         return first
+
+    def codes(self, action: Tensor) -> Tensor:
+        """What critics see of actions (B, T x A), (B, T x D)."""
+        return self._code.encode_batch(action).flatten(1)

@@ -71,6 +71,13 @@ class ChoiceValues:
         mean: Tensor = total / len(self._factors)  # type: ignore[assignment]
         return mean
 
+    def log_sum_exp(self, values: Tensor) -> Tensor:
+        """Over all combinations of choices the logarithm of the sum of exp of their values (..., B, N), (..., B)."""
+        total: Tensor | float = 0.0
+        for part in values.split(self._sizes, -1):  # of a mean over factors the sum is a product
+            total = total + torch.logsumexp(part / len(self._factors), -1)
+        return total  # type: ignore[return-value]
+
 
 def entropy(log_probs: Sequence[Tensor]) -> Tensor:
     """Of the choices of all categorical elements together, (B,)."""

@@ -23,7 +23,14 @@ import torch
 from torch import Tensor
 
 from user_core.errors import in_words
-from user_core.policies.cuda_graphs import Recorder, begins, form_of, mapped, tensors_of
+from user_core.policies.cuda_graphs import (
+    Recorder,
+    begins,
+    form_of,
+    mapped,
+    rehearsed,
+    tensors_of,
+)
 from user_learner.algorithms.common.distributed import together
 
 #: Calls before it is recorded: libraries choose their kernels, memory is there.
@@ -91,6 +98,7 @@ class GraphedUpdate:
         self._graphs: list[Any] = []
         self._form: tuple[Any, ...] = ()
         self._inputs: list[Tensor] = []
+        self._constants: list[Tensor] = []
         self._metrics: Metrics = {}
         self._calls = self._changes = self._replays = 0
         self._slower = 1.0
@@ -129,6 +137,9 @@ class GraphedUpdate:
                 return self._update(given)
         if not self._graphs:
             self._calls += 1
+            if self._calls == _WARM:
+                with rehearsed(self._generator.device.type) as self._constants:
+                    return self._update(given)
             if self._calls <= _WARM or not self._record(given):
                 return self._update(given)
         for there, new in zip(self._inputs, tensors_of(given), strict=True):
@@ -163,7 +174,9 @@ class GraphedUpdate:
         state = self._generator.get_state()
         stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
         limit_s = None if self.between is None else PIECE_S / self._slower
-        recorder = Recorder(begins(self._generator), limit_s, self._notes_on)
+        recorder = Recorder(
+            begins(self._generator), limit_s, self._notes_on, self._constants
+        )
         torch.cuda.synchronize()
         gc.collect()  # what an update has left alive may be of another stream
         torch.cuda.empty_cache()

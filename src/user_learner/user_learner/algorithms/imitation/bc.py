@@ -162,7 +162,11 @@ class BC(Algorithm):
         self._chooses = bool(chosen) and not self._own_loss
         if self._chooses:
             require_choices(self.network, spec, name, device)
-        self._blocks = RecomputedBlocks(self.network) if config.activation_checkpointing else None
+        # LeRobot has a way of its own, which keeps nothing in the processor's memory either.
+        own_way = config.activation_checkpointing and getattr(self.network, "recompute", bool)()
+        self._blocks = None
+        if config.activation_checkpointing and not own_way:
+            self._blocks = RecomputedBlocks(self.network)
         self._sharded: Any = None
         if config.shard:
             self._sharded = self._shard(lambda: network_of(policy, needs, name, first))
@@ -231,6 +235,8 @@ class BC(Algorithm):
         share: float | Tensor = newest
         if self._graphed.enabled:  # what is recorded reads it where it is
             share = torch.full((), newest, device=self.device)
+        if (ready := getattr(self.network, "ready", None)) is not None:
+            inputs = ready(inputs, action, weight, self.generator)
         metrics = self._graphed((inputs, action, weight, whole, share))
         if self._blocks is not None:
             self._blocks.require_called()
@@ -276,7 +282,7 @@ class BC(Algorithm):
             return f"shard: {config.shard}, whose exchanges with other processes are not recorded"
         if together():
             return "several processes train together"
-        if config.activation_checkpointing:
+        if self._blocks is not None:
             return (
                 "activation_checkpointing, which keeps the state of noise in the processor's memory"
             )

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from user_core.config import setting
-from user_core.errors import PluginError
 from user_core.interfaces import Policy
 from user_core.specs import RobotSpec
 from user_learner.algorithms.common.batches import Minibatch
@@ -54,7 +53,8 @@ class CalQL(RLPD):
 
     where only actions of the policy have the bound V_mu, the value of the behaviour in the data (without that bound it is CQL,
     Kumar et al. 2020). The paper takes V_mu from the returns of whole episodes; here it is learned from the same batches
-    by temporal differences, so that batches stay transitions.
+    by temporal differences, so that batches stay transitions. Choices need no samples: the sum over actions has each of
+    them, beside sampled continuous elements where there are any.
 
     With ``conservative_weight: 0`` it goes on from there as RLPD. WSRL (Zhou et al., "Efficient Online Reinforcement Learning
     Fine-Tuning Need Not Retain Offline Data", 2024) is that, without old data, after some steps in which the
@@ -62,22 +62,17 @@ class CalQL(RLPD):
 
     Args:
         config: Parameters.
-        spec: The robot's; its actions are continuous.
+        spec: The robot's; elements of its actions may be choices.
         policy: As for SAC.
 
     Raises:
-        PluginError: The robot's actions have choices, or the policy is not one that SAC trains.
+        PluginError: The policy is not one that SAC trains.
     """
 
     Config: ClassVar[type[CalQLConfig]] = CalQLConfig
     config: CalQLConfig
 
     def __init__(self, config: CalQLConfig, spec: RobotSpec, policy: Policy) -> None:
-        if spec.action.categorical:
-            raise PluginError(
-                f"cal_ql for {spec.robot!r}", got=f"choices in elements {spec.action.categorical}",
-                expected="actions without choices", hint="rlpd and q_chunking know choices",
-            )  # fmt: skip
         super().__init__(config, spec, policy)
         seen = self.networks.critics.shapes["layer0.weight"][1] - len(self._continuous)
         self.reference = StateValues(config.reference, seen, config.seed, self.device)
@@ -102,22 +97,30 @@ class CalQL(RLPD):
         return weight * gap.mean(1).sum(), {"conservative_gap": gap.detach().mean()}
 
     def _elsewhere(self, features: Tensor, ahead: Ahead) -> Tensor:
-        """Values of other actions, each less its log-density, (E, B, 3 N); with gradients."""
-        count, networks = self.config.conservative_samples, self.networks
+        """Values of other actions, each less its log-density, (E, B, 3 N); with gradients. Of choices alone there is
+        nothing to sample, and it is (E, B, 1)."""
+        networks, choices = self.networks, self.networks.choices
+        count = self.config.conservative_samples if self._continuous else 1
         many = features.repeat_interleave(count, 0)
         with torch.no_grad():
-            here, of_here = self._sample(many)
-            later, of_later = self._sample(ahead.features.repeat_interleave(count, 0))
-            noise = torch.rand(here.shape, generator=self.generator, device=self.device)
-            evenly = torch.full_like(of_here, -here.shape[1] * math.log(2))
+            here = self._act(many)
             least = self.reference(features.detach()).repeat_interleave(count, 0)
+            tried = [(here.action, here.log_prob, True)]
+            if self._continuous:
+                later = self._act(ahead.features.repeat_interleave(count, 0))
+                size = here.action.shape
+                noise = torch.rand(size, generator=self.generator, device=self.device)
+                evenly = torch.full_like(here.log_prob, -size[1] * math.log(2))
+                tried = [
+                    (2 * noise - 1, evenly, False), *tried, (later.action, later.log_prob, True),
+                ]  # fmt: skip
         found = []
-        for action, density, bound in (
-            (2 * noise - 1, evenly, None), (here, of_here, least), (later, of_later, least),
-        ):  # fmt: skip
+        for action, density, bounded in tried:
             values = networks.values(networks.critics.named, many, action)
-            if bound is not None:
-                values = torch.maximum(values, bound)
+            if bounded:
+                values = torch.maximum(values, least if choices is None else least[:, None])
+            if choices is not None:
+                values = choices.log_sum_exp(values)
             found.append((values - density).unflatten(1, (-1, count)))
         return torch.cat(found, -1)
 

@@ -39,7 +39,8 @@ class DSRL(OnBase):
     Wagenmaker et al., "Steering Your Diffusion Policy with Latent Space Reinforcement Learning", 2025, algorithm 2:
     critics judge the actions that were carried out, whoever did them (so that demonstrations teach them); critics
     of noise learn what those say of the action that the base makes from it; and the actor climbs these. Nothing is
-    differentiated through the base.
+    differentiated through the base. Choices are the numbers that the base makes them from: critics see which one became
+    of these.
     """
 
     Config: ClassVar[type[DSRLConfig]] = DSRLConfig
@@ -53,7 +54,7 @@ class DSRL(OnBase):
         self._noise_size: int = self._network.noise_size
         inputs = self.networks.critics.shapes["layer0.weight"][1]
         first = ensemble_arrays(
-            config.noise_critics, inputs - self._network.rows * spec.action.size + self._noise_size,
+            config.noise_critics, inputs - self._network.code_numbers + self._noise_size,
             config.critic_hidden, np.random.default_rng(config.seed + 1),
         )  # fmt: skip
         self.noise_critics = FlatParameters(first, self.device)
@@ -62,6 +63,17 @@ class DSRL(OnBase):
             self.noise_critics, config.critic_learning_rate,
             config.max_grad_norm * config.noise_critics,
         )  # fmt: skip
+
+    def _require(self, network: Any, spec: RobotSpec) -> int:
+        return int(network.code_numbers)
+
+    def _as_judged(self, action: Tensor) -> Tensor:
+        codes: Tensor = self._network.codes(action)
+        return codes
+
+    def _made(self, features: Tensor, noise: Tensor) -> Tensor:
+        """What the base makes of noise (B, N), as critics see it, (B, T x D)."""
+        return self._as_judged(self._network.steered(features, noise))
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "noise_critics": self.noise_critics.arrays()}
@@ -85,7 +97,7 @@ class DSRL(OnBase):
     @torch.no_grad()
     def _sample(self, features: Tensor) -> tuple[Tensor, Tensor]:
         noise, log_prob = self._noise(features)
-        return self._network.steered(features, noise), log_prob
+        return self._made(features, noise), log_prob
 
     def _update_actor(
         self, features: Tensor, minibatch: Minibatch, temperature: Tensor
@@ -103,7 +115,7 @@ class DSRL(OnBase):
             usual = (usual / self._network.reach).clamp(-1, 1)
             which = torch.rand((rows, 1), generator=self.generator, device=self.device) < 0.5
             noise = torch.where(which, actors, usual)
-            action = self._network.steered(features, noise)
+            action = self._made(features, noise)
             target = self._value_of(networks.values(networks.critics.frozen, features, action))
         loss = (self._judged(critics.named, features, noise) - target).square().mean(1).sum()
         critics.zero_grad()

@@ -10,7 +10,8 @@ class Residual(OnBase):
     """RLPD of the policy ``residual``, with critics that learn alone at first.
 
     Ankile et al., "Residual Off-Policy RL for Finetuning Behavior Cloning Policies", 2025: critics judge the
-    actions that were carried out, so that demonstrations and what the base did alone teach them, too.
+    actions that were carried out, so that demonstrations and what the base did alone teach them, too. Of choices they
+    give a value for each (see :mod:`user_learner.algorithms.common.choice_values`).
     """
 
     takes = (ResidualPolicy, "residual")
