@@ -179,7 +179,8 @@ class Inference:
         self.learner.tell("next")
         made = self.learner.answer()
         begun_s = time.perf_counter()
-        taking = take(made["hash"], ways or ways_on(self.args.device))
+        ways = ways or ways_on(self.args.device)
+        taking = take(made["hash"], ways, mappings=self.mappings)
         if taking is None:
             raise RuntimeError("the learner does not offer it")
         with taking:

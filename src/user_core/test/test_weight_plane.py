@@ -353,16 +353,25 @@ def test_a_learner_that_ends_in_order_waits_until_its_memory_is_unmapped():
 
 def offered(**changes):
     entries = wire.lay_out([("a", "float32", (4,)), ("b", "uint8", (3,))])
-    offer = wire.Offer(1, "h" * 64, "c", 1, 1, 1, "memory", entries, wire.PIECE_BYTES, (0, 0))
+    layout = wire.Layout(entries, wire.PIECE_BYTES, joined=False)
+    offer = wire.Offer(1, "h" * 64, "c", 1, 1, 1, "memory", layout, (0, 0))
     return {**json.loads(json.dumps(offer.fields())), **changes}
 
 
-def entry(**changes):
-    return {"name": "a", "dtype": "float32", "shape": [4], "offset": 0, **changes}
+def entry(name="a", dtype="float32", shape=(4,), offset=0):
+    return [name, dtype, list(shape), offset]
 
 
 def test_an_offer_survives_its_journey():
-    assert wire.Offer.parse(offered(), "h" * 64).fields()["sums"] == (0, 0)
+    offer = wire.Offer.parse(offered(), "h" * 64)
+    assert json.loads(json.dumps(offer.fields())) == offered()
+    short = json.loads(json.dumps(offer.fields(known=offer.layout.name)))
+    assert "entries" not in short
+    assert wire.Offer.parse(short, "h" * 64, offer.layout) == offer
+    with pytest.raises(CodecError, match="entries"):
+        wire.Offer.parse(short, "h" * 64)
+    with pytest.raises(CodecError, match="layout"):
+        wire.Offer.parse(short, "h" * 64, wire.Layout(offer.entries[:1], wire.PIECE_BYTES, False))
 
 
 @pytest.mark.parametrize(
@@ -374,6 +383,7 @@ def test_an_offer_survives_its_journey():
         {"entries": [entry(dtype="object")], "sums": [0]}, {"entries": [entry(shape=[-4])], "sums": [0]},
         {"entries": [entry(shape=[1 << 62, 1 << 62])], "sums": [0]}, {"entries": [entry(shape=[1] * 9)], "sums": [0]},
         {"entries": [entry(offset=4)], "sums": [0]}, {"entries": [entry(name="")], "sums": [0]}, {"entries": [3]},
+        {"entries": [entry()[:3]]}, {"layout": "x"}, {"joined": True},
     ],
 )  # fmt: skip
 def test_an_offer_that_makes_no_sense_is_refused_before_anything_is_copied(changes):
@@ -436,6 +446,14 @@ class Memory:
         self.closed = True
 
 
+def bytes_of(arrays):
+    """As they lie one behind the other."""
+    room = bytearray(wire.Layout(arrays.layout.entries, wire.PIECE_BYTES, True).total)
+    for one in arrays.layout.entries:
+        room[one.offset : one.end] = arrays[one.name].tobytes()
+    return np.frombuffer(room, np.uint8)
+
+
 @pytest.fixture
 def snapshots():
     from user_core.weight_plane.tensors import Snapshots
@@ -459,7 +477,7 @@ def test_a_snapshot_is_what_the_weights_were(snapshots):
     np.testing.assert_array_equal(taken["w"], np.arange(6, dtype=np.float32).reshape(2, 3))
     assert taken["h"].dtype == np.uint16  # bfloat16 on the host
     sums = taken.sums()
-    assert sums == tuple(wire.checksum(taken[e.name]) for e in taken.entries)
+    assert sums == (wire.checksum(bytes_of(taken)),)
     taken.release()
     assert taken["w"][1, 2] == 5  # on the host it stays
     with pytest.raises(PolicyError):
@@ -490,3 +508,100 @@ def test_memory_of_snapshots_is_used_again_and_given_back(snapshots):
     assert snapshots.take(weights) is None
     third.release()
     assert snapshots.made[0].closed
+
+
+# --- from GPU to GPU small arrays travel together: here from a snapshot in the host's memory
+
+
+MANY = wire.JOINED_BYTES // 4 + 1
+
+
+@pytest.fixture
+def mixed():
+    """Large and small arrays of several types, some of which do not divide by four, as a network names them."""
+    numbers = torch.Generator().manual_seed(0)
+    found = {}
+    for layer in range(3):
+        found[f"{layer}.weight"] = torch.randn(MANY + layer, generator=numbers)
+        found[f"{layer}.bias"] = torch.randn(7, generator=numbers)
+        found[f"{layer}.half"] = torch.randn(5, 3, generator=numbers).bfloat16()
+        found[f"{layer}.count"] = torch.tensor(layer)
+        found[f"{layer}.none"] = torch.zeros(0, 4)
+        found[f"{layer}.flags"] = torch.tensor([True, False, layer == 1])
+    found["large.half"] = torch.randn(2 * MANY + 1, generator=numbers).bfloat16()
+    return found
+
+
+class FromFlat:
+    """What a GPU's copies do."""
+
+    lanes = 2
+
+    def __init__(self, flat, at_once=1):
+        self.flat, self.copies, self.at_once = flat, [], at_once
+
+    def copy(self, offset, target, stream):
+        self.copies.append((offset, len(target)))
+        target.copy_(self.flat[offset : offset + len(target)])
+
+
+def offer_of(snapshot):
+    return wire.Offer(1, "h" * 64, "c", 1, 1, 1, "gpu", snapshot.layout, snapshot.sums())
+
+
+def filled(snapshot, targets, pace=lambda: None, gone=lambda: False, flat=None, at_once=1):
+    from user_core.weight_plane.tensors import check_targets, fill
+
+    offer, source = offer_of(snapshot), FromFlat(snapshot._flat if flat is None else flat, at_once)
+    fill(offer, source, targets, check_targets(offer, targets), pace, gone)
+    return source
+
+
+@pytest.mark.parametrize(("at_once", "times"), [(1, 5), (3 << 20, 2), (1 << 30, 1)])
+def test_small_arrays_travel_together_and_arrive_where_they_belong(
+    snapshots, mixed, at_once, times
+):
+    taken = snapshots.take(mixed)
+    targets = {name: torch.zeros_like(tensor) for name, tensor in mixed.items()}
+    targets["1.half"] = torch.zeros(3, 5, dtype=torch.bfloat16).T  # small, and not in order
+    targets["2.weight"] = torch.zeros(MANY + 2, 2)[:, 0]  # large, and not in order
+    places = {name: tensor.data_ptr() for name, tensor in targets.items()}
+    waited = []
+    source = filled(taken, targets, lambda: waited.append(1), at_once=at_once)
+    assert len(waited) == times
+    for name, tensor in mixed.items():
+        assert torch.equal(targets[name], tensor), name
+    assert {name: tensor.data_ptr() for name, tensor in targets.items()} == places
+    assert len(source.copies) == 5  # four large ones, and the rest at once
+    assert sum(size for _, size in source.copies) <= taken.layout.total
+
+
+def test_damage_is_found_wherever_it_is(snapshots, mixed):
+    taken = snapshots.take(mixed)
+    places = [piece.offset + piece.nbytes - 1 for piece in taken.layout.pieces]
+    for place in [0, *places]:
+        flat = taken._flat.clone()
+        flat[place] += 1
+        with pytest.raises(TransportError, match="1 of 5 pieces with other checksums"):
+            filled(taken, {n: torch.zeros_like(t) for n, t in mixed.items()}, flat=flat)
+
+
+@pytest.mark.parametrize("last", range(5))
+def test_who_offers_may_end_between_any_two_pieces(snapshots, mixed, last):
+    taken, pieces = snapshots.take(mixed), []
+    with pytest.raises(TransportError, match="the learner has ended"):
+        filled(
+            taken, {n: torch.zeros_like(t) for n, t in mixed.items()},
+            pace=lambda: pieces.append(1), gone=lambda: len(pieces) > last,
+        )  # fmt: skip
+    assert len(pieces) == last + 1
+
+
+def test_many_small_arrays_make_pieces_that_are_not_too_large():
+    entries = wire.lay_out([(f"w{i}", "float32", (MANY // 2,)) for i in range(9)])
+    pieces = wire.cut(entries, 2 * wire.JOINED_BYTES, joined=True)
+    assert [len(piece.entries) for piece in pieces] == [4, 4, 1]
+    assert all(piece.nbytes <= 2 * wire.JOINED_BYTES for piece in pieces)
+    assert wire.cut(entries[::2], 4 * wire.JOINED_BYTES, joined=True) == wire.cut(
+        entries[::2], 4 * wire.JOINED_BYTES, joined=False
+    )  # with others between

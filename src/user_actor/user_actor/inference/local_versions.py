@@ -134,7 +134,7 @@ class LocalVersions(Closing):
         self, announced: Announced, ways: list[Any], spare: Policy, cancelled: Callable[[], bool]
     ) -> Any:
         """Which way it came. Raises what has kept it from coming."""
-        taking = take(announced.content_hash, ways, cancelled)
+        taking = take(announced.content_hash, ways, cancelled, self._mappings)
         if taking is None:
             raise TransportError("a learner of this host", got="none any more", expected="one")
         with taking:

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from user_core.codecs.weights import array_bytes
@@ -23,9 +24,10 @@ from user_core.weight_plane.wire import (
     GPU,
     MEMORY,
     PIECE_BYTES,
-    Entry,
+    Layout,
     Offer,
     address,
+    as_text,
     checksum,
     ends,
     is_there,
@@ -180,9 +182,11 @@ class _Offered:
         self._snapshot: Snapshot | None = None
         self._lock, self._users, self._withdrawn = threading.Lock(), 0, False
         self._file: tuple[int, Offer] | None = None
+        self._on_gpu: _Said | None = None
         self._making, self._connections = threading.Lock(), set[socket.socket]()
         if getattr(snapshot, "handle", "") and snapshot.there:
-            self._snapshot, self._sums = snapshot, snapshot.sums(offers.pace)
+            self._snapshot = snapshot
+            self._on_gpu = self._said_of(snapshot)
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listening.bind(address(content_hash))
@@ -278,15 +282,9 @@ class _Offered:
         ways = ways if isinstance(ways, list) else []
         if GPU in ways:
             self._offers.on_gpu = True
-            if self._snapshot is not None:
-                from user_core.weight_plane.cuda import uuid_of
-
-                where = {
-                    "gpu": uuid_of(self._snapshot.device.index),
-                    "handle": self._snapshot.handle,
-                }
-                offer = self._offer(GPU, self._snapshot.entries, self._sums, **where)
-                send(connection, offer.fields())
+            if self._on_gpu is not None:
+                knows = asked.get("layout") == self._on_gpu.layout
+                send(connection, self._on_gpu.short if knows else self._on_gpu.whole)
                 return GPU
         if MEMORY in ways:
             try:
@@ -306,37 +304,58 @@ class _Offered:
             if self._file is None:
                 arrays = self._version.arrays
                 entries = lay_out([(n, a.dtype.name, a.shape) for n, a in sorted(arrays.items())])
+                layout = Layout(entries, PIECE_BYTES, joined=False)
                 file = os.memfd_create("user weights", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
                 try:
-                    sums = _write(file, entries, arrays)
+                    sums = _write(file, layout, arrays)
                 except BaseException:
                     os.close(file)
                     raise
-                self._file = file, self._offer(MEMORY, entries, sums)
+                self._file = file, self._offer(MEMORY, layout, sums)
             return self._file
 
-    def _offer(self, way: str, entries: tuple[Entry, ...], sums: tuple[int, ...], **where: str) -> Offer:  # fmt: skip
+    def _said_of(self, snapshot: Snapshot) -> _Said:
+        """What is said of a version that lies on a GPU: put into words before anybody asks, for who asks waits."""
+        from user_core.weight_plane.cuda import uuid_of
+
+        sums, gpu = snapshot.sums(self._offers.pace), uuid_of(snapshot.device.index)
+        offer = self._offer(GPU, snapshot.layout, sums, gpu=gpu, handle=snapshot.handle)
+        name = snapshot.layout.name
+        return _Said(name, as_text(offer.fields()), as_text(offer.fields(known=name)))
+
+    def _offer(self, way: str, layout: Layout, sums: tuple[int, ...], **where: str) -> Offer:
         version = self._version
         return Offer(
             version.number, self._hash, version.config_hash, version.update, version.environment_steps,
-            version.created_ns, way, entries, PIECE_BYTES, sums, owner=self._offers._owner, **where,
+            version.created_ns, way, layout, sums, owner=self._offers._owner, **where,
         )  # fmt: skip
 
 
-def _write(file: int, entries: tuple[Entry, ...], arrays: Mapping[str, Array]) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class _Said:
+    """An offer in words: to who does not know the layout of this name, and to who does."""
+
+    layout: str
+    whole: bytes
+    short: bytes
+
+
+def _write(file: int, layout: Layout, arrays: Mapping[str, Array]) -> tuple[int, ...]:
     """Fill a file in memory, and seal it: who maps it can rely on its size. Checksums of all pieces."""
     import fcntl
 
     import numpy as np
 
-    os.ftruncate(file, max((e.offset + e.nbytes for e in entries), default=0) or 1)
-    sums = []
-    for entry in entries:
-        data = array_bytes(arrays[entry.name])
-        for start, end in entry.pieces(PIECE_BYTES):
-            sums.append(checksum(np.frombuffer(data[start:end], np.uint8)))
-            while start < end:
-                start += os.pwrite(file, data[start:end], entry.offset + start)
+    os.ftruncate(file, layout.total or 1)
+    sums, name, data = list[int](), "", memoryview(b"")
+    for piece in layout.pieces:
+        (entry,) = piece.entries
+        if entry.name != name:
+            name, data = entry.name, array_bytes(arrays[entry.name])
+        start, end = piece.start, piece.start + piece.nbytes
+        sums.append(checksum(np.frombuffer(data[start:end], np.uint8)))
+        while start < end:
+            start += os.pwrite(file, data[start:end], entry.offset + start)
     seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
     return tuple(sums)

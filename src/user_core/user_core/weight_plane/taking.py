@@ -24,6 +24,7 @@ from user_core.weight_plane.wire import (
     BFLOAT16,
     GPU,
     MEMORY,
+    Layout,
     Offer,
     address,
     ends,
@@ -52,14 +53,16 @@ def is_offered_here(content_hash: str) -> bool:
 
 
 def take(
-    content_hash: str, ways: Sequence[str], cancelled: Callable[[], bool] = lambda: False
-) -> Taking | None:
+    content_hash: str, ways: Sequence[str], cancelled: Callable[[], bool] = lambda: False,
+    mappings: Mappings | None = None,
+) -> Taking | None:  # fmt: skip
     """Ask for a version, by the first of some ways that the learner can go; None: it is not offered on this host.
 
     Args:
         content_hash: Which.
         ways: How.
         cancelled: Whether it is not wanted any more; looked at while the learner has not answered.
+        mappings: Those that it will be taken with: what was said with a version before need not be said again.
 
     Raises:
         TransportError: It is, and cannot be had, or the learner has ended meanwhile, or it is not wanted any more.
@@ -72,7 +75,8 @@ def take(
         stack.enter_context(connection)
         try:
             connection.settimeout(_ANSWER_S)
-            send(connection, {"ways": list(ways)})
+            layout = None if mappings is None else mappings.layout
+            send(connection, {"ways": list(ways), "layout": layout.name if layout else ""})
             _wait_for_answer(connection, cancelled)
             said, files = receive(connection, files=1)
         except OSError as error:
@@ -83,7 +87,9 @@ def take(
             stack.callback(os.close, file)
         if "refused" in said:
             raise TransportError("weights of this host", got=str(said["refused"])[:300], expected=" or ".join(ways))  # fmt: skip
-        offer = Offer.parse(said, content_hash)
+        offer = Offer.parse(said, content_hash, layout)
+        if mappings is not None:
+            mappings.layout = offer.layout
         if offer.way not in ways or (offer.way == MEMORY) != bool(files):
             raise TransportError("weights of this host", got=offer.way[:80], expected=" or ".join(ways))  # fmt: skip
         return Taking(offer, connection, files[0] if files else -1, stack.pop_all())
@@ -130,7 +136,12 @@ class Mappings(Closing):
     Args:
         make: Maps what a handle says, for a GPU of this process.
         most: What stays mapped at once: what is mapped longest goes.
+
+    Attributes:
+        layout: Of the version that came last.
     """
+
+    layout: Layout | None = None
 
     def __init__(
         self, make: Callable[[str, int], MappedGpuMemory] | None = None, most: int = 3
@@ -247,18 +258,20 @@ class Taking(Closing):
             TransportError: The learner has ended, or what came is not what was offered. The network must not act.
         """
         from user_core.weight_plane import tensors
+        from user_core.weight_plane.cuda import uuid_of
 
         gone, offer = ends(self._connection), self.offer
         device = tensors.check_targets(offer, targets)
         if offer.way == MEMORY:
-            source = tensors.FromFile(self._mapped(), offer.piece)
+            source = tensors.FromFile(self._mapped(), offer.layout.piece)
             tensors.fill(offer, source, targets, device, pace, gone)
             return
         with ExitStack() as stack:
             if mappings is None:
                 mappings = stack.enter_context(Mappings())
             with mappings.mapped(offer.handle, tensors.number_of(device)) as memory:
-                tensors.fill(offer, tensors.FromGpu(memory), targets, device, pace, gone)
+                far = offer.gpu != uuid_of(tensors.number_of(device))
+                tensors.fill(offer, tensors.FromGpu(memory, far), targets, device, pace, gone)
 
     def taken(self, mappings: Mappings | None = None) -> None:
         """Tell the learner that all is here: it need not keep it. ``mappings`` end when the learner does."""
@@ -277,9 +290,9 @@ class Taking(Closing):
         wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_WRITE
         seals = fcntl.fcntl(self._file, fcntl.F_GET_SEALS)
         size = os.fstat(self._file).st_size
-        if seals & wanted != wanted or size < self.offer.total:
+        if seals & wanted != wanted or size < self.offer.layout.total:
             raise TransportError(
-                "weights of this host", got=f"{size} bytes, seals {seals}", expected=f"{self.offer.total} bytes that stay"
+                "weights of this host", got=f"{size} bytes, seals {seals}", expected=f"{self.offer.layout.total} bytes that stay"
             )  # fmt: skip
         return mmap.mmap(
             self._file, 0, access=mmap.ACCESS_COPY

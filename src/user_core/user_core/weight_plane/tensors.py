@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -15,10 +15,22 @@ from torch import Tensor
 from user_core.errors import PolicyError, TransportError
 from user_core.specs import Array
 from user_core.weight_plane.cuda import MappedGpuMemory, SharedGpuMemory
-from user_core.weight_plane.wire import ALIGNMENT, BFLOAT16, PIECE_BYTES, Entry, Offer, lay_out
+from user_core.weight_plane.wire import (
+    ALIGNMENT,
+    BFLOAT16,
+    PIECE_BYTES,
+    Entry,
+    Layout,
+    Offer,
+    Piece,
+    lay_out,
+)
 
-#: Bytes that are on their way at once: one piece is copied while the next is launched.
+#: Bytes that are on their way at once within a GPU: one piece is copied while the next is launched.
 _UNDER_WAY = 2 * PIECE_BYTES
+#: From another GPU pieces are copied by copy engines, which no answer waits for. So many bytes are launched at once, on one
+#: of two streams in turn: to launch a copy takes the processor as long as to copy 20 MB, and none of it may be waited for.
+_AFAR, _LANES = 4 * PIECE_BYTES, 2
 #: Copies of weights that a learner keeps on its GPU at most: one is offered, one is on its way to be, one is still
 #: being taken.
 _MOST = 3
@@ -38,15 +50,15 @@ class Snapshot(Mapping[str, Array]):
     looked at. :meth:`release` gives the GPU's memory back to who has made this; what is on the host stays.
 
     Attributes:
-        entries: The arrays.
+        layout: Where its arrays lie.
         rounded: Whether float32 was rounded to bfloat16.
         handle: By which others map it; empty: it is on no GPU.
         device: Where it is.
     """
 
-    def __init__(self, flat: Tensor, entries: tuple[Entry, ...], rounded: bool, handle: str,
+    def __init__(self, flat: Tensor, layout: Layout, rounded: bool, handle: str,
                  give_back: Callable[[], object]) -> None:  # fmt: skip
-        self.entries, self.rounded, self.handle, self.device = entries, rounded, handle, flat.device
+        self.layout, self.rounded, self.handle, self.device = layout, rounded, handle, flat.device
         self._flat: Tensor | None = flat
         self._give_back, self._lock = give_back, threading.Lock()
         self._host: dict[str, Array] | None = None
@@ -67,13 +79,10 @@ class Snapshot(Mapping[str, Array]):
             if self._flat is None:
                 raise PolicyError("weights on a GPU", got="none any more", expected="some")
             with torch.cuda.stream(self._stream):
-                count = sum(len(list(e.pieces(PIECE_BYTES))) for e in self.entries)
-                found = _Sums(count, self.device)
-                for entry in self.entries:
-                    part = self._flat[entry.offset : entry.offset + entry.nbytes]
-                    for _, piece in _pieces(_numbers(part), entry, PIECE_BYTES):
-                        pace()
-                        found.add(piece)
+                found = _Sums(len(self.layout.pieces), self.device)
+                for piece in self.layout.pieces:
+                    pace()
+                    found.add(self._flat[piece.offset : piece.offset + piece.nbytes])
                 return found.values()
 
     def release(self) -> None:
@@ -93,7 +102,7 @@ class Snapshot(Mapping[str, Array]):
                     raise PolicyError("weights on a GPU", got="none any more", expected="some")
                 with torch.cuda.stream(self._stream):
                     flat = self._flat.to("cpu", copy=True).numpy()
-                self._host = {e.name: _as_array(flat, e) for e in self.entries}
+                self._host = {e.name: _as_array(flat, e) for e in self.layout.entries}
             return self._host
 
     def __getitem__(self, name: str) -> Array:
@@ -103,7 +112,7 @@ class Snapshot(Mapping[str, Array]):
         return iter(self._arrays())
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.layout.entries)
 
 
 def _as_array(flat: Array, entry: Entry) -> Array:
@@ -131,6 +140,7 @@ class Snapshots:
         # Given back by whatever thread forgets a snapshot, also by one that is in here: without the lock.
         self._returned: deque[tuple[Memory, Tensor]] = deque()
         self._used, self._closed = 0, False
+        self._layout = Layout((), PIECE_BYTES, joined=True)
 
     @staticmethod
     def on_gpu(nbytes: int, device: torch.device) -> tuple[Memory, Tensor]:
@@ -154,14 +164,17 @@ class Snapshots:
             TransportError: The GPU has no room for it.
         """
         entries = lay_out([(n, _type_of(t), tuple(t.shape)) for n, t in tensors.items()])
-        total = max(ALIGNMENT, max((e.offset + e.nbytes for e in entries), default=0))
+        if entries != self._layout.entries:
+            self._layout = Layout(entries, PIECE_BYTES, joined=True)
+        layout = self._layout
+        total = max(ALIGNMENT, layout.total)
         device = max(tensors.values(), key=lambda t: t.numel()).device
         found = self._memory(total, device)
         if found is None:
             return None
         memory, flat = found
         stream = torch.cuda.current_stream(flat.device) if flat.is_cuda else None
-        ring = _Ring(stream, stream)
+        ring = _Ring(stream)
         try:
             with torch.no_grad():
                 for entry in entries:
@@ -177,12 +190,12 @@ class Snapshots:
                         part[start : start + step].copy_(
                             source[start : start + step], non_blocking=True
                         )
-                        ring.copied(PIECE_BYTES)
+                        ring.copied(stream, PIECE_BYTES)
                         ring.limit()
         except BaseException:
             self._give_back(memory, flat)
             raise
-        return Snapshot(flat, entries, rounded, memory.handle, lambda: self._give_back(memory, flat))  # fmt: skip
+        return Snapshot(flat, layout, rounded, memory.handle, lambda: self._give_back(memory, flat))  # fmt: skip
 
     def close(self) -> None:
         """Give memory back that is not in use, and the rest as soon as it is free. Idempotent."""
@@ -246,8 +259,8 @@ class _Sums:
         self._next = iter(self._found.unbind())
 
     def add(self, piece: Tensor) -> None:
-        """The next one, as :func:`_numbers` gives it."""
-        if piece.dtype == torch.uint8 and len(piece) % 4 == 0:
+        """The next one, as its bytes."""
+        if len(piece) % 4 == 0:
             piece = (piece.clone() if piece.data_ptr() % 4 else piece).view(torch.int32)
         torch.sum(piece, 0, dtype=torch.int64, out=next(self._next))
 
@@ -256,21 +269,9 @@ class _Sums:
         return tuple(self._found.tolist())
 
 
-def _numbers(tensor: Tensor) -> Tensor:
-    """The bytes of a contiguous tensor, four as one number where that can be."""
-    flat = tensor.view(-1)
-    by_four = flat.nbytes % 4 == 0 and flat.data_ptr() % 4 == 0
-    return flat.view(torch.int32 if by_four else torch.uint8)
-
-
-def _pieces(flat: Tensor, entry: Entry, piece: int) -> Iterator[tuple[int, Tensor]]:
-    """Where the pieces of an array begin, in bytes, and each of them."""
-    if 0 < entry.nbytes <= piece:
-        yield 0, flat
-        return
-    width = flat.element_size()
-    for start, end in entry.pieces(piece):
-        yield start, flat[start // width : end // width]
+def _bytes(tensor: Tensor) -> Tensor:
+    """Those of a contiguous tensor."""
+    return tensor.view(-1).view(torch.uint8)
 
 
 def _stream(device: torch.device) -> Any:
@@ -291,24 +292,24 @@ def _event() -> Any:
 class _Ring:
     """Pieces that are on their way: each is summed up when it is there, and few are launched ahead."""
 
-    def __init__(self, copying: Any, summing: Any) -> None:
-        self._copying, self._summing = copying, summing
+    def __init__(self, summing: Any, under_way: int = _UNDER_WAY) -> None:
+        self._summing, self._under_way = summing, under_way
         self._free, self._used, self._bytes = list[Any](), deque[tuple[Any, int]](), 0
 
-    def copied(self, nbytes: int) -> None:
-        """The copy of another has been launched; its sum is launched next."""
-        if self._copying is None:
+    def copied(self, lane: Any, nbytes: int) -> None:
+        """The copy of another has been launched on a stream; its sum is launched next."""
+        if lane is None:
             return
         done = self._free.pop() if self._free else _event()
-        done.record(self._copying)
-        if self._summing is not self._copying:
+        done.record(lane)
+        if self._summing is not lane:
             self._summing.wait_event(done)
         self._used.append((done, nbytes))
         self._bytes += nbytes
 
     def limit(self) -> None:
         """Return when few bytes are under way."""
-        while self._bytes > _UNDER_WAY:
+        while self._bytes > self._under_way:
             first, size = self._used.popleft()
             first.synchronize()
             self._free.append(first)
@@ -316,7 +317,15 @@ class _Ring:
 
 
 class Source(Protocol):
-    """Where pieces come from."""
+    """Where pieces come from.
+
+    Attributes:
+        at_once: Bytes of pieces that are launched together, about; what is more than one piece waits together, too.
+        lanes: Streams on which they come in turn.
+    """
+
+    at_once: int
+    lanes: int
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
         """Launch a copy of the bytes at an offset to a contiguous tensor, on a stream; None: at once."""
@@ -327,10 +336,12 @@ class FromGpu:
 
     Args:
         memory: It, mapped.
+        far: Whether it is another GPU than the one that copies.
     """
 
-    def __init__(self, memory: MappedGpuMemory) -> None:
+    def __init__(self, memory: MappedGpuMemory, far: bool) -> None:
         self._memory = memory
+        self.at_once, self.lanes = (_AFAR, _LANES) if far else (PIECE_BYTES, 1)
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
         self._memory.copy(offset, target.nbytes, target.data_ptr(), stream.cuda_stream)
@@ -343,6 +354,8 @@ class FromFile:
         data: Its bytes.
         piece: Bytes of a piece, at most.
     """
+
+    at_once, lanes = 0, 1
 
     def __init__(self, data: Any, piece: int) -> None:
         self._data, self._piece = torch.from_numpy(np.frombuffer(data, np.uint8)), piece
@@ -395,6 +408,91 @@ def _alike(came: tuple[str, Any], mine: tuple[str, Any]) -> bool:
     return came[1] == mine[1] and (came[0] == mine[0] or {came[0], mine[0]} == halves)
 
 
+def _is_joined(piece: Piece) -> bool:
+    return len(piece.entries) > 1
+
+
+def _together(pieces: Sequence[Piece], at_once: int) -> Iterator[list[Piece]]:
+    """Pieces that are launched together: of those that lie beside the network at first, one at most."""
+    some, size = list[Piece](), 0
+    for piece in pieces:
+        if some and (size + piece.nbytes > at_once or _is_joined(some[-1])):
+            yield some
+            some, size = [], 0
+        some.append(piece)
+        size += piece.nbytes
+    if some:
+        yield some
+
+
+class _Landing:
+    """Where pieces are copied to: into the tensors of the network, or beside them, from where they are brought there.
+
+    Args:
+        targets: The tensors, by name.
+        behind: The stream that sums up pieces, and brings them to their places after that; None on a CPU.
+        lanes: The streams on which they come.
+        size: Bytes of a piece, at most.
+    """
+
+    def __init__(
+        self, targets: Mapping[str, Tensor], behind: Any, lanes: list[Any], size: int
+    ) -> None:
+        self._targets, self._behind, self._lanes, self._size = targets, behind, lanes, size
+        self._whole = dict[str, Tensor]()  # of tensors whose numbers do not lie in order
+        self._beside: list[tuple[Tensor, Any]] = []
+
+    def place(self, piece: Piece, lane: Any) -> Tensor:
+        """For the bytes of a piece that comes on a stream."""
+        if _is_joined(piece):
+            return self._place_beside(piece.nbytes, lane)
+        name = piece.entries[0].name
+        target = self._targets[name].detach()
+        if not target.is_contiguous():
+            if not piece.start:
+                self._whole[name] = torch.empty_like(target, memory_format=torch.contiguous_format)
+                for one in filter(None, self._lanes):
+                    one.wait_stream(self._behind)  # which has had this memory before
+            target = self._whole[name]
+        return _bytes(target)[piece.start : piece.start + piece.nbytes]
+
+    def came(self, piece: Piece, there: Tensor) -> None:
+        """It is there, and was summed up: behind that it goes to where it belongs."""
+        if _is_joined(piece):
+            self._bring(piece, there)
+            return
+        entry = piece.entries[0]
+        if entry.name in self._whole and piece.start + piece.nbytes >= entry.nbytes:
+            self._targets[entry.name].detach().copy_(self._whole.pop(entry.name))
+
+    def _place_beside(self, nbytes: int, lane: Any) -> Tensor:
+        if len(self._beside) < 2:
+            device = next(iter(self._targets.values())).device
+            room = torch.empty(self._size, dtype=torch.uint8, device=device)
+            self._beside.append((room, None if lane is None else _event()))
+            if lane is not None:
+                lane.wait_stream(self._behind)
+        else:
+            self._beside.reverse()
+            if lane is not None:
+                lane.wait_event(self._beside[-1][1])
+        return self._beside[-1][0][:nbytes]
+
+    def _bring(self, piece: Piece, there: Tensor) -> None:
+        places, parts = list[Tensor](), list[Tensor]()
+        for entry in piece.entries:
+            target, start = self._targets[entry.name].detach(), entry.offset - piece.offset
+            part = there[start : start + entry.nbytes]
+            if target.is_contiguous():
+                places.append(_bytes(target))
+                parts.append(part)
+            else:
+                target.copy_(part.view(target.dtype).view(target.shape))
+        torch._foreach_copy_(places, parts)
+        if self._behind is not None:
+            self._beside[-1][1].record(self._behind)
+
+
 def fill(
     offer: Offer, source: Source, targets: Mapping[str, Tensor], device: torch.device, pace: Callable[[], object],
     gone: Callable[[], bool],
@@ -414,34 +512,33 @@ def fill(
     Raises:
         TransportError: Who offers has ended, or what came is not what was offered.
     """
-    copying, summing = _stream(device), _stream(device)
-    ring = _Ring(copying, summing)
+    summing = _stream(device)
+    lanes = [_stream(device) for _ in range(source.lanes)]
+    ring = _Ring(summing, max(_UNDER_WAY, source.lanes * source.at_once))
+    landing = _Landing(targets, summing, lanes, offer.layout.piece)
     try:
         with torch.cuda.stream(summing), torch.no_grad():
             sums = _Sums(len(offer.sums), device)
-            for entry in offer.entries:
-                target = targets[entry.name].detach()
-                whole = target
-                if not target.is_contiguous():
-                    whole = torch.empty_like(target, memory_format=torch.contiguous_format)
-                    if copying is not None:
-                        copying.wait_stream(summing)  # which has had this memory before
-                for start, piece in _pieces(_numbers(whole), entry, offer.piece):
-                    pace()
-                    if gone():
-                        raise TransportError(
-                            "weights of this host", got="the learner has ended", expected="the rest of them"
-                        )  # fmt: skip
-                    source.copy(entry.offset + start, piece, copying)
-                    ring.copied(piece.nbytes)
-                    sums.add(piece)
-                    ring.limit()
-                if whole is not target:
-                    target.copy_(whole)  # behind the sums of its pieces, which wait for these
+            for number, pieces in enumerate(_together(offer.layout.pieces, source.at_once)):
+                pace()
+                if gone():
+                    raise TransportError(
+                        "weights of this host", got="the learner has ended", expected="the rest of them"
+                    )  # fmt: skip
+                lane = lanes[number % len(lanes)]
+                places = [landing.place(piece, lane) for piece in pieces]
+                for piece, place in zip(pieces, places, strict=True):
+                    source.copy(piece.offset, place, lane)
+                ring.copied(lane, sum(piece.nbytes for piece in pieces))
+                for piece, place in zip(pieces, places, strict=True):
+                    sums.add(place)
+                    landing.came(piece, place)
+                ring.limit()
             found = sums.values()
     finally:
-        if copying is not None:
-            copying.synchronize()
+        if summing is not None:
+            for lane in lanes:
+                lane.synchronize()
             summing.synchronize()
     if found != offer.sums:
         wrong = sum(a != b for a, b in zip(found, offer.sums, strict=True))

@@ -10,7 +10,8 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ GPU, MEMORY = "gpu", "memory"
 PIECE_BYTES = 32 << 20
 #: Where arrays begin in the common memory: what any type, and any copy engine, likes.
 ALIGNMENT = 256
+#: On the way between GPUs, arrays of so many bytes at most travel together: each copy and each sum takes some 50 µs to launch,
+#: in which 20 MB could go.
+JOINED_BYTES = 1 << 20
 #: NumPy lacks it: on the host it is the uint16 that it consists of.
 BFLOAT16 = "bfloat16"
 _MOST_BYTES, _MOST_ARRAYS, _NAME_LENGTH = 1 << 40, 1 << 16, 1024
@@ -49,6 +53,15 @@ class Entry:
     offset: int
 
     @property
+    def end(self) -> int:
+        """Bytes before what lies behind it, at least."""
+        return self.offset + self.nbytes
+
+    def fields(self) -> list[Any]:
+        """As it travels."""
+        return [self.name, self.dtype, list(self.shape), self.offset]
+
+    @cached_property
     def nbytes(self) -> int:
         """Its bytes."""
         count = 1
@@ -63,6 +76,122 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """What is copied and summed up at once: a part of one array, or some small ones that lie one behind the other.
+
+    Attributes:
+        offset: Bytes before it in the common memory.
+        nbytes: Its bytes; of several arrays with what lies between them and behind the last.
+        entries: Whose it is.
+        start: Where it begins in the array, bytes, where that is one.
+    """
+
+    offset: int
+    nbytes: int
+    entries: tuple[Entry, ...]
+    start: int = 0
+
+
+def cut(entries: Sequence[Entry], piece: int, joined: bool) -> tuple[Piece, ...]:
+    """The pieces of arrays, in the order of these.
+
+    Args:
+        entries: The arrays.
+        piece: Bytes of a piece, at most.
+        joined: Whether small arrays that lie one behind the other are one piece.
+    """
+    found: list[Piece] = []
+    group: list[Entry] = []
+
+    def flush() -> None:
+        if not group:
+            return
+        start, end = group[0].offset, group[-1].end
+        end = (
+            _aligned(end) if len(group) > 1 else end
+        )  # with what lies between, in numbers of four bytes
+        found.append(Piece(start, end - start, tuple(group)))
+        group.clear()
+
+    for entry in entries:
+        if joined and 0 < entry.nbytes <= JOINED_BYTES:
+            follows = group and _aligned(group[-1].end) == entry.offset
+            if not follows or _aligned(entry.end) - group[0].offset > piece:
+                flush()
+            group.append(entry)
+            continue
+        for start, end in entry.pieces(piece):
+            found.append(Piece(entry.offset + start, end - start, (entry,), start))
+    flush()
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where all arrays lie. That of a learner's versions is always the same, and is said once.
+
+    Attributes:
+        entries: The arrays.
+        piece: Bytes of a piece.
+        joined: Whether small ones are one piece.
+    """
+
+    entries: tuple[Entry, ...]
+    piece: int
+    joined: bool
+
+    @cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """In the order in which they are copied."""
+        return cut(self.entries, self.piece, self.joined)
+
+    @cached_property
+    def name(self) -> str:
+        """Tells it from others: what both ends compute from it."""
+        described = [self.piece, self.joined, [e.fields() for e in self.entries]]
+        return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+    @property
+    def total(self) -> int:
+        """Bytes of the common memory."""
+        return _aligned(max((e.end for e in self.entries), default=0))
+
+    def fields(self) -> dict[str, Any]:
+        """As it travels."""
+        entries = [entry.fields() for entry in self.entries]
+        return {"entries": entries, "piece": self.piece, "joined": self.joined}
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Layout:
+        """What came. Raises KeyError, TypeError, ValueError, OverflowError: it is none, or contradicts itself."""
+        entries = tuple(
+            Entry(str(name), str(dtype), tuple(map(_whole, shape)), _whole(offset))
+            for name, dtype, shape, offset in fields["entries"]
+        )
+        for entry in entries:
+            fits = (
+                entry.dtype in (*DTYPES, BFLOAT16)
+                and 0 < len(entry.name) <= _NAME_LENGTH
+                and len(entry.shape) <= MAX_DIMENSIONS
+                and entry.offset % ALIGNMENT == 0
+                and entry.end <= _MOST_BYTES
+            )
+            if not fits:
+                raise ValueError(f"array {entry!r:.200}")
+        piece = _whole(fields["piece"])
+        if piece % ALIGNMENT or not 0 < piece <= _LARGEST_PIECE:
+            raise ValueError(f"pieces of {piece} bytes")
+        if len(entries) > _MOST_ARRAYS or len({e.name for e in entries}) < len(entries):
+            raise ValueError("too many arrays, or two of one name")
+        end = 0
+        for entry in sorted(entries, key=lambda e: (e.offset, e.nbytes)):
+            if entry.offset < end:
+                raise ValueError(f"array {entry.name[:80]!r} lies in another")
+            end = entry.end
+        return cls(entries, piece, bool(fields["joined"]))
+
+
+@dataclass(frozen=True)
 class Offer:
     """A version that can be taken.
 
@@ -70,8 +199,7 @@ class Offer:
         number, content_hash, config_hash, update, environment_steps, created_ns: As of
             :class:`~user_core.types.PolicyVersion`.
         way: ``gpu`` or ``memory``.
-        entries: Its arrays.
-        piece: Bytes of a piece.
+        layout: Its arrays, and where they lie.
         sums: Checksums of all pieces in turn, see :func:`checksum`.
         gpu: UUID of the GPU that it lies on.
         handle: The CUDA IPC handle of that memory, hexadecimal.
@@ -85,57 +213,49 @@ class Offer:
     environment_steps: int
     created_ns: int
     way: str
-    entries: tuple[Entry, ...]
-    piece: int
+    layout: Layout
     sums: tuple[int, ...]
     gpu: str = ""
     handle: str = ""
     owner: str = ""
 
     @property
-    def total(self) -> int:
-        """Bytes of the common memory."""
-        return max((e.offset + e.nbytes for e in self.entries), default=0)
+    def entries(self) -> tuple[Entry, ...]:
+        """Its arrays."""
+        return self.layout.entries
 
-    def fields(self) -> dict[str, Any]:
-        """As it travels."""
-        return asdict(self)
+    def fields(self, known: str = "") -> dict[str, Any]:
+        """As it travels to who knows a layout by its name."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS + _WORDS}
+        found |= {"sums": self.sums, "layout": self.layout.name}
+        if known != self.layout.name:
+            found |= self.layout.fields()
+        return found
 
     @classmethod
-    def parse(cls, fields: Mapping[str, Any], content_hash: str) -> Offer:
+    def parse(
+        cls, fields: Mapping[str, Any], content_hash: str, known: Layout | None = None
+    ) -> Offer:
         """What came, checked before anything is mapped or copied.
+
+        Args:
+            fields: What came.
+            content_hash: Of the version that was asked for.
+            known: A layout that came before, and need not have come again.
 
         Raises:
             CodecError: It is no offer, or contradicts itself.
         """
         try:
-            entries = tuple(
-                Entry(str(e["name"]), str(e["dtype"]), tuple(map(_whole, e["shape"])), _whole(e["offset"]))
-                for e in fields["entries"]
-            )  # fmt: skip
-            number, update, steps, created_ns, piece = (
-                _whole(fields[k])
-                for k in ("number", "update", "environment_steps", "created_ns", "piece")
-            )
-            name, config, way, gpu, handle, owner = (
-                str(fields[k])
-                for k in ("content_hash", "config_hash", "way", "gpu", "handle", "owner")
-            )
+            numbers = {name: _whole(fields[name]) for name in _NUMBERS}
+            words = {name: str(fields[name]) for name in _WORDS}
+            layout = Layout.parse(fields) if "entries" in fields or known is None else known
+            if fields["layout"] != layout.name:
+                raise ValueError(f"layout {fields['layout']!r:.80} instead of {layout.name}")
             sums = tuple(int(n) for n in fields["sums"])
-            offer = cls(
-                number, name, config, update, steps, created_ns, way, entries, piece, sums, gpu, handle, owner
-            )  # fmt: skip
-            for entry in entries:
-                fits = (
-                    entry.dtype in (*DTYPES, BFLOAT16)
-                    and 0 < len(entry.name) <= _NAME_LENGTH
-                    and len(entry.shape) <= MAX_DIMENSIONS
-                    and entry.offset % ALIGNMENT == 0
-                    and entry.offset + entry.nbytes <= _MOST_BYTES
-                )
-                if not fits:
-                    raise ValueError(f"array {entry!r:.200}")
-            _require(offer)
+            if len(sums) != len(layout.pieces):
+                raise ValueError("not a sum for each piece")
+            offer = cls(layout=layout, sums=sums, **numbers, **words)  # type: ignore[arg-type]
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CodecError(
                 "a version that is offered on this host", got=repr(error)[:200], expected="arrays, places and sums"
@@ -148,19 +268,8 @@ class Offer:
         return offer
 
 
-def _require(offer: Offer) -> None:
-    names = [entry.name for entry in offer.entries]
-    if len(names) > _MOST_ARRAYS or len(set(names)) < len(names):
-        raise ValueError("too many arrays, or two of one name")
-    if offer.piece % ALIGNMENT or not 0 < offer.piece <= _LARGEST_PIECE:
-        raise ValueError(f"pieces of {offer.piece} bytes")
-    if len(offer.sums) != sum(len(list(e.pieces(offer.piece))) for e in offer.entries):
-        raise ValueError("not a sum for each piece")
-    end = 0
-    for entry in sorted(offer.entries, key=lambda e: (e.offset, e.nbytes)):
-        if entry.offset < end:
-            raise ValueError(f"array {entry.name[:80]!r} lies in another")
-        end = entry.offset + entry.nbytes
+_NUMBERS = ("number", "update", "environment_steps", "created_ns")
+_WORDS = ("content_hash", "config_hash", "way", "gpu", "handle", "owner")
 
 
 def _whole(value: Any) -> int:
@@ -170,13 +279,18 @@ def _whole(value: Any) -> int:
 
 
 def lay_out(arrays: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[Entry, ...]:
-    """Places for arrays, given by name, type and shape, one after the other."""
+    """Places for arrays, given by name, type and shape, one after the other: small ones behind the others, so that they
+    can travel together."""
+    entries = [Entry(name, dtype, tuple(shape), 0) for name, dtype, shape in arrays]
     found, offset = [], 0
-    for name, dtype, shape in arrays:
-        entry = Entry(name, dtype, tuple(shape), offset)
-        found.append(entry)
-        offset += -(-entry.nbytes // ALIGNMENT) * ALIGNMENT
+    for entry in sorted(entries, key=lambda e: e.nbytes <= JOINED_BYTES):
+        found.append(replace(entry, offset=offset))
+        offset += _aligned(entry.nbytes)
     return tuple(found)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def checksum(data: Array) -> int:
@@ -208,9 +322,14 @@ def same_user(connection: socket.socket) -> bool:
     return bool(_UCRED.unpack(found)[1] == os.getuid())
 
 
-def send(connection: socket.socket, fields: Mapping[str, Any], *files: int) -> None:
-    """Say something, and hand over open files. Raises OSError."""
-    text = json.dumps(fields, separators=(",", ":")).encode()
+def as_text(fields: Mapping[str, Any]) -> bytes:
+    """What is said, as it goes over the socket."""
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def send(connection: socket.socket, fields: Mapping[str, Any] | bytes, *files: int) -> None:
+    """Say something, or what :func:`as_text` has made of it, and hand over open files. Raises OSError."""
+    text = fields if isinstance(fields, bytes) else as_text(fields)
     # Files go with bytes, and not with more than are taken at once.
     head = _LENGTH.pack(len(text))
     if files:
