@@ -46,6 +46,7 @@ from user_core.types import (
     Step,
 )
 from user_hal.local import LocalHal
+from user_hal.robots.gripper_choices import RobotWithGripperChoices
 from user_learner.sampling.config import SamplerConfig
 from user_learner.training import TrainingLoop
 from user_learner.training.config import TrainingConfig
@@ -381,7 +382,8 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def make_robot(arguments: argparse.Namespace) -> LocalHal:
-    return LocalHal(plugins.build("robots", arguments.robot, _values(arguments.param)))
+    made = plugins.build("robots", arguments.robot, _values(arguments.param))
+    return LocalHal(RobotWithGripperChoices(made) if arguments.gripper_choices else made)
 
 
 def make_reward(arguments: argparse.Namespace) -> Reward:
@@ -414,6 +416,9 @@ def make_parser() -> Parser:
     parser.add_argument("config", help="file, or name of one in config/algorithms")
     parser.add_argument("--robot", default="gymnasium", help="robot plugin")
     parser.add_argument("--param", nargs="*", default=[], help="its parameters, key=value")
+    parser.add_argument(
+        "--gripper-choices", action="store_true", help="its gripper is closed, held or opened"
+    )
     parser.add_argument("--reward", default="task", help="reward plugin")
     parser.add_argument("--reward-param", nargs="*", default=[], help="its parameters, key=value")
     parser.add_argument(

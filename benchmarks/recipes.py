@@ -227,7 +227,7 @@ def two_ways(job: Job, scale: float) -> Job:
 
 KINDS = {
     "bc": bc, "noise": bc, "late": late, "hg_dagger": recipes_corrections.hg_dagger, "two_ways": two_ways,
-    "online": recipes_online.online, "from_half": recipes_online.online, "guided": recipes_late.guided,
+    "online": recipes_online.online, "from_half": recipes_online.online, recipes_online.CHOICES: recipes_online.online, "guided": recipes_late.guided,
     "one_step": recipes_one_step.one_step, "longer": recipes_longer.longer,
 }  # fmt: skip
 
@@ -406,7 +406,7 @@ def main() -> None:
         ]
         in_processes(_run, work, arguments.processes)
     lines = read(arguments.out)
-    if any(line["job"]["kind"] not in ("online", "from_half") for line in lines):
+    if any(line["job"]["kind"] not in recipes_online.KINDS for line in lines):
         print(tables(lines))
     print(recipes_online.table(lines))
     print(recipes_late.table(lines))

@@ -29,6 +29,10 @@ from user_learner.training.loop import GO, configure_torch
 
 Job = dict[str, Any]
 
+#: Kind of jobs whose robot's gripper is closed, held or opened, in place of a share of its opening.
+CHOICES = "choices"
+#: Kinds of jobs of this module.
+KINDS = ("online", "from_half", CHOICES)
 #: The base of residual and dsrl: the bc_flow recipe, smaller.
 BASE = {"rows": 8, "steps": 4, "hidden": [128, 128, 128]}
 BASE_UPDATES, SLOW_S = 4000, 190.0
@@ -90,6 +94,7 @@ def online(job: Job, scale: float) -> Job:
         "--param", *job["param"], "--seed", str(job["seed"]), "--steps", str(steps),
         "--every", str(every), "--episodes", str(max(2, int(job.get("episodes", 20) * scale))),
         "--demonstrations", str(job.get("demonstrations", 0)), "--set", *job.get("set", []),
+        *(["--gripper-choices"] if job["kind"] == CHOICES else []),
     ]  # fmt: skip
     found: Job = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +173,7 @@ def based(job: Job, arguments: Any, found: Job, scale: float, changes: Job) -> B
 
     task = dict(word.split("=", 1) for word in arguments.param)["task"]
     params = {**BASE, "ignored_observations": TASKS[task], "seed": arguments.seed, **changes}
-    with robot({"task": task}) as hal:
+    with robot({"task": task, "name": job["kind"]}) as hal:
         ring = demonstrate(
             hal, arguments.demonstrations, arguments.noise, arguments.seed, 60_000,
             plugins.build("rewards", "task"),
@@ -262,6 +267,13 @@ PEG: dict[str, tuple[str, list[str], Job]] = {
     ),
     "sac_flow, without cloning": ("sac_flow.yaml", [*FROM_BASE, "algorithm.params.cloning_weight=0"], {"from_base": True}),
 }  # fmt: skip
+#: With a gripper of three choices beside what moves.
+GRIPPER: dict[str, tuple[str, list[str], Job]] = {
+    "residual": ("residual.yaml", [], {"base": {"deterministic_noise": 0.0}}),
+    "dsrl": ("dsrl.yaml", ["policy.params.shared_noise=true"], {}),
+    "wsrl after cal_ql, old data kept": ("wsrl.yaml", [KEPT], {"after": "cal_ql.yaml"}),
+    "rlpd, n_step 3": ("rlpd_cpu.yaml", [UTD_1], {}),
+}
 #: Without demonstrations: on-policy beside off-policy.
 CARTPOLE: dict[str, tuple[str, list[str], Job]] = {
     "sac_choices": ("sac_choices.yaml", [], {}),
@@ -287,11 +299,13 @@ def jobs(seeds: list[int]) -> list[Job]:
         "kind": "from_half", "param": ["task=peg_insertion"], "demonstrations": 2, "base_updates": 1000, "steps": 6000, "every": 1000,
         "most_s": 1800,
     }  # fmt: skip
+    gripper = pick | {"kind": CHOICES}
     longer = pick | {"steps": 10000, "every": 2000, "most_s": 205}
     found = []
     for recipes, common, ignored in (
         (PEG, peg, [PEG_IGNORED]),
         (PICK, pick, [IGNORED]),
+        (GRIPPER, gripper, [IGNORED]),
         (CARTPOLE, cart, []),
         (LONGER, longer, [IGNORED]),
     ):
@@ -305,8 +319,11 @@ def curves(lines: list[Job]) -> dict[tuple[str, str], list[Job]]:
     """Results by task and name."""
     groups: dict[tuple[str, str], list[Job]] = {}
     for line in lines:
-        if line["job"]["kind"] in ("online", "from_half"):
-            key = line["job"]["param"][0].partition("=")[2], line["job"]["name"]
+        if line["job"]["kind"] in KINDS:
+            task = line["job"]["param"][0].partition("=")[2]
+            if line["job"]["kind"] == CHOICES:
+                task += ", a gripper of three choices"
+            key = task, line["job"]["name"]
             groups.setdefault(key, []).append(line["result"])
     return groups
 
@@ -319,7 +336,8 @@ def table(lines: list[Job]) -> str:
         steps = sorted(
             {p["steps"] for found in results.values() for r in found for p in r["curve"]}
         )
-        text += ["", f"`{task}`", ""]
+        name, _, how = task.partition(", ")
+        text += ["", f"`{name}`" + (f", {how}" if how else ""), ""]
         text.append("| recipe | seeds | " + " | ".join(map(str, steps)) + " | CPU s |")
         text.append("|---" * (len(steps) + 3) + "|")
         for name, found in results.items():
