@@ -320,6 +320,23 @@ def test_so_many_robots_of_a_kind_are_one_line_and_one_argument(folder):
     assert "robots.arm.count" in said and "whole number" in said
 
 
+def test_an_argument_may_be_all_robots_by_default(folder):
+    text = (
+        "name: many\narguments: {robots: 2, served: {default: '${robot_names}', doc: Whom it serves.}}\n"
+        "roles: [learner]\nvalues: {also: '${served}'}\n"
+        "robots: {arm: {count: '${robots}', roles: robot}}\n"
+        "processes: {learner: {parameters: {served: '${also}'}}}\n"
+    )
+
+    def served(**chosen):
+        return load(folder, text, **chosen).process("learner").parameters["served"]
+
+    assert served() == ["arm0", "arm1"] and served(robots=3) == ["arm0", "arm1", "arm2"]
+    assert served(served=["arm1"]) == ["arm1"]
+    assert served(served="${robots}") == "${robots}", "what is given is no text of ours"
+    assert compose(write(folder, text), faults=Faults()).arguments["served"] == ["arm0", "arm1"]
+
+
 def test_a_learner_without_robots_is_told_how_to_name_the_one_it_learns_for(folder):
     alone = "name: alone\nroles: [learner]\n"
     said = refused(folder, alone)

@@ -216,7 +216,11 @@ class _Composer(MemberReader):
                 self.faults.take(error, self.top)
             data = {"name": "", "description": "", **data, "processes": tuple(specs)}
             deployment = Deployment.model_construct(**data)
-        values = {name: plain(node) for name, node in self.chosen.items() if name in arguments}
+        values = {
+            name: plain(self.resolved(node) if name in self.by_default else node)
+            for name, node in self.chosen.items()
+            if name in arguments
+        }
         incomplete = frozenset(self.incomplete)
         return Composition(deployment, trees, values, self.file, incomplete)
 
@@ -258,6 +262,8 @@ class _Composer(MemberReader):
             value = argument.default
             if name in self.overrides:
                 value, origin = self.overrides[name], Origin(_COMMAND_LINE)
+            else:
+                self.by_default.add(name)
             if isinstance(argument.default, str) and type(value) in (int, float):
                 value = str(value)  # a text that looks like a number
             if argument.choices and str(value) not in argument.choices:

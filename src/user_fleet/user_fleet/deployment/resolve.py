@@ -12,7 +12,7 @@ from user_fleet.deployment.faults import Faults
 from user_fleet.deployment.members import Member, Part
 from user_fleet.deployment.tree import Node, Origin, overlay, plain, read_tree, tree_of
 
-_FIRST_ROBOT = "first_robot"
+_FIRST_ROBOT, _ROBOT_NAMES = "first_robot", "robot_names"
 _WITHOUT_ROBOTS = (
     "There are no robots in this deployment: name the one that is meant, by the key `values`: "
     "{learns_for: robot0} for a learner, {acts_for: robot0} for inference"
@@ -36,6 +36,7 @@ class Resolver:
         hosts: By name.
         robots: By name.
         parts: The processes.
+        by_default: Names of the arguments whose values are their defaults, which may name variables.
         used: Names of variables that were asked for.
         asked: Names of arguments that were asked for.
         incomplete: Names of processes of which a file could not be read.
@@ -46,6 +47,7 @@ class Resolver:
         self.file, self.variables, self.faults = file, dict(variables), faults
         self.chosen: dict[str, Node] = {}
         self.own: set[str] = set()
+        self.by_default: set[str] = set()
         self.values: dict[str, Node] = {}
         self.hosts: dict[str, Member] = {}
         self.robots: dict[str, Member] = {}
@@ -178,7 +180,9 @@ class Resolver:
             if name in self.chosen and values[name] is self.chosen[name]:
                 self.asked.add(name)
                 through = f"argument {name}, {found.origin.place}"
-                return tree_of(plain(found), Origin(user.origin.place, through))
+                found = tree_of(plain(found), Origin(user.origin.place, through))
+                if name not in self.by_default:
+                    return found
             return self.resolved(found, part, seen | {(level, name)}, depth)
         if self.whole:
             known = {key for values in scopes for key in values}
@@ -193,9 +197,10 @@ class Resolver:
     def _scopes(self, part: Part | None) -> list[Mapping[str, Node]]:
         """Where variables are looked for, the nearest first."""
         given = {"namespace": "", "config_dir": str(self.file.parent.parent), **self.variables}
-        if self.robots:
-            given[_FIRST_ROBOT] = next(iter(self.robots))
         run = {name: Node(text, Origin("the run")) for name, text in given.items()}
+        if self.robots:
+            run[_FIRST_ROBOT] = Node(next(iter(self.robots)), Origin("the run"))
+            run[_ROBOT_NAMES] = tree_of(list(self.robots), Origin("the run"))
         member = part.member if part is not None else None
         if member is None:
             return [self.chosen, run]
