@@ -536,8 +536,11 @@ def test_a_bag_that_breaks_off_before_its_first_piece_ends_is_refused_with_the_r
 
 
 @pytest.mark.parametrize("storage", ["MCAP", "SQLITE3", "two files"])
-def test_episodes_while_a_clock_was_set_back_are_left_out(tmp_path: Path, storage: str) -> None:
-    """By 3 s after the second of three motions: by their times those of the second and what followed lie between each other."""
+def test_what_was_recorded_twice_as_a_clock_was_set_back_is_cut_out(
+    tmp_path: Path, storage: str
+) -> None:
+    """By 3 s after the second of three motions: by their times those of the second and what followed lie between each
+    other. What lies before and behind belongs to one motion each."""
     contract = {**CONTRACT, "timing": {"max_age_s": 0.2}}
     before = [*motion(2.0), *motion(4.0, BEGIN + 10_000 * MS)]
     after = [*motion(4.0, BEGIN + 11_000 * MS), *motion(2.0, BEGIN + 20_000 * MS)]
@@ -553,12 +556,43 @@ def test_episodes_while_a_clock_was_set_back_are_left_out(tmp_path: Path, storag
     else:
         write(bag, [*before, *after], storage, in_order=False)
     report, found = taken(tmp_path, bag, contract)
-    assert len(found) == 2 and [len(one) for one in found] == pytest.approx([19, 19], abs=2)
-    (skipped,) = report.skipped
-    assert "episode 1: bag" in skipped and "2.99 s from 2023-11-14 22:13:31.000+00:00" in skipped
-    assert any("recorded twice" in note for note in report.notes)
+    assert not report.skipped
+    assert [len(one) for one in found] == pytest.approx([19, 9, 9, 19], abs=2)
+    for one, start_ms, first_ms, last_ms in zip(
+        found[1:3], (10_000, 11_000), (10_000, 14_000), (11_000, 15_000), strict=True
+    ):
+        rows, at_ms = one.columns, (one.columns["stamp_ns"] - BEGIN) / MS
+        assert first_ms <= at_ms[0] and at_ms[-1] < last_ms and np.all(np.diff(at_ms) == 100)
+        turned = 1e-4 * (at_ms - start_ms)  # 0.1 rad/s, of the motion that it is a part of
+        positions = rows["observation.joint_position"]
+        assert positions[:, 0] == pytest.approx(turned, abs=2e-3)
+        assert rows["truncated"][-2] and not rows["terminated"].any()
+    assert found[1].result.reason == "imported: what follows was recorded twice"
+    assert found[2].result.reason == "imported: silence of /joint_states"
+    (note,) = [note for note in report.notes if "recorded twice" in note]
+    assert "2.99 s from 2023-11-14 22:13:31.000+00:00" in note
     with closing(FORMAT.open(bag, {})) as source:  # without a robot
         assert any("recorded twice" in note for note in source.describe().notes)
+
+
+def test_a_bag_that_is_one_episode_gives_its_parts_before_and_behind_a_clock_that_was_set_back(
+    tmp_path: Path,
+) -> None:
+    """And a success at its end is that of the last part alone. One whose whole time was recorded twice gives none."""
+    said = [("/episode", BEGIN + 6_990 * MS, STORE.types["std_msgs/msg/String"]("good"))]
+    before, after = [*motion(6.0)], [*motion(5.0, BEGIN + 2_000 * MS)]
+    bag = write(tmp_path / "bag", [*before, *after, *said], in_order=False)
+    success = {"topic": "/episode", "field": "data", "equals": "good"}
+    report, found = taken(tmp_path, bag, success=success)
+    assert not report.skipped and [len(one) for one in found] == pytest.approx([19, 9], abs=2)
+    assert [one.result.outcome for one in found] == [Outcome.UNKNOWN, Outcome.SUCCESS]
+    assert found[0].columns["reward"].sum() == 0.0 and found[1].columns["terminated"][-2]
+    again = write(tmp_path / "again", [*motion(3.0), *motion(3.0)], in_order=False)
+    with StoreWriter(tmp_path / "other") as store:
+        report = import_data(again, store, options={"robot": robot_file(tmp_path)})
+    assert episodes(tmp_path / "other") == []
+    (skipped,) = report.skipped
+    assert "recorded twice" in skipped and "nobody can tell" in skipped
 
 
 def test_damage_within_is_named_and_the_rest_is_taken(tmp_path: Path) -> None:

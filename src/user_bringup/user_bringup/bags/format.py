@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import chain
@@ -101,7 +102,9 @@ class RosbagSource:
         self._about = self._bag.times(recording.newest_topics)
         written = self._bag.written(recording.timed_topics)
         self._twice = ran_twice(written)
-        return recording.cuts(in_order(written), self._messages(recording.event_topics))
+        whole = recording.cuts(in_order(written), self._messages(recording.event_topics))
+        least_ns = max(1, round(recording.config.least_s * 1e9))
+        return [part for episode in whole for part in once(episode, self._twice, least_ns)]
 
     def _make_recording(self, file: RobotFile, measured: bool = False) -> Recording:
         config_class = load("robots", file.robot.plugin).Config
@@ -237,6 +240,9 @@ class RosbagSource:
 
     def _around(self, recording: Recording, episode: Cut) -> Iterator[Message]:
         start_ns = episode.start_ns - recording.warm_up_ns
+        # nothing of what was recorded twice flows into the motion after it
+        before = [last + 1 for _, last in self._twice if last < episode.start_ns]
+        start_ns = max([start_ns, *before])
         kept = recording.kept_topics
         flows = [self._messages(kept, 0, start_ns)] if kept else []
         for topic, times in self._about.items():
@@ -298,6 +304,30 @@ class RosbagSource:
             reason=f"imported: {episode.reason}"[:200],
         )  # fmt: skip
         return RecordedEpisode(key, source, columns, result, spec.robot, episode.task[:256])
+
+
+def once(episode: Cut, twice: Sequence[tuple[int, int]], least_ns: int) -> list[Cut]:
+    """The parts of an episode outside of the spans that were recorded twice, each an episode; one that has none stays
+    whole, and cannot be read. What was said of the whole counts for the last part only, and only where it reaches the end.
+
+    Args:
+        episode: As it would be without such spans.
+        twice: Spans of time, from and to, sorted.
+        least_ns: Shorter parts are none.
+    """
+    parts, start_ns = [], episode.start_ns
+    for first, last in twice:
+        if last < start_ns or episode.end_ns < first:
+            continue
+        parts.append(replace(
+            episode, start_ns=start_ns, end_ns=first - 1, outcome=Outcome.UNKNOWN,
+            reason="what follows was recorded twice",
+        ))  # fmt: skip
+        start_ns = last + 1
+    if not parts:
+        return [episode]
+    parts.append(replace(episode, start_ns=start_ns))
+    return [part for part in parts if part.end_ns - part.start_ns >= least_ns] or [episode]
 
 
 def _said_twice(span: tuple[int, int]) -> str:
