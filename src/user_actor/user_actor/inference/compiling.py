@@ -32,6 +32,10 @@ _FORMS = 64
 _ROUNDING, _COARSE_ROUNDING = 1e-3, 0.05
 
 
+class _NotPrepared(Exception):
+    """A reason of ours why a policy acts as it is written."""
+
+
 class PreparedCalls(ABC):
     """Lets policies act by calls that were prepared; where that fails they act as they are written, and :attr:`why_not`
     says why.
@@ -113,7 +117,7 @@ class PreparedCalls(ABC):
             return
         try:
             if not self._calls(policy):
-                raise LookupError(f"policy {type(policy).__name__} names nothing {self._named}")
+                raise _NotPrepared(f"policy {type(policy).__name__} names nothing {self._named}")
             self._warming.on = True
             try:
                 with self._pass_in(policy):
@@ -125,9 +129,9 @@ class PreparedCalls(ABC):
                 self._warming.on = False
                 policy.reset(self._task)
             if not self._is_warm():
-                raise LookupError(f"nothing that {type(policy).__name__} names was called")
+                raise _NotPrepared(f"nothing that {type(policy).__name__} names was called")
         except Exception as error:  # of torch, its compilers, or the policy: it acts as it is
-            said = str(error) if isinstance(error, LookupError) else in_words(error)
+            said = str(error) if isinstance(error, _NotPrepared) else in_words(error)
             self.why_not = f"{self._not_done}: {said.splitlines()[0][:300]}"
             _log.log(logging.INFO if self.quiet else logging.WARNING, "%s", self.why_not)
 
@@ -140,7 +144,7 @@ class PreparedCalls(ABC):
         error = float(np.abs(found - expected).max(initial=0.0))
         most = self._rounding * max(1.0, float(np.abs(expected).max(initial=0.0)))
         if not error <= most:
-            raise LookupError(f"actions differ by {error:.2g}, and may by {most:.2g}")
+            raise _NotPrepared(f"actions differ by {error:.2g}, and may by {most:.2g}")
 
     def _try_sizes(self, policy: Policy) -> None:
         if not answers_in_batches(policy):
