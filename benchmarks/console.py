@@ -1,7 +1,7 @@
 """What the operator's page costs, and how soon a key reaches the driver, in a real Chromium::
 
     python benchmarks/console.py keys [--presses 60]      # from a key to the driver's command
-    python benchmarks/console.py stop [--presses 20] [--busy 6]   # from the stop's key to the latch, on a full machine
+    python benchmarks/console.py stop [--presses 20] [--busy 6] [--pages 2]   # from the stop's key to the latch, on a full machine
     python benchmarks/console.py list [--episodes 20000]  # how long the page of a large store takes
     python benchmarks/console.py store [--episodes 20000] [--steps 50]   # likewise, of a store with all its rows
     python benchmarks/console.py cost [--minutes 6.5] [--kinds "no console" "light page"]   # control loop and learner, without and with a page
@@ -107,8 +107,19 @@ def _press(page: Any, times: Path, patience_s: float = 2.0) -> float | None:
     return None if found is None else (found - before_ns) / 1e6
 
 
-def stop(presses: int, busy: int) -> None:
-    """From the key of the emergency stop to the latch of the robot, while other processes want all cores.
+#: Asks for pages of the console one after the other, without end.
+_PAGES = """import sys, urllib.request
+while True:
+    try:
+        urllib.request.urlopen(sys.argv[1], timeout=60).read()
+    except OSError:
+        pass
+"""
+
+
+def stop(presses: int, busy: int, pages: int) -> None:
+    """From the key of the emergency stop to the latch of the robot, while other processes want all cores, and some of
+    these ask for pages without end (of which the console makes two a second for one person).
 
     The robot is stopped before its latch is written, so that the time of that file is a little late.
     """
@@ -124,10 +135,14 @@ def stop(presses: int, busy: int) -> None:
             page.evaluate(_NOTE_STOP)
             for _ in range(busy):  # each in a session of its own, as the nodes of a learner are
                 load.enter_context(started(["sh", "-c", "while :; do :; done"]))
+            asks = [sys.executable, "-c", _PAGES, f"http://127.0.0.1:{port}/"]
+            for _ in range(pages):
+                load.enter_context(started(asks))
             time.sleep(10.0)
             found = np.array([_stop_once(page, Path(folder)) for _ in range(presses)])
         print(
-            f"{presses} emergency stops beside {busy} busy processes, wanted: 200 ms. Load {os.getloadavg()[0]:.1f}"
+            f"{presses} emergency stops beside {busy} busy processes and {pages} that ask for pages, wanted: 200 ms. "
+            f"Load {os.getloadavg()[0]:.1f}"
         )
         for name, ms in zip(("key to latch", "page to latch"), found.T, strict=True):
             p50, p90 = np.percentile(ms, [50, 90])
@@ -222,6 +237,7 @@ def main() -> None:
     parser.add_argument(
         "--busy", type=int, default=6, help="of stop: processes that want a core each"
     )
+    parser.add_argument("--pages", type=int, default=0, help="of stop: that ask for pages")
     parser.add_argument("--episodes", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=6.5, help="of cost: all turns together")
@@ -241,7 +257,7 @@ def main() -> None:
     if arguments.what == "keys":
         keys(arguments.presses)
     elif arguments.what == "stop":
-        stop(arguments.presses, arguments.busy)
+        stop(arguments.presses, arguments.busy, arguments.pages)
     elif arguments.what in ("list", "store"):
         list_of(arguments.episodes, arguments.steps if arguments.what == "store" else 0)
     else:

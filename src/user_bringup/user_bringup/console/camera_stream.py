@@ -8,7 +8,8 @@ import json
 import logging
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from user_bringup.console.config import ConsoleConfig
 from user_bringup.console.guard import REFUSED
+from user_bringup.console.precedence import give_way_here
 from user_bringup.console.shared import Graph
 
 _log = logging.getLogger(__name__)
@@ -74,8 +76,9 @@ class WatchedCamera:
 class CameraFeed:
     """The images of all cameras that somebody looks at, for all pages. In one event loop.
 
-    It looks for images, and codes them, ``camera_rate_hz`` times a second at most, and only while a page waits for
-    some: a page that has not drawn what it has, because its link is slow or nobody sees it, costs nothing.
+    A thread that interrupts nobody takes images, and codes them, ``camera_rate_hz`` times a second at most, and only
+    while a page waits for some: a page that has not drawn what it has, because its link is slow or nobody sees it, costs
+    nothing. The loop is woken once for all cameras.
 
     Args:
         config: Rate and quality.
@@ -89,6 +92,7 @@ class CameraFeed:
         self._waiting: dict[CameraPage, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._next_s = 0.0
+        self._thread = ThreadPoolExecutor(1, "cameras", initializer=give_way_here)
 
     def watch(self, topic: str) -> WatchedCamera:
         """A page looks at a camera."""
@@ -117,23 +121,25 @@ class CameraFeed:
         self._waiting.pop(page, None)
 
     async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             while True:
                 self._hand_out()  # what was coded now, or for another page already
                 if not self._waiting:
                     return
-                await asyncio.sleep(max(0.0, self._next_s - time.monotonic()))
-                self._next_s = time.monotonic() + self._period_s
                 wanted = {camera for page in self._waiting for camera in page.cameras}
-                if due := [camera for camera in wanted if camera.is_due(self._graph)]:
-                    await asyncio.to_thread(self._code, due)
+                await loop.run_in_executor(self._thread, self._code, wanted)
         finally:
             self._task = None
 
-    def _code(self, due: Sequence[WatchedCamera]) -> None:
-        for camera in due:
+    def _code(self, wanted: Iterable[WatchedCamera]) -> None:
+        """Take and code what is new, when it is time to."""
+        time.sleep(max(0.0, self._next_s - time.monotonic()))
+        self._next_s = time.monotonic() + self._period_s
+        for camera in wanted:
             try:
-                camera.code(self._graph, self._quality)
+                if camera.is_due(self._graph):
+                    camera.code(self._graph, self._quality)
             except Exception:  # pages must still get the others, and the next
                 _log.exception("an image of %s cannot be shown", camera.view.topic)
 

@@ -30,8 +30,19 @@ def give_way() -> None:
         asyncio.run(set_session_niceness(os.getpid(), NICENESS))
 
 
+def interrupt_nobody() -> None:
+    """Let the calling thread, and those that it starts, take the processor from nobody who is at it: they get their share,
+    but wait for it until the kernel's next tick, or until a core is free (``SCHED_BATCH``, sched(7)).
+
+    A learner whose threads wait for each other loses, with each interruption, the time of all of them.
+    """
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 def give_way_here() -> None:
-    """Let the calling thread give way to the others of this process: what it does can wait."""
+    """Let the calling thread give way to the others of this process, too: what it does can wait."""
+    interrupt_nobody()
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND)
 
@@ -44,10 +55,14 @@ class Precedence:
     The kernel shares out the processor between sessions first, and lets everybody set his own from 0 on. A console
     that a person started in a terminal shares the session of that; it is left alone, as is all where the kernel has
     no such groups (containers, often).
+
+    Any event loop; the first that asks does what all ask for.
     """
 
     def __init__(self) -> None:
         self._drivers, self._seen_s = 0, -math.inf
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._setting: asyncio.Task[bool] | None = None
         self._later: asyncio.TimerHandle | None = None
 
@@ -64,15 +79,28 @@ class Precedence:
         """Somebody looks at what runs; said again at least every two seconds while he does."""
         looked, self._seen_s = self._is_looked_at, time.monotonic()
         if not looked:
-            self._set()
+            self._set_soon()
 
     @property
     def _is_looked_at(self) -> bool:
         return time.monotonic() - self._seen_s < _LOOKED_S
 
     def _count(self, more: int) -> None:
-        self._drivers += more
-        self._set()
+        with self._lock:
+            self._drivers += more
+        self._set_soon()
+
+    def _set_soon(self) -> None:
+        here = asyncio.get_running_loop()
+        with self._lock:
+            if self._loop is None or self._loop.is_closed():
+                self._loop = here
+            loop = self._loop
+        if loop is here:
+            self._set()
+        else:
+            with suppress(RuntimeError):  # the server ends
+                loop.call_soon_threadsafe(self._set)
 
     def _set(self) -> None:
         if not _leads():

@@ -1,4 +1,5 @@
-"""What is no page: meshes, and the websockets by which cameras come and a person drives."""
+"""What is no page: meshes; and what must wait for no page: emergency stops, and the websockets by which cameras come and
+a person drives."""
 
 from __future__ import annotations
 
@@ -29,10 +30,27 @@ MESH_S = 600
 
 
 def make_app(console: Console) -> FastAPI:
-    """An application with these, to which the pages are added."""
+    """An application with meshes and scripts, to which the pages are added."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/console_static", StaticFiles(directory=_STATIC), name="console_static")
+    converting = asyncio.Semaphore(1)  # one at a time: other pages need the threads, too
 
+    async def mesh(robot: str, number: int) -> Response:
+        try:
+            async with converting:
+                found = await asyncio.to_thread(_mesh, console, robot, number)
+        except SuiteError as error:
+            return Response(str(error), status_code=404, media_type="text/plain")
+        kept = {"Cache-Control": f"private, max-age={MESH_S}"}
+        return Response(found, media_type="model/gltf-binary", headers=kept)
+
+    app.add_api_route("/robot_mesh", mesh, methods=["GET"], response_model=None)
+    return app
+
+
+def make_urgent_app(console: Console) -> FastAPI:
+    """An application with what must wait for no page."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     feed: CameraFeed | None = None  # one for all pages
 
     async def show(websocket: WebSocket) -> None:
@@ -58,22 +76,14 @@ def make_app(console: Console) -> FastAPI:
         ok, text = await console.emergency_stop(request.scope["visitor"])
         return {"ok": ok, "text": text}
 
-    converting = asyncio.Semaphore(1)  # one at a time: cameras and who drives need the threads, too
-
-    async def mesh(robot: str, number: int) -> Response:
-        try:
-            async with converting:
-                found = await asyncio.to_thread(_mesh, console, robot, number)
-        except SuiteError as error:
-            return Response(str(error), status_code=404, media_type="text/plain")
-        kept = {"Cache-Control": f"private, max-age={MESH_S}"}
-        return Response(found, media_type="model/gltf-binary", headers=kept)
-
     app.add_api_route(STOP_PATH, stop, methods=["POST"], response_model=None)
-    app.add_api_route("/robot_mesh", mesh, methods=["GET"], response_model=None)
     app.add_api_websocket_route("/cameras", show)
     app.add_api_websocket_route("/drive", drive)
     return app
+
+
+#: What an urgent application has; all else is of pages.
+URGENT = frozenset((STOP_PATH, "/cameras", "/drive"))
 
 
 def _mesh(console: Console, robot: str, number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The web server of the console, in a thread of its own."""
+"""The web server of the console, in threads of its own."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import sys
 import threading
 import time
 from typing import Any
 
 from user_bringup.console.guard import Gate, Guard
+from user_bringup.console.own_loop import BesideUrgent
 from user_bringup.console.shared import Console
 from user_core.errors import DeviceError, PluginError
 
 _START_S = 30.0
+#: How long who makes a page may keep the interpreter from who drives; CPython's own choice is 5 ms.
+_SWITCH_S = 0.001
 #: Who has connected says something within this.
 _FIRST_WORD_S = 10.0
 
@@ -38,6 +42,7 @@ class ConsoleServer:
         self.url = ""
         self.guard: Guard | None = None
         self._server: Any = None
+        self._app: BesideUrgent | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -54,7 +59,8 @@ class ConsoleServer:
         listening = _listen(config.host, config.port)
         port = listening.getsockname()[1]
         secure = bool(config.tls.certificate)
-        app = _application(self.console)
+        sys.setswitchinterval(min(_SWITCH_S, sys.getswitchinterval()))
+        app = self._app = _application(self.console)
         self.guard = Guard(app, self.console.access, secure, proxied=config.plain)
         options = uvicorn.Config(
             self.guard,
@@ -66,7 +72,7 @@ class ConsoleServer:
             timeout_graceful_shutdown=1,
             server_header=False,
             date_header=False,
-            ws_per_message_deflate=not self.console.access.local,  # on one machine it saves nothing
+            ws_per_message_deflate=False,  # most of what is sent is JPEG, and the rest little
             ssl_certfile=config.tls.certificate or None,
             ssl_keyfile=config.tls.key or None,
         )
@@ -88,6 +94,8 @@ class ConsoleServer:
         if self._server is not None and self._thread is not None:
             self._server.end()
             self._thread.join(5)
+        if self._app is not None:
+            self._app.close()
 
     def _serve(self, listening: socket.socket) -> None:
         try:
@@ -164,7 +172,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _application(console: Console) -> Any:
+def _application(console: Console) -> BesideUrgent:
     """The pages, and what is no page."""
     from nicegui import ui
 
@@ -173,7 +181,7 @@ def _application(console: Console) -> Any:
     from user_bringup.console.pages.episodes import add_episode_pages
     from user_bringup.console.pages.fleet import add_fleet_page
     from user_bringup.console.pages.live import add_live_page
-    from user_bringup.console.routes import make_app
+    from user_bringup.console.routes import URGENT, make_app, make_urgent_app
 
     app = make_app(console)
     for add in (add_live_page, add_driving_page, add_acts_page):
@@ -184,4 +192,4 @@ def _application(console: Console) -> Any:
         app, title="USER console", dark=None, storage_secret=secrets.token_hex(16),
         show_welcome_message=False, reconnect_timeout=10.0,
     )  # fmt: skip
-    return app
+    return BesideUrgent(make_urgent_app(console), URGENT, app)
