@@ -333,6 +333,33 @@ def test_what_the_lifecycle_manager_says_is_shown():
     assert "hal" in state.managed and "lifecycle" not in state.managed
 
 
+def traffic(name, message="", **values):
+    items = [SimpleNamespace(key=key, value=str(value)) for key, value in values.items()]
+    return SimpleNamespace(name=name, level=b"\x00", message=message, values=items)
+
+
+def test_links_and_what_goes_over_them_are_shown_in_the_terminal_and_on_the_page():
+    clock = Clock()
+    state = SystemState(clock)
+    flow = traffic("robot0.actor: flow trajectory", goodput_bytes_s=2e6, again=3, refused=1)
+    state.take("DiagnosticArray", "/diagnostics", SimpleNamespace(status=[flow]))
+    assert state.links() == []  # all is on one machine
+    link = traffic(
+        "robot0.bridge: link network", "connected to tls/lab:7447", up=True, round_trip_ms=83.4
+    )
+    state.take("DiagnosticArray", "/diagnostics", SimpleNamespace(status=[link]))
+    shown = [[cell for cell in row if cell] for row in snapshot(state).links]
+    assert shown == [
+        ["robot0.actor", "flow trajectory", "2.0 MB/s", "3", "1"],
+        ["robot0.bridge", "link network", "83 ms", "connected to tls/lab:7447"],
+    ]
+    text = text_of(state)
+    assert "83 ms" in text
+    assert "2.0 MB/s" in text
+    clock.now_s += 60  # nothing is said of it any more
+    assert snapshot(state).links == ()
+
+
 def test_the_line_of_a_log_shows_returns_where_there_is_no_success():
     from user_bringup.cli.up import one_line
 

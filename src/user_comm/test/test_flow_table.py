@@ -1,7 +1,7 @@
 """Flows as diagnostics, and the table that people see."""
 
 from user_comm.diagnostics import Flow, FlowFigures, Level
-from user_comm.net.top import FlowTable
+from user_comm.net.flow_table import FlowTable
 from user_core.reasons import Reason
 
 

@@ -30,6 +30,7 @@ from user_bringup.running import (
     ros_domains,
 )
 from user_bringup.running.fit import check_fit
+from user_bringup.running.process_board import ProcessBoard, ProcessLine
 from user_core.command_line import Parser
 from user_core.config import load_yaml, shared_names
 from user_core.errors import SuiteError
@@ -156,6 +157,7 @@ class _Up:
     def __init__(self, run: PreparedRun, arguments: argparse.Namespace, console: Console) -> None:
         self.prepared, self.arguments, self.console = run, arguments, console
         self.history = History(run.history)
+        self.board = ProcessBoard(run.folder)
         self.supervisor = Supervisor(
             run.deployment.processes, run.commands, run.log_dir, self._tell_change
         )
@@ -163,6 +165,7 @@ class _Up:
         self._finish_asked = False
         self._ending = threading.Event()  # nobody waits for the end of an episode any more
         self._finishing: asyncio.Task[None] | None = None
+        self._restarts: set[asyncio.Task[None]] = set()
         self._said_unknown = False
         self._seen_standbys: dict[int, int] = {}
         self._next_standbys_s = 0.0
@@ -191,6 +194,7 @@ class _Up:
                 with monitor.lock:
                     state = monitor.state
                     state.processes = self._process_words()
+                    self._tend_board(state.processes)
                     state.standbys = self._standbys()
                     if live is not None:
                         live.update(render(state, f"{self.prepared.deployment.name}  "
@@ -328,6 +332,23 @@ class _Up:
         if worth_saying and child.detail and not self.stopping:
             text = f"{child.spec.name}: {child.state.value}, {child.detail}"
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def _tend_board(self, trouble: Mapping[str, str]) -> None:
+        """Tell whoever looks what runs, and start anew what somebody wants so."""
+        children = self.supervisor.children
+        self.board.tell(
+            [
+                ProcessLine(name, child.state.value, trouble[name], child.restarts, child.pid)
+                for name, child in children.items()
+            ]
+        )
+        for name in self.board.asked():
+            if name in children and not self.stopping:
+                text = f"{name}: somebody asks for it to be started anew"
+                self.console.print(text, highlight=False, markup=False)
+                task = asyncio.create_task(children[name].restart())
+                self._restarts.add(task)
+                task.add_done_callback(self._restarts.discard)
 
     def _process_words(self) -> dict[str, str]:
         fine = (ChildState.RUNNING, ChildState.STOPPING, ChildState.ENDED)

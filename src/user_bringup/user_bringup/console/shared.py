@@ -15,6 +15,7 @@ from user_bringup.console.act_log import ActLog, default_file
 from user_bringup.console.config import ConsoleConfig
 from user_bringup.console.precedence import Precedence
 from user_bringup.console.snapshot import Snapshot
+from user_bringup.running.process_board import ProcessBoard
 from user_core.errors import SuiteError
 
 #: How long a robot that is connected may take to say that it has stopped; then it is asked in another way, too.
@@ -76,15 +77,20 @@ class Console:
         config: Its parameters.
         look: Gives the state of the system now.
         graph: The ROS graph; None for a finished run.
+        board: The processes of the run that `user up` runs on this machine; None where no run is known.
 
     Attributes:
         on_visit: Called when a page is opened, from the server's thread; must not wait.
     """
 
     def __init__(
-        self, config: ConsoleConfig, look: Callable[[], Snapshot], graph: Graph | None = None
+        self,
+        config: ConsoleConfig,
+        look: Callable[[], Snapshot],
+        graph: Graph | None = None,
+        board: ProcessBoard | None = None,
     ) -> None:
-        self.config, self.graph = config, graph
+        self.config, self.graph, self._board = config, graph, board
         self._look, self._looked_s = look, -1.0
         self._snapshot = Snapshot()
         self.access = Access(config.host, Tokens(config.tokens), config.names, config.plain)
@@ -128,6 +134,19 @@ class Console:
             return self._record(visitor, what, node, "nothing runs", False)
         answer = await asyncio.to_thread(self.graph.restart, node)
         return self._record(visitor, what, node, answer.text, answer.ok)
+
+    async def restart_process(self, visitor: Visitor, name: str) -> tuple[bool, str]:
+        """Have `user up` start a process anew."""
+        what = "start the process anew"
+        if not self.may(visitor, Role.DRIVE):
+            return self._record(visitor, what, name, f"not allowed to {visitor.name}", False)
+        if self._board is None:
+            return self._record(visitor, what, name, "no run is known", False)
+        try:
+            await asyncio.to_thread(self._board.ask, name)
+        except SuiteError as error:
+            return self._record(visitor, what, name, str(error), False)
+        return self._record(visitor, what, name, "`user up` does it", True)
 
     async def emergency_stop(self, visitor: Visitor) -> tuple[bool, str]:
         """Stop all robots, at the same time. Anybody who may see the page may stop them."""

@@ -17,6 +17,7 @@ from user_bringup.monitor.table import (
     percent,
     size,
 )
+from user_bringup.running.process_board import ProcessLine
 
 EMERGENCY, STOPPED = 3, 2
 
@@ -80,7 +81,11 @@ class Snapshot:
         learner: Figures of the learner and the store.
         learner_state: One word.
         nodes: Managed nodes.
+        processes: Those of `user up`, where it runs on this machine and its run is known.
+        links: Links to other hosts and what goes over them; by the columns of
+            :data:`user_comm.net.flow_table.HEAD`.
         warnings: What a person should look at.
+        numbers: Steps, updates, and more, for curves and large figures.
     """
 
     success: float = math.nan
@@ -89,12 +94,19 @@ class Snapshot:
     learner: tuple[tuple[str, str], ...] = ()
     learner_state: str = ""
     nodes: tuple[NodeLine, ...] = ()
+    processes: tuple[ProcessLine, ...] = ()
+    links: tuple[tuple[str, ...], ...] = ()
     warnings: tuple[str, ...] = ()
     numbers: dict[str, float] = field(default_factory=dict)
 
 
-def snapshot(state: SystemState) -> Snapshot:
-    """What there is to show now; take the monitor's lock."""
+def snapshot(state: SystemState, processes: tuple[ProcessLine, ...] = ()) -> Snapshot:
+    """What there is to show now; take the monitor's lock.
+
+    Args:
+        state: What was heard.
+        processes: Those of the run.
+    """
     online, _ = state.rate_of(ONLINE)
     evaluation, _ = state.evaluations.shown
     learner_state, learner, numbers = _learner(state)
@@ -110,6 +122,8 @@ def snapshot(state: SystemState) -> Snapshot:
         learner=learner,
         learner_state=learner_state,
         nodes=tuple(_nodes(state)),
+        processes=processes,
+        links=tuple(state.links()),
         warnings=tuple(state.warnings()),
         numbers=numbers,
     )

@@ -14,6 +14,7 @@ from itertools import zip_longest
 from typing import Any
 
 from user_bringup.monitor.shares import Corrected, Corrections, Evaluations, success_of
+from user_comm.net.flow_table import FlowTable
 from user_core.reasons import (
     ACTIONS_CLIPPED,
     BELOW_PEERS,
@@ -28,6 +29,9 @@ STALE_AFTER_S = 5.0
 
 #: In the names of diagnostics: what follows is the name of a node that a lifecycle manager manages.
 MANAGED = ": managed "
+
+#: Likewise, of what nodes say of their traffic.
+LINK, FLOW = ": link ", ": flow "
 
 #: What may look wrong with the data of a robot.
 FLAGS = (BELOW_PEERS, REWARDS_CONSTANT, ACTIONS_CLIPPED)
@@ -90,6 +94,7 @@ class SystemState:
         self.processes: dict[str, str] = {}
         self.standbys: dict[int, int] = {}  # own memory of each by its process, bytes
         self.managed: dict[str, Latest] = {}
+        self._traffic = FlowTable()
 
     @property
     def elapsed_s(self) -> float:
@@ -112,10 +117,14 @@ class SystemState:
         elif kind == "SafetyStatus":
             self.gates[topic.rpartition("/")[0] or "/"] = latest
         elif kind == "DiagnosticArray":
-            for status in message.status:  # of the lifecycle manager, one a node
+            for status in message.status:
                 _, _, name = status.name.partition(MANAGED)
-                if name:
+                if name:  # of the lifecycle manager, one a node
                     self.managed[name] = Latest(status, latest.received_s)
+                elif LINK in status.name or FLOW in status.name:
+                    node, _, what = status.name.partition(": ")
+                    values = {entry.key: entry.value for entry in status.values}
+                    self._traffic.take(node, what, status.message, values, latest.received_s)
         elif kind == "EpisodeResult":
             name = (message.robot, message.start_ns, message.end_ns)
             if name in self._known:
@@ -137,6 +146,14 @@ class SystemState:
         for group in (self.actors, self.replays, self.learners, self.gates, self.managed):
             for latest in group.values():
                 latest.received_s = now_s
+
+    def links(self) -> list[tuple[str, ...]]:
+        """Links and what goes over them, newest figures, by the columns of
+        :data:`~user_comm.net.flow_table.HEAD`; empty where all is on one machine."""
+        now_s = self._clock_s()
+        if not self._traffic.rows(now_s, ("link",)):
+            return []
+        return self._traffic.rows(now_s, ("link", "flow"))
 
     def rate_of(self, source: int) -> tuple[float, int]:
         """Success rate over the last judged episodes of a source, over all robots, and their

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from user_bringup.monitor.shares import named
 from user_bringup.monitor.state import ONLINE, SystemState, level_of
+from user_comm.net.flow_table import HEAD
 from user_core.reasons import LOCAL_POLICY
 
 ACTOR_STATES = ("waiting", "resetting", "running", "paused")
@@ -31,6 +32,8 @@ def render(state: SystemState, title: str = "") -> RenderableType:
         parts.append(Text(standby_line(state.standbys)))
     if state.managed:
         parts.append(_managed(state))
+    if links := state.links():
+        parts.append(_links(links))
     warnings = state.warnings()
     if warnings:
         parts.append(Panel("\n".join(warnings[:8]), title="look at", border_style="yellow"))
@@ -131,6 +134,15 @@ def _managed(state: SystemState) -> Text:
         said = next((v.value for v in latest.message.values if v.key == "state"), "")
         text.append(f" {name} {'' if said == 'active' else said}".rstrip() + " ", style)
     return text
+
+
+def _links(links: Sequence[tuple[str, ...]]) -> Table:
+    """Links, and what goes over them."""
+    used = [i for i in range(len(HEAD)) if any(row[i] for row in links)]
+    table = _table(*(HEAD[i] for i in used))
+    for row in links:
+        table.add_row(*(row[i] for i in used))
+    return table
 
 
 def _table(*columns: str) -> Table:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rclpy.context import Context
@@ -17,6 +18,7 @@ from user_bringup.console.shared import Console
 from user_bringup.console.snapshot import Snapshot, snapshot
 from user_bringup.nodes.console_graph import ConsoleGraph
 from user_bringup.nodes.monitor import Monitor
+from user_bringup.running.process_board import ProcessBoard
 from user_comm.diagnostics import Level
 from user_comm.lifecycle import LifecycleNode
 from user_comm.run import run
@@ -59,6 +61,7 @@ def serve(
         context: Of the node of this process, where it has one: it takes part in the graph once.
     """
     graph: ConsoleGraph | None = None
+    board = ProcessBoard(Path(config.run_dir)) if live and config.run_dir else None
     look: Callable[[], Snapshot] = Snapshot
     with ExitStack() as stack:
         if live:
@@ -70,16 +73,18 @@ def serve(
             monitor = stack.enter_context(
                 Monitor(domains=config.domains, when_asked=True, contexts=contexts)
             )
-            look = partial(_look, monitor, graph)
-        yield stack.enter_context(ConsoleServer(Console(config, look, graph)))
+            look = partial(_look, monitor, graph, board)
+        yield stack.enter_context(ConsoleServer(Console(config, look, graph, board)))
 
 
-def _look(monitor: Monitor, graph: ConsoleGraph) -> Snapshot:
+def _look(monitor: Monitor, graph: ConsoleGraph, board: ProcessBoard | None) -> Snapshot:
     """What pages show; nobody else asks, so that what it takes is listened to while one is open."""
     monitor.attend()
     graph.attend()
+    processes = board.lines() if board is not None else ()
     with monitor.lock:
-        return snapshot(monitor.state)
+        monitor.state.processes = {line.name: line.trouble for line in processes}
+        return snapshot(monitor.state, processes)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from user_msgs.msg import (
 )
 
 from user_bringup.monitor import SystemState
-from user_bringup.monitor.state import MANAGED
+from user_bringup.monitor.state import FLOW, LINK, MANAGED
 from user_bringup.nodes.graph_listener import GraphListener
 from user_bringup.nodes.graph_node import Attention
 from user_comm.subscriptions import BesideExecutor
@@ -35,6 +35,8 @@ _KINDS: dict[str, Any] = {
 _AT_ONCE = 200
 #: Nodes that may share a topic of status: between two looks each has said something.
 _SHARED = 10
+#: Of what is said of nodes and their traffic; the rest of the diagnostics is not decoded.
+_SHOWN = tuple(mark.encode() for mark in (MANAGED, LINK, FLOW))
 #: Told once, and therefore listened to always.
 _ONCE = f"user_msgs/msg/{EpisodeResult.__name__}"
 
@@ -125,7 +127,7 @@ class _Ear(GraphListener):
         cls, take, quality = self.listen(topic, kind)
 
         def taken(data: bytes) -> None:
-            if cls is not DiagnosticArray or MANAGED.encode() in data:
+            if cls is not DiagnosticArray or any(mark in data for mark in _SHOWN):
                 take(deserialize_message(data, cls))
 
         group = BesideExecutor() if self._polls else None

@@ -774,3 +774,64 @@ def test_what_is_being_created_when_all_is_to_end_ends_too(tmp_path, monkeypatch
 
     asyncio.run(main())
     assert not [pid for pid in pids if alive(pid)]
+
+
+def test_a_process_that_is_started_anew_on_request_ends_in_order_and_that_is_no_failure(tmp_path):
+    """Twice, with a policy that would give it up at the first failure; one that hangs is killed."""
+    code = """
+        import pathlib, signal, sys, time
+        log = pathlib.Path(sys.argv[1]).open('a')
+        def end(*_):
+            print('asked', file=log, flush=True)
+            if sys.argv[2] == 'good':
+                sys.exit(0)
+        signal.signal(signal.SIGINT, end)
+        print('up', file=log, flush=True)
+        while True:
+            time.sleep(0.05)
+    """
+    strict = RestartPolicy(max_failures=1, window_s=60)
+    specs = [spec(name, stop_timeout_s=0.5, restart=strict) for name in ("good", "hangs")]
+    commands = {
+        s.name: CommandLine((*python(code).words, str(tmp_path / s.name), s.name)) for s in specs
+    }
+    supervisor = Supervisor(specs, commands, tmp_path)
+
+    def ups(name):
+        file = tmp_path / name
+        return file.read_text().split().count("up") if file.exists() else 0
+
+    async def story(task):
+        for number in (1, 2, 3):
+            await wait_until_async(lambda n=number: all(ups(s.name) == n for s in specs))
+            if number < 3:
+                await asyncio.gather(*(c.restart() for c in supervisor.children.values()))
+        return {
+            n: (c.restarts, bool(c.cause), c.state is ChildState.RUNNING)
+            for n, c in supervisor.children.items()
+        }
+
+    assert run(supervisor, story) == dict.fromkeys(("good", "hangs"), (2, False, True))
+    assert (tmp_path / "good").read_text().split() == ["up", "asked"] * 3
+
+
+def test_one_that_waits_for_its_next_start_is_started_at_once_on_request_and_one_that_is_over_is_not(
+    tmp_path,
+):
+    slow = RestartPolicy(initial_backoff_s=60, max_backoff_s=60)
+    specs = [spec("waits", restart=slow), spec("over", restart=RestartPolicy(when="never"))]
+    count = tmp_path / "count"
+    code = f"import sys; open({str(count)!r}, 'a').write('x'); sys.exit(1)"
+    supervisor = Supervisor(specs, {"waits": python(code), "over": python("pass")}, tmp_path)
+    waits, over = supervisor.children.values()
+
+    async def story(task):
+        await wait_until_async(
+            lambda: waits.state is ChildState.WAITING and over.state is ChildState.ENDED
+            and count.exists()
+        )  # fmt: skip
+        await asyncio.gather(waits.restart(), over.restart())
+        await wait_until_async(lambda: count.read_text() == "xx")
+        return over.state, over.restarts
+
+    assert run(supervisor, story) == (ChildState.ENDED, 0)

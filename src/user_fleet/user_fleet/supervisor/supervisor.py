@@ -136,7 +136,7 @@ class Child:
         self._standby: _Started | None = None
         self._paused = False
         self._starts = False
-        self._stop = asyncio.Event()
+        self._stop, self._anew = asyncio.Event(), asyncio.Event()
         self._restarts = Restarts(spec.restart)
         self._last_words = log_dir / f"{spec.name}.ending"
         self._endings = Endings(spec, self._last_words)
@@ -149,6 +149,11 @@ class Child:
                 exit_code = await self._run_once(log)
                 if self._stop.is_set() or exit_code is None:
                     break
+                if self._anew.is_set():
+                    self._anew.clear()
+                    self.cause = NO_REASON
+                    self.restarts += 1
+                    continue
                 if self.hopeless:
                     self._change(ChildState.GIVEN_UP)
                     return
@@ -159,8 +164,7 @@ class Child:
                     self._change(ChildState.GIVEN_UP if gave_up else ChildState.ENDED)
                     return
                 self._change(ChildState.WAITING, f"{self.detail}; restart in {wait_s:.1f} s")
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), wait_s)
+                await self._wait(wait_s)
                 self.restarts += 1
             if self.state is not ChildState.GIVEN_UP:
                 self._change(ChildState.ENDED)
@@ -174,21 +178,41 @@ class Child:
         """Start no more; a running process goes on."""
         self._stop.set()
 
+    async def _wait(self, wait_s: float) -> None:
+        """For so long, or until it is to end, or to be started at once."""
+        wakes = [asyncio.create_task(one.wait()) for one in (self._stop, self._anew)]
+        await asyncio.wait(wakes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        for one in wakes:
+            one.cancel()
+        self._anew.clear()
+
+    async def restart(self) -> None:
+        """Start it anew, because somebody asks for it: in order, and without waiting; that it ended is no failure.
+        Nothing is done to one that is over."""
+        over = (ChildState.STOPPING, ChildState.ENDED, ChildState.GIVEN_UP)
+        if self._stop.is_set() or self._anew.is_set() or self.state in over:
+            return
+        self._anew.set()
+        await self._end_process()
+
     async def stop(self) -> None:
         """Ask for an orderly end; kill what is left of the group when its time is over."""
         self._stop.set()
+        await self._end_process()
+
+    async def _end_process(self) -> None:
         while self._starts:  # it is just being created, and can be asked to end after that
             await asyncio.sleep(0.02)
         if self.state is ChildState.RUNNING:
             self._change(ChildState.STOPPING)
             self._signal(signal.SIGINT)
-            deadline_s = time.monotonic() + self.spec.stop_timeout_s
-            while self.pid and time.monotonic() < deadline_s:
+            pid, deadline_s = self.pid, time.monotonic() + self.spec.stop_timeout_s
+            while pid and self.pid == pid and time.monotonic() < deadline_s:
                 await asyncio.sleep(0.02)
-            if self.pid:
+            if pid and self.pid == pid:
                 self.detail = f"killed: did not end within {self.spec.stop_timeout_s:g} s"
                 self._signal(signal.SIGKILL)
-                while self.pid:
+                while self.pid == pid:
                     await asyncio.sleep(0.02)
 
     async def _run_once(self, log: LogFile) -> int | None:
@@ -233,7 +257,7 @@ class Child:
         """Why it ended, and whether it would end so again."""
         endings = self._endings
         last = log.last_line() if exit_code > 0 else log.crashed_at()
-        endings.judge(exit_code, last, wanted=self._stop.is_set())
+        endings.judge(exit_code, last, wanted=self._stop.is_set() or self._anew.is_set())
         self.cause, self.detail = endings.cause, endings.detail
         self.hopeless = endings.hopeless
 

@@ -98,7 +98,7 @@ def _drive(console: Console, frame: Frame, robot: str) -> None:
             "**Keys**: hold *space* (the dead-man switch); `w` `s` forward and back, `a` `d` left and right, `q` `e` up and down, "
             "`u` `o`, `i` `k`, `j` `l` turn; `g` gripper, `1` success, `2` failure, `0` next episode, *Esc* emergency stop.\n\n"
             "**Gamepad**: hold the right shoulder button; left stick x y, right stick z and turn; X opens, A closes, Y success, B failure.\n\n"
-            "**Tablet**: touch a pad, or hold the button and tilt. **Headset**: hold the grip button; the trigger moves the gripper."
+            "**Tablet**: touch a pad, or hold the button and tilt. **Headset**: hold the grip button; the trigger moves the gripper; A or X success, B or Y failure, stick pressed next episode."
         )
     blur = "true" if console.config.stop_on_blur else "false"
     _js(

@@ -28,6 +28,8 @@ _STYLE = """
   .stacked thead { display: none; } .stacked tbody tr { display: block; padding: .4rem .7rem; border-bottom: 1px solid #8884; }
   .stacked tbody td { display: inline; padding: 0 .5rem 0 0 !important; border: 0; height: auto; white-space: normal; }
   .stacked td:first-child { opacity: .7; } .stacked td:nth-child(3) { display: block; font-weight: 600; } }
+.warnings summary { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; cursor: pointer; }
+.warnings[open] .first { visibility: hidden; }
 .figures { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-variant-numeric: tabular-nums; }
 .figures > :nth-child(odd) { opacity: .65; }
 .big { font-size: 2.2rem; line-height: 1.1; font-weight: 600; font-variant-numeric: tabular-nums; }

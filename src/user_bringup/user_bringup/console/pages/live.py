@@ -14,6 +14,8 @@ from user_bringup.console.access import Role
 from user_bringup.console.pages.arm_view import ArmView
 from user_bringup.console.pages.frame import Frame, Shown, camera_row
 from user_bringup.console.snapshot import NodeLine, RobotCard, Snapshot
+from user_bringup.running.process_board import ProcessLine
+from user_comm.net.flow_table import HEAD
 
 if TYPE_CHECKING:
     from user_bringup.console.shared import Console
@@ -42,7 +44,7 @@ def _live(console: Console, frame: Frame) -> None:
             with ui.card().classes("q-pa-sm grow"):
                 numbers[name] = ui.label("-").classes("big")
                 ui.label(name).classes("opacity-70")
-    warnings = ui.column().classes("w-full gap-1")
+    warnings = _Warnings()
     with ui.row().classes("w-full gap-2"):
         _system_acts(console, frame)
     robots = ui.row().classes("w-full items-stretch gap-3")
@@ -53,6 +55,11 @@ def _live(console: Console, frame: Frame) -> None:
         with ui.card().classes("grow"):
             ui.label("nodes").classes("text-lg font-bold")
             nodes = ui.row().classes("gap-1")
+            with ui.column().classes("gap-1") as of_run:
+                ui.label("processes").classes("text-lg font-bold")
+                processes = ui.row().classes("gap-1")
+            of_run.set_visibility(False)
+    links = _Links()
     cards: dict[str, _RobotCardView] = {}
     changed = Shown().changed
 
@@ -63,10 +70,7 @@ def _live(console: Console, frame: Frame) -> None:
         for name in ("steps", "updates", "stored"):
             numbers[name].set_text(f"{s.numbers.get(name, 0):,.0f}")
         if changed("warnings", s.warnings):
-            warnings.clear()
-            with warnings:
-                for text in s.warnings[:8]:
-                    ui.label(text).classes("w-full rounded q-pa-sm bg-amber-3 text-black text-lg")
+            warnings.show(s.warnings)
         if changed("learner", (s.learner_state, s.learner)):
             title.set_text(f"learner: {s.learner_state or 'not heard of'}")
             figures.show(s.learner)
@@ -75,6 +79,14 @@ def _live(console: Console, frame: Frame) -> None:
             with nodes:
                 for line in s.nodes:
                     _node_button(console, frame, line)
+        if changed("processes", s.processes):
+            of_run.set_visibility(bool(s.processes))
+            processes.clear()
+            with processes:
+                for process in s.processes:
+                    _process_button(console, frame, process)
+        if changed("links", s.links):
+            links.show(s.links)
         for card in s.robots:
             if card.namespace + card.name not in cards:
                 with robots:
@@ -110,19 +122,13 @@ def _node_button(console: Console, frame: Frame, line: NodeLine) -> None:
     """A node and its state; who may drive can start it anew."""
 
     async def restart() -> None:
-        with ui.dialog() as dialog, ui.card():
-            ui.label(f"Start {line.name} anew?").classes("text-lg")
-            ui.label(
-                "It lets go of what it has, reads its parameters and begins again; what depends on it waits. "
-                "A robot that it drives stands still meanwhile."
-            )
-            with ui.row():
-                ui.button("yes", on_click=lambda: dialog.submit(True)).props("data-testid=restart")
-                ui.button("no", on_click=lambda: dialog.submit(False)).props("flat")
-        if not await dialog:
-            return
-        ok, text = await console.restart(frame.visitor, line.node)
-        ui.notify(f"start {line.name} anew: {text}", type="positive" if ok else "negative")
+        if await _is_sure(
+            f"Start {line.name} anew?",
+            "It lets go of what it has, reads its parameters and begins again; what depends on it waits. "
+            "A robot that it drives stands still meanwhile.",
+        ):
+            ok, text = await console.restart(frame.visitor, line.node)
+            ui.notify(f"start {line.name} anew: {text}", type="positive" if ok else "negative")
 
     text = line.name if line.state == "active" else f"{line.name} {line.state}"
     colour = ("positive", "warning", "negative", "negative")[min(line.level, 3)]
@@ -133,6 +139,87 @@ def _node_button(console: Console, frame: Frame, line: NodeLine) -> None:
     badge.props(f'data-node="{line.name}"')
     if may:
         badge.classes("cursor-pointer").on("click", restart)
+
+
+async def _is_sure(question: str, what_happens: str) -> bool:
+    with ui.dialog() as dialog, ui.card():
+        ui.label(question).classes("text-lg")
+        ui.label(what_happens)
+        with ui.row():
+            ui.button("yes", on_click=lambda: dialog.submit(True)).props("data-testid=restart")
+            ui.button("no", on_click=lambda: dialog.submit(False)).props("flat")
+    return bool(await dialog)
+
+
+def _process_button(console: Console, frame: Frame, line: ProcessLine) -> None:
+    """A process of `user up`, and its state; who may drive can start it anew."""
+
+    async def restart() -> None:
+        if await _is_sure(
+            f"Start the process {line.name} anew?",
+            "It ends in order, and is started again with the parameters that it had; a robot that it drives stands "
+            "still meanwhile. For a node that hangs; else starting the node anew takes less time.",
+        ):
+            ok, text = await console.restart_process(frame.visitor, line.name)
+            ui.notify(f"start {line.name} anew: {text}", type="positive" if ok else "negative")
+
+    runs = line.state == "running"
+    colour = "negative" if line.trouble else "positive" if runs else "grey-7"
+    may = frame.visitor.role >= Role.DRIVE and line.state not in ("ended", "given up")
+    with ui.badge(line.name if runs else f"{line.name} {line.state}", color=colour) as badge:
+        again = f", started again {line.restarts} times" if line.restarts else ""
+        said = (line.trouble or line.state) + (f", pid {line.pid}" if line.pid else "") + again
+        ui.tooltip(said + ("; click: start anew" if may else ""))
+    badge.props(f'data-process="{line.name}"')
+    if may:
+        badge.classes("cursor-pointer").on("click", restart)
+
+
+class _Warnings:
+    """What a person should look at, folded into one line: robots must not be pushed out of a phone's view."""
+
+    def __init__(self) -> None:
+        self._fold = ui.element("details").classes("warnings w-full rounded bg-amber-3 text-black")
+        with self._fold:
+            with ui.element("summary").classes("text-lg q-pa-sm"):
+                self._count = ui.label("").classes("font-bold inline q-mr-sm")
+                self._first = ui.label("").classes("inline first")
+            self._all = ui.column().classes("gap-1 q-pa-sm")
+        self._fold.props("data-testid=warnings")
+
+    def show(self, warnings: tuple[str, ...]) -> None:
+        """Show these; the first is seen without opening it."""
+        self._fold.set_visibility(bool(warnings))
+        if not warnings:
+            return
+        self._count.set_text(f"{len(warnings)} to look at:")
+        self._first.set_text(warnings[0])
+        self._all.clear()
+        with self._all:
+            for text in warnings:
+                ui.label(text)
+
+
+class _Links:
+    """Links to other hosts, and what goes over them: what `user net top` and the table of `user up` show."""
+
+    def __init__(self) -> None:
+        with ui.card().classes("w-full") as self._card:
+            ui.label("links").classes("text-lg font-bold")
+            self._table = ui.table(columns=[], rows=[], row_key="id").classes("w-full")
+            self._table.props("flat dense hide-pagination data-testid=links")
+        self._card.set_visibility(False)
+
+    def show(self, links: tuple[tuple[str, ...], ...]) -> None:
+        """Show these; those of flows that carry nothing still say so."""
+        self._card.set_visibility(bool(links))
+        used = [i for i in range(len(HEAD)) if any(row[i] for row in links)]
+        self._table.columns = [
+            {"name": HEAD[i], "label": HEAD[i], "field": HEAD[i], "align": "left"} for i in used
+        ]
+        self._table.rows = [
+            {"id": f"{row[0]} {row[1]}", **{HEAD[i]: row[i] for i in used}} for row in links
+        ]
 
 
 class _Figures:

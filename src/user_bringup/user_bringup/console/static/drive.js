@@ -197,12 +197,22 @@
     const space = await session.requestReferenceSpace("local");
     state.xr = session;
     let reference = null, hand = null;
+    const down = {}; // keys that are held, by hand
     session.addEventListener("selectstart", () => act("toggle"));
     session.addEventListener("end", () => { state.held.xr = false; state.axes.xr.fill(0); state.xr = null; send(); });
     const frame = (time, data) => {
       if (state.xr !== session) return;
       session.requestAnimationFrame(frame);
       state.xrFrame = performance.now();
+      // Keys of the standard mapping ("xr-standard"): 4 is A or X, 5 is B or Y, 3 the stick when it is pressed.
+      for (const one of session.inputSources) {
+        const buttons = one.gamepad && one.gamepad.mapping === "xr-standard" ? one.gamepad.buttons : [];
+        for (const [i, name] of Object.entries({ 4: "success", 5: "failure", 3: "abort" })) {
+          const is = Boolean(buttons[i] && buttons[i].pressed), id = `${one.handedness}:${i}`;
+          if (is && !down[id]) act(name);
+          down[id] = is;
+        }
+      }
       // Either hand: the one whose grip is held, until it lets go. A hand that is tracked by camera has no buttons.
       const holds = (one) => one && one.gripSpace && one.gamepad && one.gamepad.buttons[1] && one.gamepad.buttons[1].pressed;
       if (!holds(hand)) { hand = [...session.inputSources].find(holds) || null; reference = null; }
