@@ -41,7 +41,8 @@ _FORGET_S = 10.0
 _PEERS = 4096
 #: What is never refused for its number.
 STOP_PATH = "/emergency_stop"
-#: Wrong tokens of all browsers together a second, and at once: guessing gets nowhere, and costs nothing.
+#: Wrong tokens of one address a second, and at once; what is more is not read, and its connection ends. A right one gets
+#: in whatever others guess there: tokens have 192 bits, so that it is the cost of guessing that is limited.
 _GUESSES_PER_S, _GUESSES_AT_ONCE = 1.0, 10.0
 #: Closing codes of a websocket (RFC 6455): policy violation.
 REFUSED = 1008
@@ -158,7 +159,7 @@ class Guard:
 
     def __init__(self, app: Any, access: Access, secure: bool, proxied: bool = False) -> None:
         self._app, self._access, self._secure = app, access, secure
-        self._guesses = RateLimit(_GUESSES_PER_S, _GUESSES_AT_ONCE)
+        self._guesses: dict[str, RateLimit] = {}
         self._crowd, self.gate = _Crowd(), Gate(proxied)
         self.refused = self.flooded = self.crowded = 0
 
@@ -225,6 +226,14 @@ class Guard:
 
         return counted
 
+    def _may_guess(self, scope: Scope) -> bool:
+        """Whether one more wrong token of this address is answered as such."""
+        address = str((scope.get("client") or ("",))[0])
+        if address not in self._guesses and len(self._guesses) >= _PEERS:
+            self._guesses.clear()
+        limit = RateLimit(_GUESSES_PER_S, _GUESSES_AT_ONCE)
+        return self._guesses.setdefault(address, limit).take()
+
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A token comes in the body of a form, or in a link that an administrator gave away."""
         if scope["type"] != "http":
@@ -237,11 +246,11 @@ class Guard:
         if not token:
             await _refuse(scope, send, 200, _ENTRY % "Who are you?", page=True)
             return
-        if not self._guesses.take():
-            await _refuse(scope, send, 429, _ENTRY % "Too many attempts: wait a little.", page=True)
-            return
         if self._access.tokens.visitor(token) is None:
             self.refused += 1
+            if not self._may_guess(scope):
+                await _refuse(scope, send, 429, _ENTRY % "Too many attempts: wait a little.", page=True, last=True)  # fmt: skip
+                return
             await _refuse(
                 scope, send, 401, _ENTRY % "This token does not count (any more).", page=True
             )
@@ -288,11 +297,15 @@ async def _one_by_one(
         give_up()
 
 
-async def _refuse(scope: Scope, send: Send, status: int, text: str, page: bool = False) -> None:
+async def _refuse(
+    scope: Scope, send: Send, status: int, text: str, page: bool = False, last: bool = False
+) -> None:
+    """Say no; with ``last`` the connection ends, and coming back is counted by the gate."""
     if scope["type"] == "websocket":
         await send(
             {"type": "websocket.close", "code": REFUSED, "reason": text[:120] if not page else ""}
         )
         return
-    await send({"type": "http.response.start", "status": status, "headers": _HEADERS})
+    headers = [*_HEADERS, (b"connection", b"close")] if last else _HEADERS
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})
