@@ -15,6 +15,7 @@ import pytest
 from user_bringup.running import find_deployment, fit, prepare_run
 from user_bringup.running.apart import Reply
 from user_bringup.running.fit import find_out
+from user_core.plugins import PluginChoice
 from user_core.rewards.classifier import ClassifierModel, make_network, write_model
 from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
 
@@ -44,6 +45,31 @@ def request(
 def test_what_fits_has_no_faults() -> None:
     found = find_out(request("Pendulum-v1"))
     assert (found.faults, found.notes) == ([], [])
+
+
+def test_the_policy_of_learner_and_robots_that_are_alike_is_made_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, made = request("Pendulum-v1"), []
+    build = PluginChoice.build
+
+    def counted(choice: PluginChoice, kind: str, *args: Any, **keywords: Any) -> Any:
+        made.append(kind)
+        return build(choice, kind, *args, **keywords)
+
+    monkeypatch.setattr(PluginChoice, "build", counted)
+    first = [p for p in asked["processes"] if p["name"] in ("hal", "actor")]
+    for i, policy in enumerate((POLICY, POLICY, IMAGES)):
+        for entry in first:
+            name, parameters = f"robot{i}.{entry['name']}", dict(entry["parameters"])
+            if entry["name"] == "actor":
+                parameters |= {"policy": policy, "robot": f"robot{i}"}
+            asked["processes"].append(
+                {**entry, "name": name, "namespace": f"robot{i}", "parameters": parameters}
+            )
+    found = find_out(asked)
+    assert [name for name, _ in found.faults] == ["robot2.actor"]
+    assert made.count("policies") == 2  # that of all, and the one that does not fit
 
 
 def test_a_policy_that_looks_at_images_does_not_fit_a_robot_without() -> None:

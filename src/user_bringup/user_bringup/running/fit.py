@@ -19,7 +19,8 @@ from typing import Any
 from user_bringup.running.apart import answer, ask, doing
 from user_core.config import from_mapping, load_document, path_of_file
 from user_core.errors import ConfigError, SpecError, SuiteError, may_pass
-from user_core.interfaces import Reward, Robot
+from user_core.interfaces import Policy, Reward, Robot
+from user_core.plugins import PluginChoice
 from user_core.reasons import Reason
 from user_core.specs import RobotSpec
 from user_core.types import Task, TaskFeedback
@@ -36,6 +37,8 @@ _PROBE_STEPS, _PROBE_S = 1000, 3.0
 _KINDS = ("hal_node", "actor_node", "learner_node")
 #: Where their parameters choose plugins that are made here, and of which kind these are.
 _PLUGINS = {"robot": "robots", "algorithm": "algorithms", "policy": "policies", "reward": "rewards"}
+#: Parameters of an actor that are looked at here.
+_OF_ACTING = ("policy", "reward", "remote", "instruction", "loop")
 #: Parameters that are not looked at here, and that name the folders and endpoints of one run.
 _OF_A_RUN = {"directory", "store", "demonstrations", "outbox", "state_dir", "display", "zenoh"}
 
@@ -168,17 +171,43 @@ def find_out(request: Mapping[str, Any]) -> Fit:
                     _probe(fit, entry, robot)
                 with contextlib.suppress(Exception):
                     robot.close()
+    policies = _Policies()
     for entry in by_kind["learner_node"]:
         for hal, spec in _distinct(specs.values()):
             what = f"policy and algorithm for {spec.robot!r} ({hal})"
-            _made(fit, entry, what, lambda e=entry, s=spec: _algorithm(e["parameters"], s))
+            _made(
+                fit, entry, what, lambda e=entry, s=spec: _algorithm(e["parameters"], s, policies)
+            )
+    tried: list[tuple[RobotSpec, Any]] = []
     for entry in by_kind["actor_node"]:
         found = specs.get(entry["namespace"]) or next(iter(specs.values()), None)
-        if found is not None:
-            hal, spec = found
-            what = f"policy and reward for {spec.robot!r} ({hal})"
-            _made(fit, entry, what, lambda e=entry, s=spec: _acting(e["parameters"], s))
+        if found is None:
+            continue
+        hal, spec = found
+        alike = (spec, [entry["parameters"].get(name) for name in _OF_ACTING])
+        if alike in tried:  # one of them is enough: a large model takes its time
+            continue
+        what = f"policy and reward for {spec.robot!r} ({hal})"
+        if _made(fit, entry, what, lambda e=entry, s=spec: _acting(e["parameters"], s, policies)):
+            tried.append(alike)
     return fit
+
+
+class _Policies:
+    """Policies as they are configured; who asks for what was made last gets that: a large model takes its time."""
+
+    def __init__(self) -> None:
+        self._asked: Any = None
+        self._policy: Any = None
+
+    def make(self, choice: PluginChoice, spec: RobotSpec) -> Policy:
+        """A policy that may have been used before. Raises what making it raises."""
+        asked = (choice, spec)
+        if self._asked != asked:
+            self._asked = self._policy = None
+            self._policy, self._asked = choice.build("policies", spec, path="policy"), asked
+        policy: Policy = self._policy
+        return policy
 
 
 @contextlib.contextmanager
@@ -233,7 +262,7 @@ def _robot(parameters: Mapping[str, Any]) -> tuple[Robot, RobotSpec]:
     return robot, spec_of(file, robot)
 
 
-def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
+def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec, policies: _Policies) -> object:
     from user_learner.algorithms.common.shardable import require_no_scale
     from user_learner.learner import require_resumable
     from user_learner.node_configs import LearnerNodeConfig
@@ -243,7 +272,7 @@ def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     config = from_mapping(LearnerNodeConfig, parameters, "learner")
     if config.sampler.hindsight.enabled:
         Hindsight(config.sampler.hindsight, spec.observation)
-    policy = config.policy.build("policies", spec, path="policy")
+    policy = policies.make(config.policy, spec)
     choice = unsharded(config.algorithm)  # here are no processes to spread it over
     algorithm = choice.build("algorithms", spec, policy, path="algorithm")
     if choice is not config.algorithm:
@@ -268,7 +297,7 @@ def _judge(reward: Reward, spec: RobotSpec) -> None:
         return
 
 
-def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
+def _acting(parameters: Mapping[str, Any], spec: RobotSpec, policies: _Policies) -> bool:
     import numpy as np
 
     from user_actor.config import ActorConfig
@@ -278,16 +307,16 @@ def _acting(parameters: Mapping[str, Any], spec: RobotSpec) -> object:
     config = from_mapping(ActorConfig, parameters, "actor")
     _judge(config.reward.build("rewards", path="reward"), spec)
     if config.loop.mode == "demonstration":
-        return None
+        return True
     fallback = config.remote.fallback
     if config.remote.enabled and fallback.weights not in ("", "versions"):
         policy_of_file(fallback.weights, fallback.choice(config.policy), spec, Task())
-    policy = config.policy.build("policies", spec, path="policy")
+    policy = policies.make(config.policy, spec)
     rng = np.random.default_rng(0)
     seen = spec.sample_observation(rng, policy.observation_history)
     policy.reset(Task(instruction=config.instruction))
     check_plan(policy.act(seen, deterministic=True), spec)
-    return policy
+    return True
 
 
 def _starts(fit: Fit, entry: Mapping[str, Any], robot: Robot) -> bool:

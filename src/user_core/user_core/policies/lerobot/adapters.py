@@ -39,7 +39,7 @@ def adapt(policy: nn.Module, config: AdapterConfig, base_hash: str, seed: int) -
             expected="checkpoint: the base that learner and robots have",
         )  # fmt: skip
     linear = _linear_layers(policy)
-    chosen = [n for n in linear if _is_one_of(n, config.targets) and not _begins(n, config.whole)]
+    chosen = [n for n in linear if _is_one_of(n, config.targets) and not begins(n, config.whole)]
     _require(config.targets, [_ends(t, linear) for t in config.targets], "targets", linear)
     parts = [name for name, _ in policy.named_modules() if name]
     _require(config.whole, [t in parts for t in config.whole], "whole", parts)
@@ -63,7 +63,7 @@ def adapt(policy: nn.Module, config: AdapterConfig, base_hash: str, seed: int) -
             torch.manual_seed(seed)
             peft.inject_adapter_in_model(given, policy)
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(".lora_" in name or _begins(name, config.whole))
+        parameter.requires_grad_(".lora_" in name or begins(name, config.whole))
     return chosen
 
 
@@ -109,7 +109,8 @@ def _ends(target: str, names: list[str]) -> bool:
     return any(_is_one_of(name, (target,)) for name in names)
 
 
-def _begins(name: str, parts: tuple[str, ...]) -> bool:
+def begins(name: str, parts: tuple[str, ...]) -> bool:
+    """Whether a name is that of one of these parts, or of something in it."""
     return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 

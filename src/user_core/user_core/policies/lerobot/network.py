@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +20,20 @@ from user_core.policies.language.config import TASK
 from user_core.policies.lerobot.adapters import merged
 from user_core.policies.lerobot.inputs import ACTION
 from user_core.policies.lerobot.opening import Opened, lags_of, noise_state, normalising, seeded
+from user_core.policies.lerobot.recordable import (
+    drawn_by_host,
+    given_by_host,
+    has_words,
+    make_recordable,
+    padded_words,
+    recomputing,
+)
+from user_core.policies.lerobot.weights import alias_frozen, share
 from user_core.specs import Array, Arrays
 
 _BASE = "base.sha256"
+#: What names of inputs begin with that LeRobot's preprocessor has made, and the actions among them.
+_READY = "ready/"
 
 
 class LeRobotNetwork(nn.Module):
@@ -47,6 +58,7 @@ class LeRobotNetwork(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.policy, self.statistics = opened.policy, opened.statistics
+        make_recordable(self.policy)
         self.inputs_map, self.base_hash, self.reads = opened.inputs, opened.base_hash, opened.reads
         self.before, self.after, self.scale = opened.before, opened.after, scale
         self.instruction, self.sentences = instruction, list((instructions or {}).values())
@@ -150,6 +162,14 @@ class LeRobotNetwork(nn.Module):
                 step.tensor_device, step.device = device, device.type
         return self
 
+    def share_base(self) -> None:
+        """Have the frozen weights of its base once in this process; see :func:`~user_core.policies.lerobot.weights.share`."""
+        share(self.policy, self.base_hash, frozenset(self._kept))
+
+    def copied(self) -> LeRobotNetwork:
+        """A copy. What is frozen of a base lies in the same memory, as nothing writes to it."""
+        return copy.deepcopy(self, alias_frozen(self) if self.base_hash else None)
+
     @property
     def device(self) -> torch.device:
         """Where it is."""
@@ -216,10 +236,30 @@ class LeRobotNetwork(nn.Module):
         chunk = chunk.to(half.device, torch.float32)
         return ((chunk / self._factor - self._middle) / half).clamp(-1, 1)
 
-    def loss(
+    def ready(
         self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None, generator: torch.Generator,
-    ) -> Tensor:  # fmt: skip
-        """The policy's own loss. A row whose elements all have weight 0 counts as beyond the end of its episode."""
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """What :meth:`loss` may be given instead of ``inputs``, (B, ...) each: after LeRobot's preprocessor, with the
+        instructions as tokens, and with what LeRobot draws on the host. What is left for the loss is the same operations on
+        the GPU each time. The inputs themselves where a policy wants more than tensors of rows."""
+        batch = self.prepared(self._with_actions(inputs, action, weight))
+        made = self._tensors(batch, len(action))
+        if made is None:
+            return dict(inputs)
+        with seeded(_seed_of(generator), self.device):
+            made |= drawn_by_host(self.policy, len(action), self.device)
+        return {_READY + name: tensor for name, tensor in made.items()}
+
+    def _tensors(self, batch: Mapping[str, Any], rows: int) -> dict[str, Tensor] | None:
+        """Of what a preprocessor has made the tensors; None where a policy may want what else there is."""
+        made = {name: one for name, one in batch.items() if isinstance(one, Tensor)}
+        if any(one.dim() == 0 or len(one) != rows for one in made.values()):
+            return None
+        return None if self.reads and not has_words(made) else padded_words(made)
+
+    def _with_actions(
+        self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None
+    ) -> dict[str, Any]:
         batch = self.batch(inputs)
         chunk = self.theirs(action)
         batch[ACTION] = (
@@ -229,9 +269,22 @@ class LeRobotNetwork(nn.Module):
         if weight is not None:
             there = weight.reshape(chunk.shape).sum(-1) > 0
         batch["action_is_pad"] = ~there
+        return batch
+
+    def loss(
+        self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None, generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
+        """The policy's own loss. A row whose elements all have weight 0 counts as beyond the end of its episode."""
+        ready = {
+            name.removeprefix(_READY): one
+            for name, one in inputs.items()
+            if name.startswith(_READY)
+        }
         self.policy.train()
         with self.noise_from(generator):
-            found = self.policy.forward(self.prepared(batch))
+            batch = ready or self.prepared(self._with_actions(inputs, action, weight))
+            with given_by_host(self.policy, batch):
+                found = self.policy.forward(batch)
         loss: Tensor = found[0] if isinstance(found, tuple) else found["loss"]
         return loss
 
@@ -257,10 +310,23 @@ class LeRobotNetwork(nn.Module):
             self.policy.reset()
         with torch.no_grad(), seeded(seed, self.device):
             batch, before = self.prepared(self.batch(inputs, words)), noise_state(self.device)
-            made = self.policy.predict_action_chunk(batch, **keywords)
+            tensors = None if keywords else self._tensors(batch, len(next(iter(inputs.values()))))
+            if tensors is None:
+                made = self.policy.predict_action_chunk(batch, **keywords)
+            else:
+                made = self.chunk(tensors)
             self.draws_noise = not torch.equal(before, noise_state(self.device))
             self._bind()
             return self.ours(self.after(made))
+
+    def chunk(self, batch: dict[str, Tensor]) -> Tensor:
+        """Chunks (B, T, A) as LeRobot makes them of what its preprocessor gave: all of it on the GPU, with its own noise."""
+        made: Tensor = self.policy.predict_action_chunk(batch)
+        return made
+
+    def recompute(self) -> bool:
+        """Let LeRobot compute again on the way back what it would keep, in its own way; whether this policy has one."""
+        return recomputing(self.policy)
 
     def batch(
         self, inputs: Mapping[str, Tensor], words: Sequence[str] | None = None
@@ -316,27 +382,6 @@ class LeRobotNetwork(nn.Module):
         policy.save_pretrained(folder)
         self.before.save_pretrained(folder)
         self.after.save_pretrained(folder)
-
-
-#: Frozen weights that policies of this process have in common, by the base's hash, name, type and place.
-_BASES: weakref.WeakValueDictionary[tuple[str, ...], nn.Parameter] = weakref.WeakValueDictionary()
-
-
-def share_base(network: LeRobotNetwork) -> None:
-    """Let policies that were trained on one base have its frozen weights once in this process: the one that acts and
-    the one that is made ready beside it, and those of other adapters. What a network trains stays its own."""
-    if not network.base_hash:
-        return
-    kept = set(network._kept)
-    for prefix, module in network.policy.named_modules():
-        for name, mine in module._parameters.items():
-            full = f"{prefix}.{name}".lstrip(".")
-            if mine is None or mine.requires_grad or full in kept:
-                continue
-            key = (network.base_hash, full, str(mine.dtype), str(mine.device))
-            common = _BASES.setdefault(key, mine)
-            if common is not mine and torch.equal(common, mine):
-                module._parameters[name] = common
 
 
 def _to_numpy(tensor: Tensor) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import sys
 import threading
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from user_core.errors import ConfigError, PluginError, PolicyError, SuiteError
-from user_core.policies.lerobot.adapters import adapt
+from user_core.policies.lerobot.adapters import adapt, begins
 from user_core.policies.lerobot.config import FROM_DATA, LeRobotConfig
 from user_core.policies.lerobot.inputs import ACTION, VISUAL, Feature, InputMap, features_of
 from user_core.policies.lerobot.statistics import (
@@ -26,6 +26,7 @@ from user_core.policies.lerobot.statistics import (
     read_statistics,
     require_statistics,
 )
+from user_core.policies.lerobot.weights import FileHash, common_of, read
 from user_core.runtime.lerobot import INSTALL, lerobot, register_others
 from user_core.specs import RobotSpec
 
@@ -88,7 +89,8 @@ def open_policy(config: LeRobotConfig, spec: RobotSpec) -> Opened:
         )
     resizes = any(getattr(theirs, name, None) for name in _RESIZING)
     inputs = InputMap(features, int(action.shape[0]), spec, config, resizes)
-    policy, base_hash = _weights(config, theirs, factory, purpose)
+    hashed = _hash_of(config) if config.checkpoint else None  # goes on while weights are read
+    policy, base_hash = _weights(config, theirs, factory, purpose, hashed)
     if config.adapter.rank:
         adapt(policy, config.adapter, base_hash, config.seed)
     given, before, after = _processors(config, theirs, factory, inputs, purpose)
@@ -255,7 +257,9 @@ def _place(config: LeRobotConfig) -> str:
 # --------------------------------------------------------------------------------------------------
 
 
-def _weights(config: LeRobotConfig, theirs: Any, factory: Any, purpose: str) -> tuple[Any, str]:
+def _weights(
+    config: LeRobotConfig, theirs: Any, factory: Any, purpose: str, hashed: FileHash | None
+) -> tuple[Any, str]:
     try:
         cls = factory.get_policy_class(theirs.type)
     except (ImportError, ValueError) as error:
@@ -264,7 +268,7 @@ def _weights(config: LeRobotConfig, theirs: Any, factory: Any, purpose: str) -> 
             hint=f"In the environment with LeRobot: pip install 'lerobot[{theirs.type}]' ({INSTALL})",
         ) from error  # fmt: skip
     with _quiet(), seeded(config.seed, torch.device("cpu")):
-        if not config.checkpoint:
+        if hashed is None:
             try:
                 return cls(theirs).to(config.device), ""
             except Exception as error:
@@ -273,14 +277,14 @@ def _weights(config: LeRobotConfig, theirs: Any, factory: Any, purpose: str) -> 
                     hint="Networks that were trained before, and tokenizers, come from the hub unless config names "
                     "folders of this machine",
                 ) from error  # fmt: skip
-        base_hash = _hash_of(config)
+        adapter = config.adapter
+        common = common_of(hashed.known, config.device, lambda name: begins(name, adapter.whole))
         try:
             keywords = {"revision": config.revision} if config.revision else {}
-            # What is drawn before the checkpoint replaces it takes a processor minutes for 3 G.
-            with torch.device(config.device):
-                policy = cls.from_pretrained(
-                    _place(config), config=theirs, strict=config.strict, **keywords
-                )
+            policy = read(
+                cls, _place(config), theirs, config.device, strict=config.strict, common=common,
+                freezes=bool(adapter.rank), **keywords,
+            )  # fmt: skip
         except Exception as error:
             raise PolicyError(
                 f"checkpoint {config.checkpoint}", got=_short(error),
@@ -288,10 +292,20 @@ def _weights(config: LeRobotConfig, theirs: Any, factory: Any, purpose: str) -> 
                 hint="It is of another architecture, or config changes the sizes of its layers; strict: false takes "
                 "over what fits by name",
             ) from error  # fmt: skip
-        return policy, base_hash
+    try:
+        base_hash = hashed.result()
+    except OSError as error:
+        raise _unreadable(config, error) from error
+    if config.checkpoint_hash and base_hash != config.checkpoint_hash:
+        raise PolicyError(
+            f"checkpoint {config.checkpoint}", got=f"SHA-256 {base_hash}", expected=config.checkpoint_hash,
+            hint="It is another file, or another version of it",
+        )  # fmt: skip
+    return policy, base_hash
 
 
-def _hash_of(config: LeRobotConfig) -> str:
+def _hash_of(config: LeRobotConfig) -> FileHash:
+    """The hash of a checkpoint's weights, begun."""
     file = Path(config.checkpoint).expanduser() / _WEIGHTS
     if not file.parent.is_dir():
         hub: Any = __import__("huggingface_hub")
@@ -304,21 +318,26 @@ def _hash_of(config: LeRobotConfig) -> str:
                 f"checkpoint {config.checkpoint}", got=_short(error), expected=f"its {_WEIGHTS}"
             ) from error
     try:
-        with open(file, "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
-                hashlib.sha256(stream.read()).hexdigest()
-            )  # fmt: skip
+        begun = FileHash(file)
     except OSError as error:
+        raise _unreadable(config, error) from error
+    try:
+        with safe_open(
+            file, framework="pt"
+        ):  # some of LeRobot's classes only print that it is broken
+            return begun
+    except Exception as error:
         raise PolicyError(
-            f"checkpoint {config.checkpoint}", got=error.strerror or str(error), expected=f"its {_WEIGHTS}",
-            hint="What peft has trained is an adapter: merge it into its base first",
+            f"checkpoint {config.checkpoint}", got=_short(error), expected=f"a whole {_WEIGHTS}",
+            hint="Copy it anew; what was cut off while it was written cannot be used",
         ) from error  # fmt: skip
-    if config.checkpoint_hash and found != config.checkpoint_hash:
-        raise PolicyError(
-            f"checkpoint {config.checkpoint}", got=f"SHA-256 {found}", expected=config.checkpoint_hash,
-            hint="It is another file, or another version of it",
-        )  # fmt: skip
-    return found
+
+
+def _unreadable(config: LeRobotConfig, error: OSError) -> PolicyError:
+    return PolicyError(
+        f"checkpoint {config.checkpoint}", got=error.strerror or str(error), expected=f"its {_WEIGHTS}",
+        hint="What peft has trained is an adapter: merge it into its base first",
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------

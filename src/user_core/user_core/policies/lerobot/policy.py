@@ -8,7 +8,6 @@ it does any other's, and versions that hold what is trained.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -51,14 +50,14 @@ class LeRobotPolicy(Policy):
 
     def __init__(self, config: LeRobotConfig, spec: RobotSpec) -> None:
         scale = ActionScale(spec)  # before LeRobot is imported, which takes seconds
-        from user_core.policies.lerobot.network import LeRobotNetwork, share_base
+        from user_core.policies.lerobot.network import LeRobotNetwork
         from user_core.policies.lerobot.opening import open_policy
 
         self.config, self.spec, self._scale = config, spec, scale
         opened = open_policy(config, spec)
         self._network = LeRobotNetwork(opened, scale, config.instruction, config.instructions)
         self._network.to(config.device)
-        share_base(self._network)
+        self._network.share_base()
         self.tasks = tuple(config.instructions)
         self.observation_history = self._network.history
         self._rng = np.random.default_rng(config.seed)
@@ -133,6 +132,13 @@ class LeRobotPolicy(Policy):
             return [(policy.model, "forward")]
         return [(policy.diffusion.unet, "forward")] if kind == "diffusion" else []
 
+    def graphed_calls(self) -> list[tuple[Any, str]]:
+        """All that is done on the GPU for a chunk, with every step that takes noise away. Of diffusion the network only: its
+        steps are counted on the host. A plan that goes on is launched: LeRobot's real-time chunking follows gradients."""
+        if self._network.policy.config.type == "diffusion":
+            return self.acting_calls()
+        return [(self._network, "chunk")]
+
     def arrays(self) -> dict[str, Array]:
         return self._network.arrays()
 
@@ -144,7 +150,7 @@ class LeRobotPolicy(Policy):
         return self._network.in_place()
 
     def network(self) -> LeRobotNetwork:
-        """A :class:`~user_core.interfaces.LossNetwork`; a copy. Raises PolicyError where our batches cannot be what it
+        """A :class:`~user_core.interfaces.LossNetwork`; a copy, but for what is frozen of a base. Raises PolicyError where our batches cannot be what it
         learns from."""
         network = self._network
         if network.first_row:
@@ -160,7 +166,7 @@ class LeRobotPolicy(Policy):
                 expected="the task in words",
                 hint="Say instruction in the parameters of the policy, or instructions for several tasks",
             )  # fmt: skip
-        return copy.deepcopy(network)
+        return network.copied()
 
     def save(self, folder: str | Path) -> None:
         """Write it as a checkpoint that LeRobot opens."""

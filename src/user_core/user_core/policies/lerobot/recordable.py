@@ -1,0 +1,127 @@
+"""What keeps policies of LeRobot from being recorded as CUDA graphs, done in another way with the same result. Imports torch.
+
+A graph is the same operations on a GPU each time: words become tokens before it, noise that LeRobot draws on the host is
+given to it, and what looks at tensors of a host is done once. What a host gives besides is noted
+(:func:`user_core.policies.cuda_graphs.rehearsed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+#: Names that LeRobot's preprocessors give to tokens, (B, L), and to which of them are there.
+_TOKENS, _MASK = "observation.language.tokens", "observation.language.attention_mask"
+#: Tokens are filled up to a multiple of this, so that instructions of other lengths have the same shape.
+_WORDS = 16
+#: What LeRobot draws on the host: times of flow matching, (B,).
+_TIMES = "drawn.times"
+#: Parameters that no loss ever reaches: heads for words of networks that make actions.
+_UNUSED = ("gemma_expert.lm_head.weight",)
+
+
+def make_recordable(policy: nn.Module) -> None:
+    """Let a policy do without the host what it can, and train nothing that its loss does not reach; in place."""
+    for name, parameter in policy.named_parameters():
+        if name.endswith(_UNUSED):
+            parameter.requires_grad_(False)
+    for module in policy.modules():
+        if type(module).__name__ == "SmolVLMVisionTransformer":
+            module.__class__ = _of_whole_images(type(module))
+
+
+def padded_words(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A batch of which tokens, if there are any, are filled up with some that do not count. LeRobot fills them up to the
+    longest of a batch, or to a length that is always the same."""
+    found = dict(batch)
+    if _TOKENS in found and _MASK in found:
+        lacking = -found[_TOKENS].shape[1] % _WORDS
+        found[_TOKENS] = pad(found[_TOKENS], (0, lacking))
+        found[_MASK] = pad(found[_MASK], (0, lacking))
+    return found
+
+
+def has_words(batch: Mapping[str, Tensor]) -> bool:
+    """Whether a preprocessor has made tokens."""
+    return _TOKENS in batch
+
+
+def drawn_by_host(policy: Any, rows: int, device: torch.device) -> dict[str, Tensor]:
+    """What a loss of LeRobot would draw on the host for so many rows, from torch's generator as it is now; by name."""
+    model = getattr(policy, "model", None)
+    if not hasattr(model, "sample_time"):
+        return {}
+    return {_TIMES: model.sample_time(rows, device)}
+
+
+@contextmanager
+def given_by_host(policy: Any, batch: dict[str, Any]) -> Iterator[None]:
+    """Within this a loss of LeRobot finds what was drawn before in its batch, and draws it where it is not there."""
+    times = batch.pop(_TIMES, None)
+    if times is None:
+        yield
+        return
+    policy.model.sample_time = lambda *_: times
+    try:
+        yield
+    finally:
+        del policy.model.sample_time
+
+
+def recomputing(policy: Any) -> bool:
+    """Let a policy compute again on the way back what it would keep, in LeRobot's own way; whether it has one."""
+    enable = getattr(getattr(policy, "model", None), "gradient_checkpointing_enable", None)
+    if enable is None:
+        return False
+    enable()
+    return True
+
+
+_WHOLE: dict[type, type] = {}
+
+
+def _of_whole_images(kind: type) -> type:
+    """A vision transformer of SmolVLM for images without padding, which are all that LeRobot gives it. Its own looks on the
+    host, for each batch, which patches there are, and whether that is all of them."""
+    if kind in _WHOLE:
+        return _WHOLE[kind]
+
+    class WholeImages(kind):  # type: ignore[valid-type,misc]
+        def forward(self, pixel_values: Tensor, patch_attention_mask: Any = None, **keywords: Any) -> Any:
+            if patch_attention_mask is not None or keywords:
+                return super().forward(pixel_values, patch_attention_mask, **keywords)
+            embeddings = self.embeddings
+            patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+            hidden = patches + embeddings.position_embedding(self._places(pixel_values))
+            found = self.encoder(inputs_embeds=hidden, attention_mask=None)
+            found.last_hidden_state = self.post_layernorm(found.last_hidden_state)
+            return found
+
+        def _places(self, pixel_values: Tensor) -> Tensor:
+            """Numbers of the patches of an image, (1, P), as its own code has them."""
+            shape, kept = pixel_values.shape[1:], self.__dict__.setdefault("_kept_places", {})
+            key = (tuple(shape), pixel_values.dtype, pixel_values.device)
+            if key not in kept:
+                size, found = self.patch_size, list[Tensor]()
+                image = torch.zeros((1, *shape), dtype=pixel_values.dtype, device=pixel_values.device)
+                whole = torch.ones(
+                    (1, shape[1] // size, shape[2] // size), dtype=torch.bool, device=image.device
+                )
+                hook = self.embeddings.position_embedding.register_forward_pre_hook(
+                    lambda _, given: found.append(given[0])
+                )
+                try:
+                    with torch.no_grad():
+                        self.embeddings(pixel_values=image, patch_attention_mask=whole)
+                finally:
+                    hook.remove()
+                kept[key] = found[0]
+            return kept[key]  # type: ignore[no-any-return]
+
+    WholeImages.__name__, WholeImages.__qualname__ = kind.__name__, kind.__qualname__
+    return _WHOLE.setdefault(kind, WholeImages)
