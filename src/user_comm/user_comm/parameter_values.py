@@ -49,6 +49,7 @@ from user_core.config import (
     to_mapping,
     yaml_value,
 )
+from user_core.config.setting import as_if_written, as_number, is_more_than_its_number
 from user_core.errors import ConfigError, SuiteError
 from user_core.plugins import FIELD_KINDS, PluginChoice
 
@@ -238,6 +239,8 @@ def assemble(
                 value = _from_yaml(value, field)
             if field.kind.endswith("[]") and isinstance(value, str):
                 value = _from_yaml(value, field)
+            if field.kind == "any":
+                value = as_if_written(value)  # for ROS a text of digits is a number
             _put(data, field.name, value)
     return from_mapping(cls, data)
 
@@ -304,13 +307,23 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         else:
             yield name, marked(value)
     elif isinstance(value, list):
+        if any(map(is_more_than_its_number, value)):
+            yield name, marked(value)
+            return
+        value = [as_number(element) for element in value]
         kinds = {type(element) for element in value}
         carried = len(kinds) == 1 and kinds <= {bool, int, float, str}
         yield name, value if carried else marked(value)
-    elif value is None or (isinstance(value, str) and value.startswith(YAML_MARK)):
+    elif _needs_mark(value):
         yield name, marked(value)
     else:
-        yield name, value
+        yield name, as_number(value)
+
+
+def _needs_mark(value: Any) -> bool:
+    """Whether ROS would lose what a scalar is: null, a text with the mark, a number that is perhaps a text (``0012``)."""
+    is_marked = isinstance(value, str) and value.startswith(YAML_MARK)
+    return value is None or is_marked or is_more_than_its_number(value)
 
 
 def _nested(cls: type[Config], default: Any, name: str, kind: str) -> Iterator[ParameterField]:

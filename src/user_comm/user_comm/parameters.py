@@ -27,7 +27,7 @@ from user_comm.parameter_values import (
     ros_value,
     unmarked,
 )
-from user_core.config import MISSING, Config, yaml_value
+from user_core.config import MISSING, Config, as_written, yaml_value
 from user_core.errors import ConfigError, SuiteError
 
 C = TypeVar("C", bound=Config)
@@ -260,6 +260,10 @@ def _fitting_scalar(kind: str, value: Any, field: ParameterField) -> Any:
     if kind == "float" and isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):  # YAML 1.1 reads 1e-3 as text
             return float(value)
+    if kind == "str":
+        value = as_written(value)
+        if type(value) in (int, float):  # ROS has read a text of digits as a number
+            value = str(value)
     wanted = {"bool": bool, "int": int, "float": float, "str": str}[kind]
     if not isinstance(value, wanted) or (kind == "int" and isinstance(value, bool)):
         raise ConfigError(

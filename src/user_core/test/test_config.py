@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
 from user_core.config import (
     MISSING,
@@ -356,3 +359,63 @@ def test_a_renamed_key_is_given_once():
         from_mapping(Machine, {"cogs": 1, "gears": 2})
     with pytest.raises(ConfigError, match="engine.power_w"):
         from_mapping(Machine, {"motor": {"power_w": -1}})
+
+
+# --- numbers in YAML whose field is text ---
+
+
+class Base(Config):
+    base_hash: str = setting("", doc="Hash.")
+    folder: Path = setting(Path("."), doc="Folder.")
+    versions: tuple[str, ...] = setting((), doc="Versions.")
+    names: dict[str, str] = setting(factory=dict, doc="Names.")
+    note: str | None = setting(None, doc="Note.")
+    count: int = setting(0, doc="Count.")
+    share: float = setting(0.0, doc="Share.", ge=0)
+
+
+def test_a_number_in_yaml_is_the_text_that_was_written_where_a_text_is_wanted(tmp_path):
+    words = [
+        "base_hash:=00", "folder:=0x1f", "versions:=[1.10, 12:30, 007]", "names:={a: 1_000}",
+        "note:=2026-11-30", "count:=007", "share:=1.10",
+    ]  # fmt: skip
+    wanted = Base(
+        base_hash="00", folder=Path("0x1f"), versions=("1.10", "12:30", "007"),
+        names={"a": "1_000"}, note="2026-11-30", count=7, share=1.1,
+    )  # fmt: skip
+    assert from_mapping(Base, parse_parameters(words)) == wanted
+    file = tmp_path / "base.yaml"
+    file.write_text("\n".join(word.replace(":=", ": ") for word in words))
+    assert from_mapping(Base, load_yaml(file)) == wanted
+    assert type(from_mapping(Base, load_yaml(file)).count) is int
+    assert type(from_mapping(Base, load_yaml(file)).share) is float
+
+
+def test_a_text_of_digits_reaches_the_plugin_that_wants_it_also_by_a_file_between(tmp_path):
+    class Chosen(Config):
+        policy: PluginChoice = setting(doc="Policy.")
+
+    given = parse_parameters(["policy.plugin:=p", "policy.params.base.base_hash:=0012"])
+    file = tmp_path / "chosen.yaml"
+    for _ in range(2):  # as it came, and as it was written and read again
+        params = from_mapping(Chosen, given).policy.params
+        assert from_mapping(Base, params["base"]).base_hash == "0012"
+        assert from_mapping(Base, copy.deepcopy(params)["base"]).base_hash == "0012"
+        file.write_text(yaml.safe_dump(to_mapping(from_mapping(Chosen, given))))
+        given = load_yaml(file)
+
+
+def test_numbers_of_yaml_count_and_are_told_as_numbers():
+    value = yaml_value("{a: 0012, b: 1.50, c: [1, 2]}")
+    assert value == {"a": 10, "b": 1.5, "c": [1, 2]}  # YAML 1.1: octal
+    assert json.loads(json.dumps(value)) == value
+    with pytest.raises(ConfigError, match=r"count: got 1\.5 \(float\), expected an integer"):
+        from_mapping(Base, {"count": value["b"]})
+    with pytest.raises(ConfigError, match=r"share: got -3 \(int\)"):
+        from_mapping(Base, yaml_value("{share: -3}"))
+
+
+def test_a_truth_value_where_a_text_is_wanted_is_refused_with_what_to_do():
+    with pytest.raises(ConfigError, match=r"base_hash: got True \(bool\), expected text.*quotes"):
+        from_mapping(Base, parse_parameters(["base_hash:=on"]))
+    assert from_mapping(Base, parse_parameters(["base_hash:='on'"])).base_hash == "on"

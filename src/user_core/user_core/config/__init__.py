@@ -26,7 +26,7 @@ from user_core.config.model import (
     json_schema,
     to_mapping,
 )
-from user_core.config.setting import Setting, setting, setting_of
+from user_core.config.setting import Setting, as_written, setting, setting_of
 from user_core.config.shared_files import (
     file_meant,
     find_shared,
@@ -42,6 +42,7 @@ __all__ = [
     "ConfigField",
     "Document",
     "Setting",
+    "as_written",
     "config_fields",
     "file_meant",
     "find_shared",

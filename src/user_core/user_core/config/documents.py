@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from user_core.config.model import ConfigErrors, Key
+from user_core.config.setting import WrittenFloat, WrittenInt
 from user_core.errors import ConfigError
 
 
@@ -53,7 +54,8 @@ class Document:
 def load_document(path: str | Path) -> Document:
     """Read a YAML file whose top is a mapping. Keys that occur twice are refused.
 
-    A key that is written as a number or a truth value (``0``, ``on``) is that text.
+    A key that is written as a number or a truth value (``0``, ``on``) is that text. A number knows how it was written, so
+    that it is that text where a field is one (``base_hash: 0012``).
 
     Raises:
         ConfigError: The file is not there, is not valid YAML, or is something else.
@@ -100,7 +102,7 @@ def _lines(node: yaml.Node, key: Key, above: tuple[int, ...]) -> Iterator[tuple[
 
 
 def yaml_value(text: str) -> Any:
-    """A value of YAML, read as in documents: each key is a text, and occurs once.
+    """A value of YAML, read as in documents: each key is a text, and occurs once; numbers know how they were written.
 
     Raises:
         yaml.YAMLError: It is not valid YAML, or has another key.
@@ -116,6 +118,9 @@ class _Loader(yaml.SafeLoader):
 
     To plain YAML those are a number and a truth value, which ROS parameters, JSON and the names of fields are not. And a
     key that occurs twice is a mistake: plain YAML would silently keep the last.
+
+    What type a value has is not known here, but where it is used. So a number keeps its text, and a day (``2026-11-30``)
+    is one: no field is a date.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -137,6 +142,37 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         super().flatten_mapping(node)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _written_int(loader: _Loader, node: yaml.ScalarNode) -> WrittenInt:
+    return WrittenInt(loader.construct_yaml_int(node), node.value)
+
+
+def _written_float(loader: _Loader, node: yaml.ScalarNode) -> WrittenFloat:
+    return WrittenFloat(loader.construct_yaml_float(node), node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _written_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _written_float)
+
+
+def _write_int(dumper: yaml.SafeDumper, value: WrittenInt) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:int", value.written)
+
+
+def _write_float(dumper: yaml.SafeDumper, value: WrittenFloat) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:float", value.written)
+
+
+# Whoever writes a document writes numbers as they stood in the one that was read.
+yaml.SafeDumper.add_representer(WrittenInt, _write_int)
+yaml.SafeDumper.add_representer(WrittenFloat, _write_float)
 
 
 def _key_of_text(key: yaml.Node) -> yaml.Node:

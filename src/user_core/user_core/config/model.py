@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union, cast
 import pydantic
 from pydantic.fields import FieldInfo
 
-from user_core.config.setting import UNFIT, Setting, describe, setting_of
+from user_core.config.setting import UNFIT, Setting, as_number, describe, setting_of
 from user_core.errors import ConfigError
 
 _log = logging.getLogger(__name__)
@@ -356,7 +356,11 @@ def _wrong(path: str, value: Any, expected: str) -> ConfigError:
     text = repr(value)
     if len(text) > 200:
         text = text[:200] + "..."
-    return ConfigError(path, got=f"{text} ({type(value).__name__})", expected=expected)
+    kind = type(as_number(value)).__name__
+    hint = ""
+    if isinstance(value, bool) and expected.startswith("text"):
+        hint = "yes, no, on, off, true and false are truth values in YAML: give the word in quotes, as '\"on\"'"
+    return ConfigError(path, got=f"{text} ({kind})", expected=expected, hint=hint)
 
 
 def _near(value: object, options: Iterable[object]) -> str:

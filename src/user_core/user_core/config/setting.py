@@ -27,6 +27,64 @@ UNFIT = "setting"
 _KINDS = {float: "a number", int: "an integer", str: "text", bool: "true or false", Path: "a path"}
 
 
+class WrittenInt(int):
+    """An integer as YAML reads it, which knows how it was written: ``0012`` is a hash where text is wanted."""
+
+    written: str
+
+    def __new__(cls, value: int, written: str) -> WrittenInt:
+        made = super().__new__(cls, value)
+        made.written = written
+        return made
+
+    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]
+        return int(self), self.written
+
+    def __str__(self) -> str:
+        return self.written
+
+
+class WrittenFloat(float):
+    """The same of a number with a point: ``1.10`` is a version where text is wanted."""
+
+    written: str
+
+    def __new__(cls, value: float, written: str) -> WrittenFloat:
+        made = super().__new__(cls, value)
+        made.written = written
+        return made
+
+    def __getnewargs__(self) -> tuple[float, str]:  # type: ignore[override]
+        return float(self), self.written
+
+    def __str__(self) -> str:
+        return self.written
+
+
+def as_written(value: Any) -> Any:
+    """The text of a number that was read from YAML; any other value as it is."""
+    return value.written if isinstance(value, WrittenInt | WrittenFloat) else value
+
+
+def as_number(value: Any) -> Any:
+    """A number that was read from YAML as a plain one; any other value as it is."""
+    if isinstance(value, WrittenInt):
+        return int(value)
+    return float(value) if isinstance(value, WrittenFloat) else value
+
+
+def as_if_written(value: Any) -> Any:
+    """A plain number as if it had been read from YAML; any other value as it is."""
+    if type(value) is int:
+        return WrittenInt(value, repr(value))
+    return WrittenFloat(value, repr(value)) if type(value) is float else value
+
+
+def is_more_than_its_number(value: Any) -> bool:
+    """Whether a number that was read from YAML was written as nobody writes it who knows but the number: ``0012``, ``1.10``."""
+    return isinstance(value, WrittenInt | WrittenFloat) and repr(as_number(value)) != value.written
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is known about one field of a :class:`~user_core.config.Config`.
@@ -209,12 +267,14 @@ def _schema(hint: Any, rule: Setting, handler: GetCoreSchemaHandler) -> CoreSche
         }
         return _unfit(core_schema.int_schema(strict=True, **limits), hint, rule)
     if hint is str:
-        return _unfit(core_schema.str_schema(strict=True, **rule.lengths), hint, rule)
+        text = core_schema.str_schema(strict=True, **rule.lengths)
+        made = core_schema.no_info_before_validator_function(as_written, text)
+        return _unfit(made, hint, rule)
     if hint is bool:
         return _unfit(core_schema.bool_schema(strict=True), hint)
     if hint is Path:
         text = core_schema.no_info_before_validator_function(
-            lambda value: str(value) if isinstance(value, Path) else value,
+            lambda value: str(value) if isinstance(value, Path) else as_written(value),
             core_schema.str_schema(strict=True),
         )
         return _unfit(core_schema.no_info_after_validator_function(Path, text), hint)

@@ -61,6 +61,11 @@ def node_config(executable: str) -> type[Config] | None:
     return found
 
 
+def is_registered(executable: str) -> bool:
+    """Whether a package says which configuration this executable takes."""
+    return executable in _points()
+
+
 def check_parameters(composition: Composition, faults: Faults) -> dict[str, Config]:
     """Check the parameters of all processes, those of their plugins too.
 

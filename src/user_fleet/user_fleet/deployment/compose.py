@@ -264,8 +264,9 @@ class _Composer(MemberReader):
                 value, origin = self.overrides[name], Origin(_COMMAND_LINE)
             else:
                 self.by_default.add(name)
-            if isinstance(argument.default, str) and type(value) in (int, float):
-                value = str(value)  # a text that looks like a number
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if isinstance(argument.default, str) and is_number:
+                value = str(value)  # a text that looks like a number, as it was written
             if argument.choices and str(value) not in argument.choices:
                 what = f"argument {name!r} of {self.file.name}"
                 self.faults.unknown(origin, what, str(value), argument.choices)

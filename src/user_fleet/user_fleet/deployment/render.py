@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
+from user_core.config.setting import as_number, is_more_than_its_number
 from user_core.errors import ConfigError
+from user_fleet.deployment.check import is_registered
 from user_fleet.deployment.model import ProcessSpec
 
 #: Begins a parameter that is YAML in a text; :data:`user_comm.parameter_values.YAML_MARK` is the same.
@@ -59,11 +61,13 @@ def write_parameters(process: ProcessSpec, file: str | Path) -> Path:
     Mappings stay mappings. ROS parameters are scalars and lists of one type; what they cannot
     carry (null, an empty list or mapping, a list of mappings or of mixed types, a key that is no
     name) is written as a text that begins with ``!yaml``, which the node reads again
-    (:func:`user_comm.parameter_values.unmarked`).
+    (:func:`user_comm.parameter_values.unmarked`). So is a number that may be meant as text (``0012``), where the node
+    has a configuration that says which it is.
     """
     file = Path(file)
     try:
-        parameters = {key: _ros_value(value) for key, value in process.parameters.items()}
+        typed = is_registered(process.executable)
+        parameters = {key: _ros_value(value, typed) for key, value in process.parameters.items()}
         text = yaml.safe_dump({"/**": {"ros__parameters": parameters}}, sort_keys=False)
     except yaml.YAMLError as error:
         raise ConfigError(f"parameters of {process.name}", got=str(error)) from error
@@ -72,12 +76,15 @@ def write_parameters(process: ProcessSpec, file: str | Path) -> Path:
     return file
 
 
-def _ros_value(value: Any) -> Any:
+def _ros_value(value: Any, typed: bool) -> Any:
     if isinstance(value, Mapping):
         if value and all(isinstance(k, str) and _NAME.fullmatch(k) for k in value):
-            return {k: _ros_value(v) for k, v in value.items()}
+            return {k: _ros_value(v, typed) for k, v in value.items()}
         return _marked(dict(value))
+    if typed and is_more_than_its_number(value):
+        return _marked(value)
     if isinstance(value, list | tuple):
+        value = [as_number(v) for v in value]
         kinds = {type(v) for v in value}
         if kinds == {int, float}:
             return [float(v) for v in value]
@@ -86,7 +93,7 @@ def _ros_value(value: Any) -> Any:
         return _marked(list(value))
     if value is None or (isinstance(value, str) and value.startswith(YAML_MARK)):
         return _marked(value)
-    return value
+    return as_number(value)
 
 
 def _marked(value: Any) -> str:
