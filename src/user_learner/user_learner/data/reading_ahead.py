@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,7 +74,7 @@ class ReadingAhead(Closing):
         self._data, self._taking, self._asked = data, taking, bool(processes)
         self._open_again = (type(taking), str(path), format_name, dict(options), taking.mapping)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="import")
-        self._pool: ProcessPoolExecutor | None = None
+        self._processes: _Processes | None = None
         self._count = min(cores(), _MOST_PROCESSES) if processes is None else processes
         self._began_s = time.monotonic()
 
@@ -97,15 +97,14 @@ class ReadingAhead(Closing):
 
     def close(self) -> None:
         """Stop reading. Idempotent."""
-        for executor in (self._thread, self._pool):
-            if executor is not None:
-                executor.shutdown(cancel_futures=True)
-        self._pool = None
+        self._thread.shutdown(cancel_futures=True)
+        if self._processes is not None:
+            self._processes.close()
+        self._processes = None
 
     def _begin(self, ref: EpisodeRef) -> Future[RecordedEpisode | str]:
-        if self._pool is not None and self._count:
-            with suppress(BrokenProcessPool):
-                return self._pool.submit(_read_there, ref)
+        if self._processes is not None and self._count:
+            return self._processes.submit(ref)
         return self._thread.submit(_tried, self._taking, self._data, ref)
 
     def _result(
@@ -113,18 +112,15 @@ class ReadingAhead(Closing):
     ) -> RecordedEpisode | str:
         try:
             return future.result()
-        except BrokenProcessPool:  # one was killed: for want of memory, most likely
+        except _Ended:  # it was killed: for want of memory, most likely
             self._count = 0
             return self._thread.submit(_tried, self._taking, self._data, ref).result()
 
     def _depth(self, done: int, left: int) -> int:
         """How many episodes are being read, or wait to be written."""
-        if self._pool is None and self._count > 1 and self._is_worth_it(done, left):
-            self._pool = ProcessPoolExecutor(
-                self._count, multiprocessing.get_context("spawn"), _open_there,
-                (os.getpid(), *self._open_again),
-            )  # fmt: skip
-        return max(2, self._count + 1) if self._pool is not None else 2
+        if self._processes is None and self._count > 1 and self._is_worth_it(done, left):
+            self._processes = _Processes(self._count, self._open_again)
+        return max(2, self._count + 1) if self._processes is not None else 2
 
     def _is_worth_it(self, done: int, left: int) -> bool:
         if self._asked:
@@ -141,11 +137,64 @@ def _tried(taking: Taking, data: Source, ref: EpisodeRef) -> RecordedEpisode | s
         return in_one_line(error)
 
 
-#: Of a process that reads: what it reads from, and what it makes of it.
-_there: list[Any] = []
+class _Ended(Exception):
+    """A process that reads is gone, with what it was to read."""
 
 
-def _open_there(
+class _Processes:
+    """Processes that read; each has a pipe of its own, whose end says that it is gone.
+
+    The standard library's pool shares queues and their locks among its processes: one that is killed while another is being
+    started lets it wait for ever.
+
+    Args:
+        count: How many.
+        open_again: What each makes its own of the data set by.
+    """
+
+    def __init__(self, count: int, open_again: tuple[Any, ...]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="reading")
+        self._free: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._all: list[tuple[Any, Connection]] = []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_read_there, args=(theirs, os.getpid(), *open_again), daemon=True
+            )
+            process.start()
+            theirs.close()  # or its end would not be seen
+            self._all.append((process, ours))
+            self._free.put(ours)
+
+    def submit(self, ref: EpisodeRef) -> Future[RecordedEpisode | str]:
+        """Have an episode read. The future raises _Ended when its process is gone."""
+        return self._threads.submit(self._ask, ref)
+
+    def _ask(self, ref: EpisodeRef) -> RecordedEpisode | str:
+        link = self._free.get()
+        try:
+            link.send(ref)
+            found: RecordedEpisode | str = link.recv()
+            return found
+        except (EOFError, OSError):
+            raise _Ended from None
+        finally:
+            self._free.put(link)
+
+    def close(self) -> None:
+        """End them, whatever they do."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process, _ in self._all:
+            process.kill()
+            process.join()
+        self._threads.shutdown()
+        for _, link in self._all:
+            link.close()
+
+
+def _read_there(
+    link: Connection,
     parent: int,
     taking: Callable[[Description, DataMapping | None], Taking],
     path: str,
@@ -153,11 +202,10 @@ def _open_there(
     options: Mapping[str, Any],
     mapping: DataMapping | None,
 ) -> None:
+    """The main function of a process that reads."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who has started it
     end_with_parent(signal.SIGKILL, parent)
-    data = open_source(path, format_name, options).__enter__()
-    _there[:] = [taking(data.describe(), mapping), data]
-
-
-def _read_there(ref: EpisodeRef) -> RecordedEpisode | str:
-    return _tried(_there[0], _there[1], ref)
+    with open_source(path, format_name, options) as data:
+        own = taking(data.describe(), mapping)
+        while True:
+            link.send(_tried(own, data, link.recv()))
