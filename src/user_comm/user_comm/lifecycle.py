@@ -70,7 +70,7 @@ PERIOD_S = 1.0
 _VALUE_LENGTH = 1000
 #: Autostart: how often the state is looked at, and the time between two attempts, seconds.
 _CHECK_PERIOD_S = 0.5
-_FIRST_RETRY_S = 1.0
+_FIRST_RETRY_S = 0.25
 _LAST_RETRY_S = 10.0
 #: After being active for so long, a failure counts as the first one.
 _STABLE_S = 30.0
