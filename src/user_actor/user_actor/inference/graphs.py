@@ -24,10 +24,11 @@ _WARM = 2
 
 @dataclass
 class _Graph:
-    """A recorded call: where it reads its arguments, and leaves what it makes."""
+    """A recorded call: where it reads its arguments and what the host gave, and leaves what it makes."""
 
     graph: Any
     arguments: list[Any]
+    constants: list[Any]
     made: Any
 
 
@@ -154,13 +155,15 @@ class CallGraphs(PreparedCalls):
 def _recorded(own: Callable[..., Any], given: list[Any], pool: Any) -> _Graph:
     import torch
 
-    from user_core.policies.cuda_graphs import Recorder, begins, mapped
+    from user_core.policies.cuda_graphs import Recorder, begins, mapped, rehearsed
 
     arguments, keywords = kept = mapped(given, torch.Tensor.clone)
-    for _ in range(_WARM):
+    for _ in range(_WARM - 1):
+        own(*arguments, **keywords)
+    with rehearsed() as constants:
         own(*arguments, **keywords)
     torch.cuda.current_stream().synchronize()
-    recorder = Recorder(begins(pool=pool))
+    recorder = Recorder(begins(pool=pool), constants=constants)
     # What autocast has made of weights lies in memory that is given back when the pass ends.
     torch.clear_autocast_cache()
     try:
@@ -168,7 +171,7 @@ def _recorded(own: Callable[..., Any], given: list[Any], pool: Any) -> _Graph:
             made = own(*arguments, **keywords)
     finally:
         torch.clear_autocast_cache()
-    return _Graph(recorder.graphs[0], kept, made)
+    return _Graph(recorder.graphs[0], kept, constants, made)
 
 
 def _keep_weights_in(dtype: Any, network: Any) -> None:

@@ -2,6 +2,9 @@
 
 A graph is launched at once, and reads and writes the memory that it was recorded with. Who uses one
 copies what is new to where the recorded one reads it, see :func:`tensors_of`.
+
+What a host gives a GPU on the way, such as a mask made of a list, cannot be recorded. It is the same each time, as the
+graph is; so it is noted once while everything is launched (:func:`rehearsed`), and taken from there by what is recorded.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,8 +28,10 @@ Begin: TypeAlias = "Callable[[], tuple[Any, Callable[[], object]]]"
 #: that are read and written; and what each operation takes besides, seconds.
 _HALF_FLOPS, _FULL_FLOPS, _BYTES, _LAUNCH_S = 5e14, 4e13, 3e12, 2e-6
 
-
 _READ_BACK = torch.ops.aten._local_scalar_dense.default
+#: What may bring numbers from one device to another, and what makes tensors of numbers in lists.
+_BRINGS, _BRINGS_INTO = torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default
+_OF_LISTS = (torch.tensor, torch.as_tensor)
 
 
 def begins(generator: torch.Generator | None = None, pool: Any = None) -> Begin:
@@ -74,13 +80,16 @@ class Recorder:
         limit_s: A graph ends when so much of the GPU's time is in it, about; None: there is one.
         notes_on: A kind of device; numbers that are read back from there meanwhile are for notes that nobody looks at, and
             nan. Empty: none are.
+        constants: What the host gave when the same was launched, see :func:`rehearsed`.
 
     Attributes:
-        graphs: Those that have ended, in order.
+        graphs: Those that have ended, in order. They read ``constants``, which must stay.
     """
 
-    def __init__(self, begin: Begin, limit_s: float | None = None, notes_on: str = "") -> None:
-        self._notes_on = notes_on
+    def __init__(
+        self, begin: Begin, limit_s: float | None = None, notes_on: str = "", constants: Sequence[Tensor] = (),
+    ) -> None:  # fmt: skip
+        self._notes_on, self._constants = notes_on, constants
         self._begin, self._limit_s, self._spent_s = begin, limit_s, 0.0
         self.graphs: list[Any] = []
         self._graph: Any = None
@@ -89,14 +98,15 @@ class Recorder:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """What is launched in the block is recorded. The way back is in the calling thread: only that one may end what
-        it has begun."""
-        plain = self._limit_s is None and not self._notes_on
+        it has begun. Raises RuntimeError where the host draws noise, which would be the same in each replay."""
+        plain = self._limit_s is None and not self._notes_on and not self._constants
         mode = nullcontext() if plain else _Operations(self._after, self._notes_on)
+        given = _Given(self._constants) if self._constants else nullcontext()
         with warnings.catch_warnings(), torch.autograd.set_multithreading_enabled(False):
             warnings.filterwarnings("ignore", message=".*CUDA Graph is empty.*")
             self._graph, self._end = self._begin()
             try:
-                with mode:
+                with mode, given:
                     yield
             except BaseException:
                 with suppress(RuntimeError):  # it tells of the same
@@ -126,15 +136,117 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if (
-            func is _READ_BACK
-            and args[0].device.type == self._notes_on
-            and args[0].is_floating_point()
-        ):
-            return float("nan")
+        if self._notes_on and func in (_READ_BACK, _BRINGS):
+            source, to = args[0], (kwargs or {}).get("device")
+            if source.device.type == self._notes_on and source.is_floating_point():
+                if func is _READ_BACK:
+                    return float("nan")
+                if self._notes_on != "cpu" and to is not None and torch.device(to).type == "cpu":
+                    return torch.full(source.shape, float("nan"))
         made = func(*args, **(kwargs or {}))
         self._tell(seconds_of(func, args, kwargs or {}, made))
         return made
+
+
+# --------------------------------------------------------------------------------------------------
+# What a host gives meanwhile
+# --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def rehearsed(device: str = "cuda") -> Iterator[list[Tensor]]:
+    """Launch in the block what is to be recorded next; gives what the host brings to this kind of device meanwhile, in
+    order, each a copy there. The way back is in the calling thread, as in :meth:`Recorder.recording`."""
+    found = _Given(None, device)
+    with torch.autograd.set_multithreading_enabled(False), found:
+        yield found.noted
+
+
+class _Given:
+    """Notes what the host gives to a kind of device; or gives what was noted instead, in the same order."""
+
+    def __init__(self, constants: Sequence[Tensor] | None, device: str = "") -> None:
+        self.noted: list[Tensor] = []
+        self.device = device or (constants[0].device.type if constants else "cuda")
+        self._constants = None if constants is None else iter(constants)
+        self._modes: list[Any] = []
+        self._within = False
+
+    def __enter__(self) -> _Given:
+        self._modes = [_OfLists(self), _Brought(self)]
+        for mode in self._modes:
+            mode.__enter__()
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        for mode in reversed(self._modes):
+            mode.__exit__(*reason)
+
+    @property
+    def notes(self) -> bool:
+        """Whether it notes, and does not give."""
+        return self._constants is None
+
+    def brings(self, target: Any) -> bool:
+        """Whether numbers of the host that go there are looked at."""
+        return not self._within and target is not None and torch.device(target).type == self.device
+
+    def instead(self, make: Callable[[], Tensor]) -> Tensor:
+        """What the host gives: as it makes it, or as was noted."""
+        self._within = True  # what it consists of is no other
+        try:
+            if self._constants is None:
+                made = make()
+                self.noted.append(made.detach().clone())
+                return made
+            constant = next(self._constants, None)
+            if constant is None:
+                raise RuntimeError("the host gives more than when the same was rehearsed")
+            return constant.clone()  # it may be written to
+        finally:
+            self._within = False
+
+
+class _OfLists(TorchFunctionMode):
+    def __init__(self, given: _Given) -> None:
+        super().__init__()
+        self._given = given
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        of_numbers = func in _OF_LISTS and not isinstance(
+            args[0] if args else named.get("data"), Tensor
+        )
+        if of_numbers and self._given.brings(named.get("device")):
+            return self._given.instead(lambda: func(*args, **named))
+        return func(*args, **named)
+
+
+class _Brought(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, given: _Given) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._given = given
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named, given = kwargs or {}, self._given
+        if torch.Tag.nondeterministic_seeded in func.tags and not given.notes:
+            made = func(*args, **named)
+            if isinstance(made, Tensor) and made.device.type == "cpu":
+                raise RuntimeError(
+                    "noise is drawn on the host, which would be the same in each replay"
+                )
+            return made
+        if func is _BRINGS and args[0].device.type == "cpu" and given.brings(named.get("device")):
+            return given.instead(lambda: func(*args, **named))
+        if func is _BRINGS_INTO and args[1].device.type == "cpu" and given.brings(args[0].device):
+            target = args[0].device
+            came = given.instead(lambda: args[1].to(target))
+            return func(args[0], came, *args[2:], **named)
+        return func(*args, **named)
 
 
 def seconds_of(func: Any, args: Any, kwargs: Mapping[str, Any], made: Any) -> float:

@@ -92,7 +92,9 @@ def _of_whole_images(kind: type) -> type:
         return _WHOLE[kind]
 
     class WholeImages(kind):  # type: ignore[valid-type,misc]
-        def forward(self, pixel_values: Tensor, patch_attention_mask: Any = None, **keywords: Any) -> Any:
+        def forward(
+            self, pixel_values: Tensor, patch_attention_mask: Any = None, **keywords: Any
+        ) -> Any:
             if patch_attention_mask is not None or keywords:
                 return super().forward(pixel_values, patch_attention_mask, **keywords)
             embeddings = self.embeddings
@@ -108,7 +110,9 @@ def _of_whole_images(kind: type) -> type:
             key = (tuple(shape), pixel_values.dtype, pixel_values.device)
             if key not in kept:
                 size, found = self.patch_size, list[Tensor]()
-                image = torch.zeros((1, *shape), dtype=pixel_values.dtype, device=pixel_values.device)
+                image = torch.zeros(
+                    (1, *shape), dtype=pixel_values.dtype, device=pixel_values.device
+                )
                 whole = torch.ones(
                     (1, shape[1] // size, shape[2] // size), dtype=torch.bool, device=image.device
                 )

@@ -174,9 +174,7 @@ class GraphedUpdate:
         state = self._generator.get_state()
         stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
         limit_s = None if self.between is None else PIECE_S / self._slower
-        recorder = Recorder(
-            begins(self._generator), limit_s, self._notes_on, self._constants
-        )
+        recorder = Recorder(begins(self._generator), limit_s, self._notes_on, self._constants)
         torch.cuda.synchronize()
         gc.collect()  # what an update has left alive may be of another stream
         torch.cuda.empty_cache()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -171,8 +171,9 @@ class BC(Algorithm):
         if config.shard:
             self._sharded = self._shard(lambda: network_of(policy, needs, name, first))
         else:
-            self.parameters = FlatParameters(self._cloned(), device)
+            self.parameters = FlatParameters(self._cloned(), device, keep_half=True)
             share_(self.parameters.flat)
+            self.parameters.show()
             self._optimizer = FlatAdam(
                 self.parameters, config.learning_rate, config.max_grad_norm, self._decay()
             )
@@ -370,9 +371,19 @@ class BC(Algorithm):
             found.append(Reason(BATCH_SPLIT, text))
         return found
 
-    def averaged(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
         """The network has the weights that are published, for as long as this lasts."""
-        return nullcontext() if self._average is None else self._average.in_place()
+        if self._average is None:
+            yield
+            return
+        show = nullcontext if self._sharded is not None else self.parameters.show
+        try:
+            with self._average.in_place():
+                show()
+                yield
+        finally:
+            show()
 
     def policy_arrays(self) -> dict[str, Array]:
         with self.averaged():
