@@ -29,6 +29,7 @@ from user_core.errors import SuiteError
 from user_core.types import Outcome
 
 Line = Mapping[str, Any]
+_GB = 1e-9
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Curve:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def times(self, factor: float) -> Curve:
+        """The same in another unit."""
+        return Curve(self.minutes, self.steps, self.values * factor)
 
 
 class RunSeries:
@@ -97,6 +102,36 @@ class RunSeries:
         """One number of one robot; the time in which it was silent is left out."""
         said = [(s["t"], s.get("robots", {}).get(robot, {}).get(name)) for s in self.states]
         rows = [(t, value) for t, value in said if _is_number(value)]
+        return self._curve([t for t, _ in rows], [v for _, v in rows])
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of processes whose memory was looked at, the largest first."""
+        most: dict[str, int] = {}
+        for state in self.states:
+            for kind, held in state.get("memory", {}).items():
+                most[kind] = max(held, most.get(kind, 0))
+        return sorted(most, key=lambda kind: -most[kind])
+
+    @property
+    def gpus(self) -> int:
+        """GPUs whose memory was looked at."""
+        return max((len(state.get("gpu_memory", [])) for state in self.states), default=0)
+
+    def memory(self, kind: str) -> Curve:
+        """Of all processes of a kind together, GB."""
+        rows = [
+            (s["t"], s["memory"][kind] * _GB) for s in self.states if kind in s.get("memory", {})
+        ]
+        return self._curve([t for t, _ in rows], [v for _, v in rows])
+
+    def gpu_memory(self, number: int) -> Curve:
+        """In use of a GPU, by whatever program, GB."""
+        rows = [
+            (s["t"], s["gpu_memory"][number] * _GB)
+            for s in self.states
+            if number < len(s.get("gpu_memory", []))
+        ]
         return self._curve([t for t, _ in rows], [v for _, v in rows])
 
     def success_of(self, robot: str, window: int = 20) -> Curve:
@@ -169,6 +204,7 @@ def draw_plots(series: RunSeries, folder: Path) -> dict[str, Path]:
         "Corrections by a person": (_corrections, "corrections.png"),
         "Rates": (_rates, "rates.png"),
         "Staleness": (_staleness, "staleness.png"),
+        "Memory": (_memory, "memory.png"),
         "Each robot": (_each_robot, "robots.png"),
         "Metrics of the algorithm": (_metrics, "metrics.png"),
     }
@@ -282,6 +318,22 @@ def _staleness(series: RunSeries) -> Any:
         ("lateness of the control loop, p99, ms", [("", series.state("lateness_p99_ms"), _THIRD)]),
     ]
     return _panels(panels)
+
+
+def _memory(series: RunSeries) -> Any:
+    """What processes and GPUs hold, and what has been stored; none of a run that did not look."""
+    panels = [
+        (
+            "memory of processes, GB",
+            [(kind, series.memory(kind), f"C{i % 10}") for i, kind in enumerate(series.kinds)],
+        ),
+        (
+            "memory of GPUs in use, GB",
+            [(f"GPU {i}", series.gpu_memory(i), f"C{i % 10}") for i in range(series.gpus)],
+        ),
+        ("data on disk, GB", [("", series.state("store_bytes").times(_GB), _THIRD)]),
+    ]
+    return _panels(panels) if series.kinds else None
 
 
 def _each_robot(series: RunSeries) -> Any:

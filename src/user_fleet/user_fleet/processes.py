@@ -103,3 +103,12 @@ def own_memory(pid: int) -> int:
     """Memory that a process shares with no other, bytes. Raises OSError."""
     lines = (_PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def resident_memory(pid: int) -> int:
+    """Memory of a process that holds no file: its own and what it shares by shared memory, bytes. Costs no more for a large
+    process. Raises OSError."""
+    lines = (_PROC / str(pid) / "status").read_text(encoding="ascii", errors="replace").splitlines()
+    return 1024 * sum(
+        int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))
+    )

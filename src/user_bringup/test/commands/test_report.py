@@ -1,7 +1,9 @@
 import json
+import os
 
 import pytest
 
+from user_bringup.monitor.memory import MemoryWatch
 from user_bringup.report import RunSeries, write_report
 from user_core.errors import SuiteError
 
@@ -93,3 +95,34 @@ def test_several_robots_are_shown_apart(tmp_path):
     series = RunSeries(lines)
     assert series.robots == ["left", "right"]
     assert series.success_of("left").values[-1] == 1 and series.success_of("right").values[-1] == 0
+
+
+def test_memory_is_drawn_over_time(tmp_path):
+    held = {"learner": 3_000_000_000, "hal": 200_000_000}
+    lines = [
+        state(
+            1000.0 + s,
+            memory={**held, "learner": held["learner"] + s * 10**6},
+            gpu_memory=[9 * 10**9],
+        )
+        for s in range(0, 60, 5)
+    ]
+    (tmp_path / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    series = RunSeries(lines)
+    assert series.kinds == ["learner", "hal"] and series.gpus == 1
+    assert series.memory("learner").values[-1] == pytest.approx(3.055)
+    assert series.gpu_memory(0).values == pytest.approx([9.0] * 12)
+    write_report(tmp_path)
+    assert (tmp_path / "plots" / "memory.png").stat().st_size > 5000
+
+
+def test_memory_is_that_of_processes_of_a_kind_together():
+    block = bytearray(64 << 20)
+    block[::4096] = b"x" * len(block[::4096])
+    watch = MemoryWatch(
+        lambda: {"robot0.hal0": os.getpid(), "hal1": os.getpid(), "gone": 2**22 - 3}
+    )
+    watch.look()
+    assert set(watch.of_processes) == {"hal"}
+    assert 128 << 20 < watch.of_processes["hal"] < 8 << 30
+    del block

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from user_bringup.monitor import History, render
+from user_bringup.monitor.memory import MemoryWatch
 from user_bringup.monitor.shares import named
 from user_bringup.monitor.state import ONLINE, SystemState
 from user_bringup.running import (
@@ -182,6 +183,7 @@ class _Up:
             domains = ros_domains(self.prepared.deployment)
             monitor = stack.enter_context(Monitor(self.history.episode, domains))
             task = asyncio.create_task(self.supervisor.run())
+            memory = stack.enter_context(MemoryWatch(self._pids))
             live = None
             if not self.arguments.no_table and self.console.is_terminal:
                 live = stack.enter_context(Live(console=self.console, screen=False))
@@ -196,6 +198,7 @@ class _Up:
                     state.processes = self._process_words()
                     self._tend_board(state.processes)
                     state.standbys = self._standbys()
+                    state.memory, state.gpu_memory = memory.of_processes, memory.of_gpus
                     if live is not None:
                         live.update(render(state, f"{self.prepared.deployment.name}  "
                                            f"{self.prepared.folder.name}  {self.stopping}"))  # fmt: skip
@@ -209,6 +212,13 @@ class _Up:
             with monitor.lock:
                 never_ran = why_it_never_ran(self.prepared.deployment, monitor.state)
             return self._tell_end(task.result(), never_ran)
+
+    def _pids(self) -> dict[str, int]:
+        return {
+            name: pid
+            for name, child in list(self.supervisor.children.items())
+            if (pid := child.pid)
+        }
 
     def _standbys(self) -> dict[int, int]:
         """Those of this run, with their memory; looked at now and then."""

@@ -77,6 +77,10 @@ class History:
             numbers.update(stored_steps=replay.steps, store_bytes=replay.disk_bytes)
         if state.standbys:
             numbers.update(standbys=len(state.standbys), standby_bytes=sum(state.standbys.values()))
+        if state.memory:
+            numbers["memory"] = state.memory
+        if state.gpu_memory:
+            numbers["gpu_memory"] = state.gpu_memory
         self.write("state", **numbers)
 
     def ended(self, why: str, causes: Mapping[str, str]) -> None:

@@ -93,6 +93,8 @@ class SystemState:
         self.corrections = Corrections()
         self.processes: dict[str, str] = {}
         self.standbys: dict[int, int] = {}  # own memory of each by its process, bytes
+        self.memory: dict[str, int] = {}  # of processes by their kind, bytes
+        self.gpu_memory: list[int] = []  # in use of each GPU, bytes
         self.managed: dict[str, Latest] = {}
         self._traffic = FlowTable()
 
