@@ -40,6 +40,8 @@ setup(
         ],
         "user.metrics_sinks": [
             "foxglove = user_learner.metrics.foxglove:FoxgloveSink",
+            "mlflow = user_learner.metrics.mlflow:MlflowSink",
+            "rerun = user_learner.metrics.rerun:RerunSink",
             "tensorboard = user_learner.metrics.tensorboard:TensorBoardSink",
             "trackio = user_learner.metrics.trackio:TrackioSink",
             "wandb = user_learner.metrics.wandb:WandbSink",

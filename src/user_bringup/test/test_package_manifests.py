@@ -54,7 +54,9 @@ OPTIONAL = {
     "trimesh",  # meshes of robots in the console
     "wandb",
     "trackio",
-    "foxglove",  # sinks of metrics
+    "foxglove",
+    "mlflow",
+    "rerun",  # sinks of metrics
     "pyarrow",
     "h5py",
     "minari",

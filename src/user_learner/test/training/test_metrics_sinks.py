@@ -98,10 +98,10 @@ def test_a_sink_that_hangs_holds_up_neither_updates_nor_the_end(tmp_path, monkey
 
 def test_a_library_that_is_missing_is_named_with_what_installs_it(tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.WARNING)
-    for name in ("wandb", "trackio"):
+    for name in ("wandb", "trackio", "mlflow", "rerun"):
         monkeypatch.setitem(sys.modules, name, None)
         sink = build("metrics_sinks", name)
-        with pytest.raises(PluginError, match="extra_metrics.txt"):
+        with pytest.raises(PluginError, match="rerun-sdk" if name == "rerun" else "extra_metrics"):
             sink.open(tmp_path, "run")
         writer = SinkWriter(name, lambda sink=sink: sink, tmp_path)
         writer(progress(1))
@@ -190,6 +190,44 @@ def test_foxglove_reads_what_was_written_also_after_a_restart(tmp_path):
     assert [(p["update"], p["algorithm"]) for _, p in points] == [
         (10, {"loss": 0.1}), (20, {"loss": 0.2}), (15, {"loss": 0.15}), (30, {"loss": 0.3}),
     ]  # fmt: skip
+
+
+_READS_MLFLOW = """
+import json
+from mlflow.tracking import MlflowClient
+client = MlflowClient(tracking_uri=(folder / "mlflow").as_uri())
+runs = client.search_runs([client.get_experiment_by_name("user").experiment_id])
+points = client.get_metric_history(runs[0].info.run_id, "algorithm/loss")
+print(json.dumps([[(run.info.run_name, run.info.status) for run in runs], [(p.step, p.value) for p in points]]))
+"""
+
+
+def test_mlflow_reads_what_was_written_also_after_a_restart(tmp_path):
+    pytest.importorskip("mlflow")
+    runs, points = json.loads(run(_WRITES + _READS_MLFLOW, tmp_path, "mlflow").splitlines()[-1])
+    assert runs == [["first", "FINISHED"]]
+    assert points == [[10, 0.1], [20, 0.2], [15, 0.15], [30, 0.3]]
+
+
+_READS_RERUN = """
+import json
+from rerun.chunk import RrdReader
+found = []
+for file in sorted((folder / "rerun").glob("first_*.rrd")):
+    for chunk in RrdReader(file).stream():
+        rows = chunk.to_record_batch()
+        name = next((column for column in rows.schema.names if column.endswith("Scalars:scalars")), None)
+        if name is not None and chunk.entity_path == "/algorithm/loss":
+            steps, values = (rows.column(column).to_pylist() for column in ("update", name))
+            found += [(step, value) for step, (value,) in zip(steps, values)]
+print(json.dumps(found))
+"""
+
+
+def test_rerun_reads_what_was_written_also_after_a_restart(tmp_path):
+    pytest.importorskip("rerun")
+    points = json.loads(run(_WRITES + _READS_RERUN, tmp_path, "rerun").splitlines()[-1])
+    assert points == [[10, 0.1], [20, 0.2], [15, 0.15], [30, 0.3]]
 
 
 def test_foxglove_without_file_and_port_is_refused_by_the_name_of_what_is_missing():
