@@ -30,6 +30,8 @@ from user_core.types import Outcome
 
 Line = Mapping[str, Any]
 _GB = 1e-9
+#: Kinds of processes whose memory is shown apart.
+_KINDS = 4
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,12 @@ class RunSeries:
         """GPUs whose memory was looked at."""
         return max((len(state.get("gpu_memory", [])) for state in self.states), default=0)
 
-    def memory(self, kind: str) -> Curve:
-        """Of all processes of a kind together, GB."""
+    def memory(self, *kinds: str) -> Curve:
+        """Of all processes of these kinds together, GB."""
         rows = [
-            (s["t"], s["memory"][kind] * _GB) for s in self.states if kind in s.get("memory", {})
+            (s["t"], sum(held.get(kind, 0) for kind in kinds) * _GB)
+            for s in self.states
+            if set(held := s.get("memory", {})) & set(kinds)
         ]
         return self._curve([t for t, _ in rows], [v for _, v in rows])
 
@@ -322,16 +326,17 @@ def _staleness(series: RunSeries) -> Any:
 
 def _memory(series: RunSeries) -> Any:
     """What processes and GPUs hold, and what has been stored; none of a run that did not look."""
+    large, small = series.kinds[:_KINDS], series.kinds[_KINDS:]
+    lines = [(kind, series.memory(kind), f"C{i}") for i, kind in enumerate(large)]
+    if small:
+        lines.append(("the rest", series.memory(*small), "0.6"))
     panels = [
-        (
-            "memory of processes, GB",
-            [(kind, series.memory(kind), f"C{i % 10}") for i, kind in enumerate(series.kinds)],
-        ),
+        ("memory of processes, GB", lines),
         (
             "memory of GPUs in use, GB",
             [(f"GPU {i}", series.gpu_memory(i), f"C{i % 10}") for i in range(series.gpus)],
         ),
-        ("data on disk, GB", [("", series.state("store_bytes").times(_GB), _THIRD)]),
+        ("data on disk, MB", [("", series.state("store_bytes").times(1e-6), _THIRD)]),
     ]
     return _panels(panels) if series.kinds else None
 
