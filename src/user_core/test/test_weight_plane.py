@@ -492,6 +492,20 @@ def test_a_snapshot_is_rounded_as_versions_are(snapshots):
     np.testing.assert_array_equal(taken["w"], to_bfloat16(values))
 
 
+def test_numbers_that_are_not_finite_are_found_where_they_are(snapshots):
+    weights = {
+        "a": torch.ones(3), "b": torch.tensor([1.0, float("nan")]), "c": torch.arange(3), "d": torch.zeros(0),
+        "e": torch.tensor([float("inf")], dtype=torch.bfloat16),
+    }  # fmt: skip
+    assert snapshots.take(weights).not_finite() == ["b", "e"]
+    weights["b"][1] = weights["e"][0] = 0
+    paced = []
+    taken = snapshots.take(weights)
+    taken.pace = lambda: paced.append(1)
+    assert taken.not_finite() == []
+    assert len(paced) == 4
+
+
 def test_memory_of_snapshots_is_used_again_and_given_back(snapshots):
     weights = {"w": torch.arange(6.0)}
     first, second = snapshots.take(weights), snapshots.take(weights)

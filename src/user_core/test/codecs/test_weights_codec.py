@@ -11,6 +11,7 @@ import safetensors.numpy as package
 from hypothesis import given
 from hypothesis import strategies as st
 
+from user_core.codecs import weights
 from user_core.codecs.weights import (
     content_hash,
     encode_version,
@@ -176,3 +177,22 @@ def test_other_safetensors_files_are_no_policy():
 def test_python_objects_cannot_be_written():
     with pytest.raises(CodecError, match="object"):
         pack({"x": np.array([object()])}, {})
+
+
+def test_the_hash_of_a_large_version_that_cannot_change_is_computed_once(monkeypatch):
+    computed = []
+    whole = weights._hash_of
+    monkeypatch.setattr(weights, "_hash_of", lambda version: computed.append(1) or whole(version))
+    array = np.zeros(weights._LARGE_BYTES, np.uint8)
+    made = PolicyVersion(1, {"w": array})
+    assert len({content_hash(made) for _ in range(2)}) == 1
+    assert len(computed) == 2  # it could change
+    array[3] = 1
+    array.flags.writeable = False
+    changed = content_hash(made)
+    assert content_hash(made) == changed == whole(made)
+    assert len(computed) == 3
+    assert content_hash(PolicyVersion(2, {"w": array})) != changed
+    kept = len(weights._KNOWN)
+    del made
+    assert len(weights._KNOWN) < kept

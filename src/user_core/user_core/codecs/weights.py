@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import weakref
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,32 @@ _NUMBERS = ("number", "update", "environment_steps", "created_ns")
 
 
 def content_hash(version: PolicyVersion) -> str:
-    """SHA-256, hexadecimal, over numbers, configuration hash and arrays of a version."""
+    """SHA-256, hexadecimal, over numbers, configuration hash and arrays of a version. Of a large one whose arrays cannot be
+    written to it is computed once: that takes a second for each 2 GB."""
+    known = _KNOWN.get(id(version))
+    if known is not None and known[0]() is version:
+        return known[1]
+    found = _hash_of(version)
+    arrays = version.arrays.values()
+    large = sum(array.nbytes for array in arrays) >= _LARGE_BYTES
+    if large and not any(array.flags.writeable for array in arrays):
+        forget = partial(_forget, id(version))
+        _KNOWN[id(version)] = weakref.ref(version, forget), found
+    return found
+
+
+def _forget(key: int, gone: weakref.ref[PolicyVersion]) -> None:
+    known = _KNOWN.get(key)
+    if known is not None and known[0] is gone:  # not of another that lies there now
+        del _KNOWN[key]
+
+
+#: Hashes of large versions that cannot change, for as long as these are there.
+_KNOWN: dict[int, tuple[weakref.ref[PolicyVersion], str]] = {}
+_LARGE_BYTES = 1 << 26
+
+
+def _hash_of(version: PolicyVersion) -> str:
     described = {
         "format": FORMAT,
         "config_hash": version.config_hash,
@@ -128,13 +154,18 @@ def _dtype_name(dtype: np.dtype[Any]) -> str:
 
 def encode_version(version: PolicyVersion) -> bytes:
     """A version as a safetensors file; equal versions give equal bytes."""
+    return b"".join(version_pieces(version))
+
+
+def version_pieces(version: PolicyVersion) -> list[memoryview | bytes]:
+    """What :func:`encode_version` gives, in pieces, of which the large ones are no copies."""
     metadata = {name: str(getattr(version, name)) for name in _NUMBERS}
     metadata |= {
         "format": FORMAT,
         "config_hash": version.config_hash,
         "content_hash": content_hash(version),
     }
-    return b"".join(pack(version.arrays, metadata))
+    return pack(version.arrays, metadata)
 
 
 def read_version(

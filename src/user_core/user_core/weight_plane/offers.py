@@ -106,7 +106,10 @@ class Offers(Closing):
                     self.pace = turns.wait
             snapshots = self._snapshots
         try:
-            return snapshots.take(tensors, rounded, pace)
+            found = snapshots.take(tensors, rounded, pace)
+            if found is not None:
+                found.pace = self.pace
+            return found
         except Exception as error:  # no room, a driver that lacks something: training goes on
             self._warn(f"a version is not kept on the GPU: {in_words(error)}")
             return None

@@ -54,6 +54,7 @@ class Snapshot(Mapping[str, Array]):
         rounded: Whether float32 was rounded to bfloat16.
         handle: By which others map it; empty: it is on no GPU.
         device: Where it is.
+        pace: Called between what is computed there for :meth:`not_finite`; may wait.
     """
 
     def __init__(self, flat: Tensor, layout: Layout, rounded: bool, handle: str,
@@ -61,6 +62,7 @@ class Snapshot(Mapping[str, Array]):
         self.layout, self.rounded, self.handle, self.device = layout, rounded, handle, flat.device
         self._flat: Tensor | None = flat
         self._give_back, self._lock = give_back, threading.Lock()
+        self.pace: Callable[[], object] = lambda: None
         self._host: dict[str, Array] | None = None
         self._stream = _stream(flat.device)  # what follows must not wait for what training launches
 
@@ -85,6 +87,25 @@ class Snapshot(Mapping[str, Array]):
                     found.add(self._flat[piece.offset : piece.offset + piece.nbytes])
                 return found.values()
 
+    def not_finite(self) -> list[str]:
+        """Names of arrays with numbers that are not finite, looked at where they are. Raises PolicyError after
+        :meth:`release`."""
+        with self._lock:
+            if self._flat is None:
+                raise PolicyError("weights on a GPU", got="none any more", expected="some")
+            with torch.cuda.stream(self._stream):
+                found = []
+                for entry in self.layout.entries:
+                    dtype = getattr(torch, entry.dtype)
+                    if dtype.is_floating_point:
+                        values = self._flat[entry.offset : entry.end].view(dtype)
+                        for part in values.split(PIECE_BYTES):
+                            self.pace()
+                            found.append((entry.name, part.isfinite().all()))
+                right = torch.stack([one for _, one in found]).tolist() if found else []
+                names = (name for name, _ in found)
+                return sorted({n for n, fine in zip(names, right, strict=True) if not fine})
+
     def release(self) -> None:
         """Nobody takes it any more. Idempotent."""
         with self._lock:
@@ -102,6 +123,7 @@ class Snapshot(Mapping[str, Array]):
                     raise PolicyError("weights on a GPU", got="none any more", expected="some")
                 with torch.cuda.stream(self._stream):
                     flat = self._flat.to("cpu", copy=True).numpy()
+                flat.flags.writeable = False
                 self._host = {e.name: _as_array(flat, e) for e in self.layout.entries}
             return self._host
 

@@ -1,5 +1,6 @@
 """Prefetching, publishing, background work and metrics."""
 
+import errno
 import subprocess
 import sys
 import threading
@@ -10,11 +11,13 @@ import pytest
 
 from user_core.errors import StoreError
 from user_core.fakes import PolicyMailbox
-from user_core.types import Batch
+from user_core.runtime import files
+from user_core.types import Batch, PolicyVersion
+from user_learner.training import publishing
 from user_learner.training.background import LatestWorker
 from user_learner.training.batch_feed import BatchFeed
 from user_learner.training.progress import LearnerState, Means, Progress, Rate
-from user_learner.training.publishing import PolicyPublisher, VersionCounter, Weights
+from user_learner.training.publishing import PolicyFile, PolicyPublisher, VersionCounter, Weights
 from user_testing.waiting import wait_until
 
 
@@ -148,6 +151,43 @@ def test_versions_get_rising_numbers_and_bad_weights_get_none(tmp_path):
     assert version.config_hash == "hash"
     assert publisher.newest == 2
     assert publisher.period_s > 0
+
+
+def large_version(number):
+    array = np.full(1 << 26, number, np.float32)  # 256 MB
+    array.flags.writeable = False
+    return PolicyVersion(number, {"w": array}, "hash")
+
+
+def test_robots_do_not_wait_for_the_file_of_a_large_version(tmp_path, monkeypatch):
+    told, passed = threading.Event(), []
+
+    class Sink:
+        def publish(self, version):
+            passed.append(version.number)
+            told.set()
+
+    def write(path, pieces, durable):
+        assert told.wait(20)  # only then
+        files.write_atomically(path, pieces, durable)
+
+    file = PolicyFile(tmp_path, Sink())
+    monkeypatch.setattr(publishing, "write_atomically", write)
+    made = large_version(7)
+    file.publish(made)
+    assert passed == [7]
+    assert file.kept().number == 7
+
+    def full(path, pieces, durable):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(publishing, "write_atomically", full)
+    with pytest.raises(OSError, match="full"):
+        file.publish(made)
+    assert passed == [7, 7]
+    with pytest.raises(OSError, match="full"):  # a small one is not passed on without its file
+        file.publish(PolicyVersion(8, {"w": np.ones(3)}, "hash"))
+    assert passed == [7, 7]
 
 
 def test_means_are_taken_and_begin_anew():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from user_core.codecs.policy_blob import to_bfloat16
-from user_core.codecs.weights import encode_version, read_version
+from user_core.codecs.weights import content_hash, read_version, version_pieces
 from user_core.errors import PolicyError, StoreError, SuiteError
 from user_core.interfaces import PolicySink
 from user_core.runtime.files import write_atomically
@@ -142,13 +143,12 @@ class PolicyPublisher:
         arrays = weights.arrays
         if self._round and not getattr(arrays, "rounded", False):  # a snapshot is, on the GPU
             arrays = {name: to_bfloat16(array) for name, array in arrays.items()}
-        for name, array in arrays.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise PolicyError(
-                    f"weights {name!r} of update {weights.update}",
-                    got="numbers that are not finite", expected="finite numbers",
-                    hint="The training diverged: smaller learning rates, or max_grad_norm",
-                )  # fmt: skip
+        for name in _not_finite(arrays):
+            raise PolicyError(
+                f"weights {name!r} of update {weights.update}",
+                got="numbers that are not finite", expected="finite numbers",
+                hint="The training diverged: smaller learning rates, or max_grad_norm",
+            )  # fmt: skip
         number = self._counter.take()
         if self._on_version is not None:
             self._on_version(number, arrays)
@@ -168,7 +168,18 @@ class PolicyPublisher:
         self.newest, self._last_s = number, now_s
 
 
+def _not_finite(arrays: Mapping[str, Array]) -> Iterable[str]:
+    """Names of arrays with numbers that are not finite."""
+    on_gpu: Callable[[], list[str]] | None = getattr(arrays, "not_finite", None)
+    if on_gpu is not None:
+        return on_gpu()
+    kinds = ((name, array) for name, array in arrays.items() if array.dtype.kind == "f")
+    return (name for name, array in kinds if not np.isfinite(array).all())
+
+
 POLICY_FILE = "policy.safetensors"
+#: A version of so many bytes is passed on while its file is being written, which takes seconds.
+_LARGE_BYTES = 1 << 28
 
 
 class PolicyFile:
@@ -176,7 +187,8 @@ class PolicyFile:
     passes every version on.
 
     The file is replaced whole; it is not flushed to the disk, because checkpoints hold the
-    same weights durably.
+    same weights durably. A large version is passed on meanwhile: after a kill in these seconds
+    the file may be of the version before, which robots get then until training has passed it.
     """
 
     def __init__(self, directory: Path, sink: PolicySink) -> None:
@@ -196,6 +208,16 @@ class PolicyFile:
             os.replace(self.path, self.path.with_name(f"policy.v{version.number}.safetensors"))
 
     def publish(self, version: PolicyVersion) -> None:
-        """Write the file, then pass the version on."""
-        write_atomically(self.path, encode_version(version), durable=False)
-        self._sink.publish(version)
+        """Write the file, then pass the version on; of a large one both at the same time. Raises OSError."""
+        if sum(array.nbytes for array in version.arrays.values()) < _LARGE_BYTES:
+            self._write(version)
+            self._sink.publish(version)
+            return
+        content_hash(version)  # once for both
+        with ThreadPoolExecutor(1, "policy file") as beside:
+            written = beside.submit(self._write, version)
+            self._sink.publish(version)
+        written.result()
+
+    def _write(self, version: PolicyVersion) -> None:
+        write_atomically(self.path, version_pieces(version), durable=False)
