@@ -8,7 +8,8 @@ medians of the time of an update, samples a second of all processes, and what a 
     python benchmarks/sharded_training.py --device cuda --ranks 1 2 --embedding 2048 --layers 18 --batch 64 --weak
 
 With several numbers of processes one after the other is measured, and compared with the first: ``--batch`` rows of all together, and with
-``--weak`` also so many of each. Batches are drawn in a thread of their own, on GPUs into page-locked memory, as a learner does it; which share of the
+``--weak`` also so many of each; several batches may be given. ``--profile`` says what a GPU does in an update (three more are made for that): how much of
+it it computes, how much it exchanges with others while it computes nothing, and how many kernels are launched. Batches are drawn in a thread of their own, on GPUs into page-locked memory, as a learner does it; which share of the
 time an update waited for its batch is printed too.
 """
 
@@ -47,7 +48,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "blocks, bfloat16": {"shard": "blocks", "precision": "bfloat16"},
     "layers, bfloat16": {"shard": "layers", "precision": "bfloat16"},
 }
-_WARM = 3
+_WARM, _PROFILED = 3, 3
 
 
 class Source:
@@ -86,43 +87,55 @@ def held(algorithm: BC) -> int:
     return 16 * own
 
 
-def work(rank: int, given: argparse.Namespace, ranks: int, batches: list[int], file: str) -> None:
-    """One process; the first writes what it found to a file."""
+def work(rank: int, given: argparse.Namespace, file: str) -> None:
+    """One process, for each number of processes that it is among; the first writes what it found to a file."""
     cuda = given.device == "cuda"
-    device = f"cuda:{rank}" if cuda else "cpu"
     if cuda:
         torch.cuda.set_device(rank)
-        use_tensor_cores(device)
+        use_tensor_cores("cuda")
     torch.set_num_threads(1 if not cuda else 4)
-    store = dist.FileStore(f"{file}.meeting", ranks)
-    kind = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    dist.init_process_group(kind, store=store, rank=rank, world_size=ranks)
     config = FlowConfig(
         rows=given.rows, backbone="transformer", embedding=given.embedding, layers=given.layers,
         heads=given.heads,
     )  # fmt: skip
     policy = FlowPolicy(config, SPEC)
     found: list[dict[str, Any]] = []
-    for way in given.ways:  # one after the other: only one at a time has to fit
-        began = time.perf_counter()
-        params = {**WAYS[way], "device": device, "average": 0.0}
-        algorithm = BC(BCConfig(**params), SPEC, policy)
-        if rank == 0:
-            print(f"{way} on {ranks}: made after {time.perf_counter() - began:.1f} s", flush=True)
-        for size in batches:
-            found.append({"way": way, **_measure(algorithm, size // ranks, ranks, given, rank)})
-            if cuda:
-                found[-1]["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-            if rank == 0:
-                print(json.dumps(found[-1]), flush=True)
-        del algorithm
-        gc.collect()
-        if cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+    for ranks in given.ranks:
+        if rank >= ranks:
+            continue  # it waits for the others in the next group
+        store = dist.FileStore(f"{file}.{ranks}", ranks)
+        kind = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(kind, store=store, rank=rank, world_size=ranks)
+        for way in given.ways:  # one after the other: only one at a time has to fit
+            found += measure(way, policy, ranks, given, rank)
+        dist.destroy_process_group()
     if rank == 0:
         Path(file).write_text(json.dumps(found))
-    dist.destroy_process_group()
+
+
+def measure(
+    way: str, policy: FlowPolicy, ranks: int, given: argparse.Namespace, rank: int
+) -> list[dict[str, Any]]:
+    """What a way makes of each batch; by all processes."""
+    cuda, found = given.device == "cuda", list[dict[str, Any]]()
+    began = time.perf_counter()
+    params = {**WAYS[way], "device": f"cuda:{rank}" if cuda else "cpu", "average": 0.0}
+    algorithm = BC(BCConfig(**params), SPEC, policy)
+    if rank == 0:
+        print(f"{way} on {ranks}: made after {time.perf_counter() - began:.1f} s", flush=True)
+    sizes = {size * each for size in given.batch for each in ((1, ranks) if given.weak else (1,))}
+    for size in sorted(sizes):
+        found.append({"way": way, **_measure(algorithm, size // ranks, ranks, given, rank)})
+        if cuda:
+            found[-1]["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        if rank == 0:
+            print(json.dumps(found[-1]), flush=True)
+    del algorithm
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return found
 
 
 def _measure(
@@ -151,6 +164,7 @@ def _measure(
         synchronize()
         dist.barrier()
         took_s = time.perf_counter() - start_s
+        profiled = _profiled(lambda: _take_and_update(algorithm, feed)) if given.profile else {}
     finally:
         feed.close()
     numbers = sum(p.numel() for p in algorithm.network.parameters())
@@ -159,7 +173,49 @@ def _measure(
         "update_ms": 1e3 * statistics.median(times[_WARM:]),
         "samples_s": given.updates * rows * ranks / took_s,
         "waited": waited_s / took_s, "held_gb": held(algorithm) / 1e9,
+        **profiled,
     }  # fmt: skip
+
+
+def _take_and_update(algorithm: BC, feed: BatchFeed) -> None:
+    drawn = feed.take(60.0)
+    assert drawn is not None
+    algorithm.update(drawn.batch)
+
+
+def _profiled(update: Callable[[], None]) -> dict[str, Any]:
+    """What the GPU of this process does in an update, by torch's profiler, which takes time itself."""
+    torch.cuda.synchronize()
+    kinds = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as profiler:
+        begun_s = time.perf_counter()
+        for _ in range(_PROFILED):
+            update()
+        torch.cuda.synchronize()
+        took_ms = 1e3 * (time.perf_counter() - begun_s) / _PROFILED
+    spans: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for event in profiler.events() or ():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            spans["nccl" in event.name.lower()].append(
+                (event.time_range.start, event.time_range.end)
+            )
+    computes, exchanges = _length(spans[False]), _length(spans[True])
+    either = _length(spans[False] + spans[True])
+    each = 1e-3 / _PROFILED
+    return {
+        "profiled_ms": took_ms, "computes_ms": each * computes, "exchanges_ms": each * exchanges,
+        "exchanges_alone_ms": each * (either - computes), "idle_ms": took_ms - each * either,
+        "kernels": len(spans[False] + spans[True]) / _PROFILED,
+    }  # fmt: skip
+
+
+def _length(spans: list[tuple[float, float]]) -> float:
+    """Time in which at least one of some spans lasts."""
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
 
 
 def main() -> None:
@@ -172,25 +228,28 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rows", type=int, default=16, help="actions of a chunk")
-    parser.add_argument("--batch", type=int, default=32, help="rows of all processes together")
+    parser.add_argument("--batch", type=int, nargs="+", default=[32], help="rows of all processes together")  # fmt: skip
     parser.add_argument("--weak", action="store_true", help="also so many rows of each process")
+    parser.add_argument("--profile", action="store_true", help="what a GPU does in an update")
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--out", default="", help="JSON lines are appended to this file")
     given = parser.parse_args()
     every: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for ranks in given.ranks:
-            batches = sorted({given.batch, given.batch * ranks if given.weak else given.batch})
-            file = str(Path(folder) / str(ranks))
-            multiprocessing.spawn(work, args=(given, ranks, batches, file), nprocs=ranks)
-            every += json.loads(Path(file).read_text())
-    first = {row["way"]: row for row in every if row["ranks"] == given.ranks[0]}
+        file = str(Path(folder) / "found")
+        multiprocessing.spawn(work, args=(given, file), nprocs=max(given.ranks))
+        every += json.loads(Path(file).read_text())
+    first = {
+        (row["way"], row["batch"]): row for row in every if row["ranks"] == given.ranks[0]
+    }  # in the order in which they were measured
+    by_way = {row["way"]: row for row in reversed(list(first.values()))}
     print(f"{every[0]['parameters'] / 1e6:.1f} M parameters, actions of a chunk: {given.rows}")
     print(
         f"{'':34} {'ranks':>5} {'batch':>6} {'ms':>8} {'samples/s':>10} {'of linear':>9} {'waited':>7} {'held GB':>8}"
     )
     for row in every:
-        base = first[row["way"]]
+        # Of the same batch where the first number of processes had it; else of its first one.
+        base = first.get((row["way"], row["batch"]), by_way[row["way"]])
         row["of_linear"] = row["samples_s"] / base["samples_s"] * base["ranks"] / row["ranks"]
         print(
             f"{row['way']:34} {row['ranks']:5} {row['batch']:6} {row['update_ms']:8.1f} {row['samples_s']:10.1f} "

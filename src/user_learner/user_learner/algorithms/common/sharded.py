@@ -22,11 +22,16 @@ from user_learner.algorithms.common.averaging import AVERAGE
 from user_learner.algorithms.common.distributed import average_, rank, share_, together, world
 from user_learner.algorithms.common.recomputing import blocks_of
 from user_learner.algorithms.common.shardable import require_no_scale
-from user_learner.algorithms.common.torch_tools import adam_, cut_
+from user_learner.algorithms.common.torch_tools import adam_
 
 #: A layer with so many parameters, or so large a share of all, is gathered by itself.
 _LAYER_SIZE, _LAYER_SHARE = 1 << 20, 0.01
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+#: What was gathered on the way forward is kept for the way back where all of it takes at most this share of a GPU's memory:
+#: gathering it again costs half of the exchange once more, and the processor time of launching it.
+_KEPT_SHARE = 0.1
+#: How many blocks, or layers, are gathered ahead of the one that is computed.
+_AHEAD = 2
 
 
 class ShardedParameters:
@@ -95,10 +100,15 @@ class ShardedParameters:
             "ignored_params": {p for p in self._compute.parameters() if not p.dim()},
         }
         groups = blocks_of(self._network) if by == "blocks" else _large_layers(self._network)
+        numbers = sum(p.numel() for p in self._compute.parameters())
+        keep = numbers * (2 if bfloat16 else 4) <= _KEPT_SHARE * _memory_of(device)
         for module in groups:
             module.forward = _without_views(module.forward)
-            fully_shard(module, **common)
+            fully_shard(module, reshard_after_forward=not keep, **common)
         fully_shard(self._compute, **common)
+        # In the order of the network. Where it computes in another one, what is gathered waits.
+        for number, module in enumerate(groups):
+            module.set_modules_to_forward_prefetch(groups[number + 1 : number + 1 + _AHEAD])
 
     def __call__(self, *arguments: Any) -> Any:
         """``compute`` of these, with whole parameters.
@@ -127,17 +137,21 @@ class ShardedParameters:
     @torch.no_grad()
     def step(self) -> None:
         """Step along gradients, which are means over all processes; where they are not finite, nothing changes."""
-        parts, grads = [], []
-        for parameter in self.named.values():
-            parts.append(part_of(parameter))
+        parts, cut, alike = self.parts(), list[Tensor](), list[Tensor]()
+        grads = []
+        for parameter, part in zip(self.named.values(), parts, strict=True):
             grad = parameter.grad
-            mine = torch.zeros_like(parts[-1]) if grad is None else part_of(grad)
-            if not isinstance(parameter, DTensor):
+            mine = torch.zeros_like(part) if grad is None else part_of(grad)
+            if isinstance(parameter, DTensor):
+                cut.append(mine)
+            else:
                 average_(mine)
+                alike.append(mine)
             grads.append(mine)
-        norm = self._norm(grads)
+        norm = self._norm(cut, alike)
         if self._max_grad_norm > 0:
-            cut_(grads, norm, self._max_grad_norm)
+            factor = (self._max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(grads, factor)  # by a few launches, however many there are
         spoilt = (~norm.isfinite()).float()
         for name, part in zip(self.named, parts, strict=True):
             if name in self._decay:
@@ -148,14 +162,12 @@ class ShardedParameters:
             self._steps, self._learning_rate, spoilt,
         )  # fmt: skip
 
-    def _norm(self, grads: list[Tensor]) -> Tensor:
-        """Norm of the whole gradient; the same in all processes."""
-        cut = [isinstance(parameter, DTensor) for parameter in self.named.values()]
+    def _norm(self, cut: list[Tensor], alike: list[Tensor]) -> Tensor:
+        """Norm of the whole gradient, of parts that this process has and of what all have; the same in all processes."""
         zero = self._steps[0].new_zeros(())
-        mine = sum((g.square().sum() for g, c in zip(grads, cut, strict=True) if c), zero)
-        alike = sum((g.square().sum() for g, c in zip(grads, cut, strict=True) if not c), zero)
+        mine, same = (_squares(some, zero) for some in (cut, alike))
         average_(mine)
-        return (mine * world() + alike).sqrt()
+        return (mine * world() + same).sqrt()
 
     def arrays(self) -> dict[str, Array]:
         """What actors take, gathered one parameter after the other; empty in all but the first process."""
@@ -222,6 +234,19 @@ def _without_views(forward: Callable[..., Any]) -> Callable[..., Any]:
         return output.clone() if is_view else output
 
     return call
+
+
+def _squares(some: list[Tensor], zero: Tensor) -> Tensor:
+    """Sum of the squares of all numbers; a few launches, however many tensors there are."""
+    there = [tensor for tensor in some if tensor.numel()]
+    return torch.stack(torch._foreach_norm(there)).square().sum() if there else zero.clone()
+
+
+def _memory_of(device: torch.device) -> float:
+    """Bytes of a GPU; of the host nothing, for it is shared by all processes."""
+    if device.type != "cuda":
+        return 0.0
+    return float(torch.cuda.get_device_properties(device).total_memory)
 
 
 def part_of(tensor: Tensor) -> Tensor:
