@@ -4,6 +4,8 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 RUN := tools/run
+# Tests at a time. Those of nodes wait for four fifths of their time, so three keep two cores busy.
+WORKERS ?= 3
 
 .PHONY: help
 help: ## Show this list
@@ -15,7 +17,7 @@ setup: ## Make the environment ready: Debian packages, Python requirements, buil
 
 .PHONY: test
 test: setup ## Run all tests (TIER=unit, ros or system: those only; ARGS="-k name" chooses)
-	@$(RUN) python -m pytest --numprocesses 2 $(if $(TIER),--tier $(TIER)) \
+	@$(RUN) python -m pytest --numprocesses $(WORKERS) $(if $(TIER),--tier $(TIER)) \
 		$(if $(RERUNS),--rerun-system $(RERUNS)) $(ARGS)
 
 .PHONY: lint
