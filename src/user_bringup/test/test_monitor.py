@@ -350,8 +350,8 @@ def test_links_and_what_goes_over_them_are_shown_in_the_terminal_and_on_the_page
     state.take("DiagnosticArray", "/diagnostics", SimpleNamespace(status=[link]))
     shown = [[cell for cell in row if cell] for row in snapshot(state).links]
     assert shown == [
-        ["robot0.actor", "flow trajectory", "2.0 MB/s", "3", "1"],
         ["robot0.bridge", "link network", "83 ms", "connected to tls/lab:7447"],
+        ["robot0.actor", "flow trajectory", "2.0 MB/s", "3", "1"],
     ]
     text = text_of(state)
     assert "83 ms" in text

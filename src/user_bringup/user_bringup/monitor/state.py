@@ -153,9 +153,8 @@ class SystemState:
         """Links and what goes over them, newest figures, by the columns of
         :data:`~user_comm.net.flow_table.HEAD`; empty where all is on one machine."""
         now_s = self._clock_s()
-        if not self._traffic.rows(now_s, ("link",)):
-            return []
-        return self._traffic.rows(now_s, ("link", "flow"))
+        links = self._traffic.rows(now_s, ("link",))
+        return [*links, *self._traffic.rows(now_s, ("flow",))] if links else []
 
     def rate_of(self, source: int) -> tuple[float, int]:
         """Success rate over the last judged episodes of a source, over all robots, and their

@@ -28,6 +28,15 @@ _STYLE = """
   .stacked thead { display: none; } .stacked tbody tr { display: block; padding: .4rem .7rem; border-bottom: 1px solid #8884; }
   .stacked tbody td { display: inline; padding: 0 .5rem 0 0 !important; border: 0; height: auto; white-space: normal; }
   .stacked td:first-child { opacity: .7; } .stacked td:nth-child(3) { display: block; font-weight: 600; } }
+.place { font-size: 1.125rem; padding: 0 8px; }
+@media (max-width: 600px) { .place { font-size: 1rem; padding: 0 2px; } .q-header { column-gap: 6px; } }
+.tiles { display: grid; grid-template-columns: repeat(5, 1fr); gap: .75rem; width: 100%; }
+.board { display: grid; gap: .75rem; width: 100%; align-items: start; }
+.board > * { min-width: 0; }
+@media (min-width: 1000px) { .board { grid-template-columns: minmax(0, 1fr) 24rem; } .board .figures { font-size: 1.2rem; }
+  [data-robot] .figures { width: 100%; grid-template-columns: auto 1fr auto 1fr; } }
+@media (max-width: 600px) { .tiles { grid-template-columns: repeat(3, 1fr); gap: .4rem; } .tiles .q-card { padding: .3rem .6rem; gap: 0; }
+  .tiles .big { font-size: 1.6rem; } }
 .warnings summary { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; cursor: pointer; }
 .warnings[open] .first { visibility: hidden; }
 .figures { display: grid; grid-template-columns: auto 1fr; gap: .1rem .8rem; font-variant-numeric: tabular-nums; }
@@ -96,7 +105,7 @@ class Frame:
             places.insert(1, ("drive", "/drive_robot"))
         with ui.header(elevated=True).classes("items-center gap-2 q-py-xs"):
             for name, path in places:
-                link = ui.link(name, path).classes("text-white no-underline text-lg q-px-sm")
+                link = ui.link(name, path).classes("text-white no-underline place")
                 if name == here:
                     link.classes("font-bold underline")
             ui.space()

@@ -38,27 +38,28 @@ def add_live_page(console: Console) -> None:
 
 
 def _live(console: Console, frame: Frame) -> None:
-    with ui.row().classes("w-full items-stretch gap-3"):
+    with ui.element("div").classes("tiles"):
         numbers = {}
         for name in ("success", "evaluated", "steps", "updates", "stored"):
-            with ui.card().classes("q-pa-sm grow"):
+            with ui.card().classes("q-pa-sm"):
                 numbers[name] = ui.label("-").classes("big")
                 ui.label(name).classes("opacity-70")
     warnings = _Warnings()
     with ui.row().classes("w-full gap-2"):
         _system_acts(console, frame)
-    robots = ui.row().classes("w-full items-stretch gap-3")
-    with ui.row().classes("w-full items-stretch gap-3"):
-        with ui.card().classes("grow"):
-            title = ui.label("learner").classes("text-lg font-bold")
-            figures = _Figures()
-        with ui.card().classes("grow"):
-            ui.label("nodes").classes("text-lg font-bold")
-            nodes = ui.row().classes("gap-1")
-            with ui.column().classes("gap-1") as of_run:
-                ui.label("processes").classes("text-lg font-bold")
-                processes = ui.row().classes("gap-1")
-            of_run.set_visibility(False)
+    with ui.element("div").classes("board"):
+        robots = ui.row().classes("items-stretch gap-3")
+        with ui.column().classes("gap-3 items-stretch"):
+            with ui.card():
+                title = ui.label("learner").classes("text-lg font-bold")
+                figures = _Figures()
+            with ui.card():
+                ui.label("nodes").classes("text-lg font-bold")
+                nodes = ui.row().classes("gap-1")
+                with ui.column().classes("gap-1") as of_run:
+                    ui.label("processes").classes("text-lg font-bold")
+                    processes = ui.row().classes("gap-1")
+                of_run.set_visibility(False)
     links = _Links()
     cards: dict[str, _RobotCardView] = {}
     changed = Shown().changed
@@ -136,7 +137,7 @@ def _node_button(console: Console, frame: Frame, line: NodeLine) -> None:
     with ui.badge(text, color=colour) as badge:
         failed = f", failed {line.failures} times lately" if line.failures not in ("", "0") else ""
         ui.tooltip((line.why or line.state) + failed + ("; click: start anew" if may else ""))
-    badge.props(f'data-node="{line.name}"')
+    badge.classes("text-base").props(f'data-node="{line.name}"')
     if may:
         badge.classes("cursor-pointer").on("click", restart)
 
@@ -170,7 +171,7 @@ def _process_button(console: Console, frame: Frame, line: ProcessLine) -> None:
         again = f", started again {line.restarts} times" if line.restarts else ""
         said = (line.trouble or line.state) + (f", pid {line.pid}" if line.pid else "") + again
         ui.tooltip(said + ("; click: start anew" if may else ""))
-    badge.props(f'data-process="{line.name}"')
+    badge.classes("text-base").props(f'data-process="{line.name}"')
     if may:
         badge.classes("cursor-pointer").on("click", restart)
 
@@ -214,6 +215,7 @@ class _Links:
         """Show these; those of flows that carry nothing still say so."""
         self._card.set_visibility(bool(links))
         used = [i for i in range(len(HEAD)) if any(row[i] for row in links)]
+        used.sort(key=lambda i: i > 1 and HEAD[i] != "state")  # a phone shows the first columns
         self._table.columns = [
             {"name": HEAD[i], "label": HEAD[i], "field": HEAD[i], "align": "left"} for i in used
         ]
@@ -248,7 +250,7 @@ class _RobotCardView:
     def __init__(self, console: Console, frame: Frame, card: RobotCard) -> None:
         self._console, self._frame, self._card = console, frame, card
         self._shown: Any = None
-        with ui.card().classes("grow min-w-64 max-w-xl").props(f'data-robot="{card.name}"'):
+        with ui.card().classes("grow min-w-64 max-w-4xl").props(f'data-robot="{card.name}"'):
             with ui.row().classes("w-full items-center"):
                 ui.label(card.name).classes("text-2xl font-bold")
                 self._state = ui.badge("").classes("text-2xl")
