@@ -5,6 +5,7 @@
     python benchmarks/console.py list [--episodes 20000]  # how long the page of a large store takes
     python benchmarks/console.py store [--episodes 20000] [--steps 50]   # likewise, of a store with all its rows
     python benchmarks/console.py cost [--minutes 6.5] [--kinds "no console" "light page"]   # control loop and learner, without and with a page
+    python benchmarks/console.py cost --paired [--minutes 5.5] [--seconds 6]   # the same, in neighbouring turns: tighter
 
 ``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` is told of
 in :mod:`console_cost`; with ``--apart`` the browser has the machine's last core for itself, and all else the others: as
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from console_cost import KINDS, RATE_HZ, chromium, cost, until_served
+from console_cost import KINDS, RATE_HZ, chromium, cost, paired, until_served
 
 from user_core.command_line import Parser
 from user_testing.domains import claim_domain
@@ -249,6 +250,11 @@ def main() -> None:
         default=KINDS,
         help="of cost, the first without a console",
     )
+    parser.add_argument(
+        "--paired",
+        action="store_true",
+        help="of cost: neighbouring turns, the console frozen between",
+    )
     parser.add_argument("--apart", action="store_true", help="of cost: a core for the browser")
     arguments = parser.parse_args()
     domain = claim_domain()  # no robot of somebody else on this machine is met
@@ -260,6 +266,8 @@ def main() -> None:
         stop(arguments.presses, arguments.busy, arguments.pages)
     elif arguments.what in ("list", "store"):
         list_of(arguments.episodes, arguments.steps if arguments.what == "store" else 0)
+    elif arguments.paired:
+        paired(60 * arguments.minutes, arguments.seconds)
     else:
         cost(arguments.kinds, 60 * arguments.minutes, arguments.seconds, arguments.apart)
 

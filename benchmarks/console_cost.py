@@ -6,6 +6,10 @@ one that a page without a browser looks at (:mod:`user_testing.console_page`, as
 a page in Chromium on this host. Each turn counts, over the same time: the learner's updates, how much later than
 a period after the last each action was sent, and what each process took of the processor.
 
+:func:`paired` takes only the first and the third, in turns that follow each other within seconds: the console with its
+page goes on all the time, and between the turns the page hides its cameras, and both are frozen (SIGSTOP), so that nothing
+has to be started and nothing has to settle. It tells the median of the ratios of neighbours.
+
 Told are ratios of medians to those without a console, with the range that holds 95 of 100 ratios of turns drawn anew
 from those that there were (bootstrap). Updates per second scatter by more than what is looked for; what the
 learner gets of the processor hardly does, and says the same, as long as an update takes what it took before.
@@ -18,6 +22,7 @@ import math
 import os
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -157,6 +162,101 @@ def cost(kinds: Sequence[str], total_s: float, seconds: float, apart: bool) -> N
                 print(_compare(folder, browsers_cores), flush=True)
 
 
+#: A frozen page has let go of its cameras, one that goes on shows them again, after this. Of DDS a participant may be silent
+#: for 20 s before the others forget it, so that a turn without a console ends before.
+_CHANGE_S, _LONGEST_FROZEN_S = 2.5, 15.0
+
+
+def paired(total_s: float, seconds: float) -> None:
+    """Measure neighbouring turns with and without a console and its page, and print.
+
+    Args:
+        total_s: How long all turns together may take.
+        seconds: Of each turn.
+    """
+    if seconds + _CHANGE_S > _LONGEST_FROZEN_S:
+        sys.exit(f"--seconds: at most {_LONGEST_FROZEN_S - _CHANGE_S:g} with --paired")
+    kinds = (KINDS[0], KINDS[2])
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "cost.yaml").write_text(_COST % RATE_HZ, encoding="utf-8")
+        words = words_of_run(
+            folder / "cost.yaml", f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
+        )
+        updates = stack.enter_context(Updates())
+        with (
+            started(words, stdout=subprocess.DEVNULL) as system,
+            _console(folder) as (url, console),
+        ):
+            _wait(lambda: updates.said and updates.said[-1][1] > 0, system, "the first update")
+            with _light(url, total_s + 120, set(os.sched_getaffinity(0)), quiet=False) as page:
+                # It stands for another device: what it computes itself is to take from nobody.
+                os.sched_setscheduler(page.pid, os.SCHED_IDLE, os.sched_param(0))
+                say(f"the system runs; {_WARM_S:g} s until it does so evenly")
+                time.sleep(_WARM_S)
+                turns = list(_pairs(system, console, page, total_s, seconds))
+                page.send_signal(signal.SIGTERM)
+            for turn in turns:
+                turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
+            _note_lateness(folder / "r" / "replay", turns)
+            _tell(kinds, turns)
+            _tell_pairs(turns)
+
+
+def _pairs(
+    system: subprocess.Popen[Any],
+    console: subprocess.Popen[Any],
+    page: subprocess.Popen[Any],
+    total_s: float,
+    seconds: float,
+) -> Iterator[Turn]:
+    """Without, with, with, without, ...: what grows or shrinks slowly is in both of them."""
+    end_s, with_page = time.monotonic() + total_s, False
+    counted = {"system": system.pid, "console": console.pid, "page": page.pid}
+    while time.monotonic() + 2 * (seconds + 2 * _CHANGE_S) < end_s:
+        for kind in (KINDS[2], KINDS[0]) if with_page else (KINDS[0], KINDS[2]):
+            if kind == KINDS[0]:
+                page.send_signal(signal.SIGUSR1)
+                time.sleep(1.0)
+                frozen = [console, page]
+            else:
+                page.send_signal(signal.SIGUSR2)
+                frozen = []
+            for process in frozen:
+                process.send_signal(signal.SIGSTOP)
+            try:
+                time.sleep(_CHANGE_S)
+                turn = _count(kind, counted, seconds)
+            finally:
+                for process in frozen:
+                    process.send_signal(signal.SIGCONT)
+            if page.poll() is not None:
+                sys.exit("the page has ended: its console has closed its connection")
+            yield turn
+        with_page = not with_page
+
+
+def _tell_pairs(turns: Sequence[Turn]) -> None:
+    """Ratios of neighbours, their median, and where it lies in 95 of 100 draws of as many pairs."""
+    pairs = list(zip(turns[::2], turns[1::2], strict=True))
+    chance = random.Random(0)
+    measures: list[tuple[str, Callable[[Turn], float]]] = [
+        ("updates/s", lambda turn: turn.updates_per_s),
+        ("learner, of a core", lambda turn: turn.shares.get("learner", 0.0)),
+        ("lateness p99", lambda turn: float(np.percentile(turn.late_ms, 99))),
+    ]
+    print(f"neighbours, with the page by without: {len(pairs)} pairs")
+    for name, measure in measures:
+        ratios = []
+        for pair in pairs:
+            without, with_it = sorted(pair, key=lambda turn: turn.kind != KINDS[0])
+            if measure(without) > 0:
+                ratios.append(measure(with_it) / measure(without))
+        draws = [statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(2000)]
+        low, high = np.percentile(draws, [2.5, 97.5])
+        print(f"{name:24} x {statistics.median(ratios):.3f} ({low:.3f} to {high:.3f})")
+
+
 def say(text: str) -> None:
     """How far it is."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
@@ -215,10 +315,15 @@ def _turn(
             browser = looking.enter_context(_chromium(at[0], folder, cores))
             counted["page"] = browser.pid
         time.sleep(_SETTLE_S)
-        begin_s, before, busy = time.time(), _used_s(counted), _busy_s()
-        time.sleep(seconds)
-        took_s, after = time.time() - begin_s, _used_s(counted)
-        busy = _busy_s() - busy
+        return _count(kind, counted, seconds)
+
+
+def _count(kind: str, counted: dict[str, int], seconds: float) -> Turn:
+    """What happens in the next seconds."""
+    begin_s, before, busy = time.time(), _used_s(counted), _busy_s()
+    time.sleep(seconds)
+    took_s, after = time.time() - begin_s, _used_s(counted)
+    busy = _busy_s() - busy
     shares = {name: (after[name] - before.get(name, 0.0)) / took_s for name in after}
     ours = sum(shares.get(name, 0.0) for name in counted)
     shares["others"] = max(0.0, busy / took_s - ours)

@@ -5,7 +5,8 @@ As on another device, where what a browser computes costs this one nothing::
     python -m user_testing.console_page http://127.0.0.1:7460/ --seconds 20 [--token TOKEN]
 
 It enters with the token, gets the page, opens both of its websockets, acknowledges updates as NiceGUI's script does
-and images as ``cameras.js`` does, and prints what came and went, as JSON.
+and images as ``cameras.js`` does, and prints what came and went, as JSON. At SIGUSR1 it shows no cameras any more, as
+behind another page, and at SIGUSR2 it does again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import asyncio
 import html
 import json
 import re
+import signal
 import struct
 import time
 import urllib.error
@@ -79,11 +81,17 @@ class LightPage:
         self._url, self._place = url, urlsplit(url)
         self._cookie = self._enter(token) if token else ""
         self._topics: set[str] = set()
+        self._is_hidden = False
         self._changed = asyncio.Event()
         self._next_id = 0
         self._acked = -1
         self.seen = Seen()
         self.is_accepted = False
+
+    def hide(self, hidden: bool = True) -> None:
+        """Show no cameras, or show them again. In the event loop."""
+        self._is_hidden = hidden
+        self._changed.set()
 
     async def look(self, seconds: float, patience_s: float = 60.0) -> Seen:
         """Look at the page, and count from its first images on."""
@@ -224,7 +232,8 @@ class LightPage:
             await self._changed.wait()
             self._changed.clear()
             self.seen.cameras.said += 1
-            await socket.send(json.dumps({"show": sorted(self._topics)}))
+            shown = [] if self._is_hidden else sorted(self._topics)
+            await socket.send(json.dumps({"show": shown}))
 
 
 def main() -> None:
@@ -236,7 +245,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     async def look() -> Seen:
-        return await LightPage(arguments.url, arguments.token).look(arguments.seconds)
+        page, loop = LightPage(arguments.url, arguments.token), asyncio.get_running_loop()
+        for number, hidden in ((signal.SIGUSR1, True), (signal.SIGUSR2, False)):
+            loop.add_signal_handler(number, page.hide, hidden)
+        return await page.look(arguments.seconds)
 
     print(json.dumps(asdict(asyncio.run(look()))))
 
