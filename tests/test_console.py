@@ -15,13 +15,16 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from rclpy.node import Node
 
+from user_bringup import console as console_package
 from user_bringup.console.access import COOKIE, Role, Tokens
+from user_bringup.running.process_board import ProcessBoard
 from user_comm import topics
 from user_comm.converters import observation_from_message
 from user_comm.topics import interface_class, profile
@@ -113,6 +116,43 @@ class Eyes(Node):
         """From the tool to the goal, m, in the base frame."""
         arrays = self.newest.arrays
         return arrays["goal_position"] - arrays["tcp_pose"][:3]
+
+
+#: A headset in place of those of the browser: its right hand, and a call that makes it show a frame.
+_HEADSET = """() => {
+    const buttons = Array.from({ length: 6 }, () => ({ pressed: false }));
+    const hand = { handedness: "right", gripSpace: {}, gamepad: { mapping: "xr-standard", buttons } };
+    const place = { position: { x: 0, y: 1, z: 0 }, orientation: { x: 0, y: 0, z: 0, w: 1 } };
+    let next = null;
+    const session = Object.assign(new EventTarget(), {
+        inputSources: [hand], updateRenderState: async () => {}, requestReferenceSpace: async () => ({}),
+        requestAnimationFrame: (frame) => { next = frame; },
+    });
+    window.XRWebGLLayer = class {};
+    Object.defineProperty(navigator, "xr", { value: { isSessionSupported: async () => true, requestSession: async () => session } });
+    window.xr = { buttons, place, show: () => next(0, { getPose: () => ({ transform: place }) }) };
+    return userDrive.headset();
+}"""
+
+
+def test_keys_and_hand_of_a_headset_are_those_of_the_standard_mapping(browser):
+    page = browser.new_page()
+    page.set_content("<p>")
+    page.add_script_tag(path=Path(console_package.__file__).parent / "static" / "drive.js")
+    page.evaluate(_HEADSET)
+
+    def holds(*which):
+        page.evaluate(
+            "which => xr.buttons.forEach((b, i) => { b.pressed = which.includes(i) })", which
+        )
+        page.evaluate("[0, 1].forEach(() => xr.show())")  # what is held on is told once
+
+    for which in ((4,), (5,), (3,), (), (4, 1)):
+        holds(*which)
+    assert page.evaluate("userDrive.state.acts") == ["success", "failure", "abort", "success"]
+    assert page.evaluate("userDrive.state.held.xr"), "the grip is the switch"
+    holds()
+    assert not page.evaluate("userDrive.state.held.xr")
 
 
 @pytest.fixture
@@ -348,12 +388,15 @@ def test_a_person_drives_judges_stops_and_looks_at_what_was_recorded(
     _finds_the_episode(page, console)
     _says_that_a_camera_has_stopped(page, console, tmp_path)
     _starts_a_node_anew(page)
+    _starts_a_process_anew(page, ProcessBoard(tmp_path / "r"))
     acts = [json.loads(t) for t in (tmp_path / "r" / "console_acts.jsonl").read_text().splitlines()]
     said = [act["what"] for act in acts]
     for what in ("takes the controls", "drives", "leaves the controls", "emergency stop"):
         assert what in said, said
     (anew,) = [act for act in acts if act["what"] == "start anew"]
     assert anew["ok"] and anew["whom"] == "/robot0/actor", anew
+    (anew,) = [act for act in acts if act["what"] == "start the process anew"]
+    assert anew["ok"] and anew["whom"] == "replay", anew
 
 
 def _sees_the_camera_move(page):
@@ -598,3 +641,15 @@ def _says_that_a_camera_has_stopped(page, console, folder):
     finally:
         hal.resume()
     page.wait_for_function(f"() => ({_BRIGHTNESS})() > {0.8 * before}", timeout=60_000)
+
+
+def _starts_a_process_anew(page, board):
+    def pid():
+        return next(line.pid for line in board.lines() if line.name == "replay")
+
+    before = pid()
+    page.locator("[data-process=replay]").click()
+    page.get_by_test_id("restart").click()
+    page.get_by_text("start replay anew: `user up` does it").wait_for(timeout=30_000)
+    wait_until(lambda: pid() not in (0, before), "the store's process is another one", 30)
+    page.locator("[data-process=replay]", has_text=re.compile("^replay$")).wait_for(timeout=30_000)

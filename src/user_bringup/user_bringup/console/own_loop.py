@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Collection, Coroutine
+from collections.abc import Awaitable, Collection
 from typing import Any, TypeVar
 
 from user_bringup.console.guard import Receive, Scope, Send
@@ -63,6 +63,10 @@ class BesideUrgent:
         await _elsewhere(self._others(scope, receive_here, send_here), self._loop)
 
 
-async def _elsewhere(work: Coroutine[Any, Any, _T], loop: asyncio.AbstractEventLoop) -> _T:
+async def _elsewhere(work: Awaitable[_T], loop: asyncio.AbstractEventLoop) -> _T:
     """Wait for what another event loop does; it is cancelled with who waits."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_done(work), loop))
+
+
+async def _done(work: Awaitable[_T]) -> _T:
+    return await work
