@@ -19,6 +19,7 @@ import yaml
 from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError
 from user_core.fakes import PolicyMailbox
+from user_learner.algorithms.common import sharded as sharded_parameters
 from user_learner.learner import LearnerConfig, _identity, open_learner
 from user_learner.training.checkpoint import CHECKPOINTS, SHARDS_ENDING, CheckpointStore
 from user_testing.waiting import wait_until
@@ -84,8 +85,16 @@ def test_two_ranks_with_half_of_a_network_each_train_as_one_with_all(tmp_path, s
     assert_alike(one, policy_of(spared))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_parts_of_a_batch_and_precision_are_those_of_a_whole_network(tmp_path, store, precision):
+@pytest.mark.parametrize(
+    ("precision", "gathered"), [("float32", "kept"), ("bfloat16", "anew"), ("bfloat16", "kept")]
+)
+def test_parts_of_a_batch_and_precision_are_those_of_a_whole_network(
+    tmp_path, store, precision, gathered, monkeypatch
+):
+    """Also where what was gathered on the way forward is kept for the way back, as it is on a GPU with room for it."""
+    memory = 1e12 if gathered == "kept" else 0.0
+    monkeypatch.setattr(sharded_parameters, "_memory_of", lambda device: memory)
+
     def learned(folder: str, **more: Any) -> dict[str, Any]:
         settings = config(tmp_path / folder, store, 1, accumulate=3, precision=precision, **more)
         return policy_of(settings.replace(algorithm=settings.algorithm.replace(plugin="bc")))

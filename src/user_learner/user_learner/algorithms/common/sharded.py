@@ -19,7 +19,14 @@ from torch.distributed.tensor import DTensor
 from user_core.errors import ConfigError
 from user_core.specs import Array
 from user_learner.algorithms.common.averaging import AVERAGE
-from user_learner.algorithms.common.distributed import average_, rank, share_, together, world
+from user_learner.algorithms.common.distributed import (
+    agreed,
+    average_,
+    rank,
+    share_,
+    together,
+    world,
+)
 from user_learner.algorithms.common.recomputing import blocks_of
 from user_learner.algorithms.common.shardable import require_no_scale
 from user_learner.algorithms.common.torch_tools import adam_
@@ -101,7 +108,8 @@ class ShardedParameters:
         }
         groups = blocks_of(self._network) if by == "blocks" else _large_layers(self._network)
         numbers = sum(p.numel() for p in self._compute.parameters())
-        keep = numbers * (2 if bfloat16 else 4) <= _KEPT_SHARE * _memory_of(device)
+        fits = numbers * (2 if bfloat16 else 4) <= _KEPT_SHARE * _memory_of(device)
+        keep = self._keeps = bool(agreed(int(fits)))  # all exchange the same
         for module in groups:
             module.forward = _without_views(module.forward)
             fully_shard(module, reshard_after_forward=not keep, **common)
@@ -128,6 +136,15 @@ class ShardedParameters:
                     got="a network that takes the weights of its layers by itself",
                 ) from error  # fmt: skip
             raise
+
+    def part_of_batch(self, last: bool) -> None:
+        """Before each of the parts in which a batch is computed. Where what was gathered is kept, their gradients are added up
+        whole, and exchanged with the last part."""
+        if self._keeps:
+            module: Any = self._compute
+            module.set_requires_gradient_sync(last)
+            module.set_reshard_after_backward(last)
+            module.set_is_last_backward(last)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
