@@ -590,6 +590,21 @@ def test_small_arrays_travel_together_and_arrive_where_they_belong(
     assert sum(size for _, size in source.copies) <= taken.layout.total
 
 
+def test_what_comes_in_float32_is_rounded_where_the_network_has_bfloat16(snapshots, mixed):
+    taken = snapshots.take(mixed)
+    targets = {name: torch.zeros_like(tensor) for name, tensor in mixed.items()}
+    for name in ("0.weight", "1.bias"):
+        targets[name] = targets[name].bfloat16()
+    filled(taken, targets, at_once=1 << 30)
+    for name, tensor in mixed.items():
+        assert torch.equal(targets[name], tensor.to(targets[name].dtype)), name
+    targets["large.half"] = targets[
+        "large.half"
+    ].float()  # which would need numbers that nobody has
+    with pytest.raises(PolicyError, match=r"large\.half"):
+        filled(taken, targets)
+
+
 def test_damage_is_found_wherever_it_is(snapshots, mixed):
     taken = snapshots.take(mixed)
     places = [piece.offset + piece.nbytes - 1 for piece in taken.layout.pieces]

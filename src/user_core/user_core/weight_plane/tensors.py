@@ -402,7 +402,7 @@ class FromFile:
 
 
 def check_targets(offer: Offer, targets: Mapping[str, Tensor]) -> torch.device:
-    """Where a network is that an offer fits.
+    """Where a network is that an offer fits. float32 may be bfloat16 there: it is rounded.
 
     Raises:
         PolicyError: Names, shapes or types are others, or it lies on several devices.
@@ -427,7 +427,18 @@ def check_targets(offer: Offer, targets: Mapping[str, Tensor]) -> torch.device:
 
 def _alike(came: tuple[str, Any], mine: tuple[str, Any]) -> bool:
     halves = {BFLOAT16, "uint16"}  # the same bytes: on the host the one is the other
-    return came[1] == mine[1] and (came[0] == mine[0] or {came[0], mine[0]} == halves)
+    fits = came[0] == mine[0] or {came[0], mine[0]} == halves
+    return came[1] == mine[1] and (fits or (came[0], mine[0]) == ("float32", BFLOAT16))
+
+
+def _is_direct(entry: Entry, target: Tensor) -> bool:
+    """Whether the bytes of an array are those of a tensor: these lie in order, and are not rounded."""
+    return target.is_contiguous() and target.nbytes == entry.nbytes
+
+
+def _like(entry: Entry, target: Tensor) -> torch.dtype:
+    """As which type the bytes of an array are taken, to be brought into a tensor."""
+    return target.dtype if target.nbytes == entry.nbytes else torch.float32
 
 
 def _is_joined(piece: Piece) -> bool:
@@ -461,21 +472,24 @@ class _Landing:
         self, targets: Mapping[str, Tensor], behind: Any, lanes: list[Any], size: int
     ) -> None:
         self._targets, self._behind, self._lanes, self._size = targets, behind, lanes, size
-        self._whole = dict[str, Tensor]()  # of tensors whose numbers do not lie in order
+        self._whole = dict[
+            str, Tensor
+        ]()  # of tensors whose numbers do not lie in order, or are rounded
         self._beside: list[tuple[Tensor, Any]] = []
 
     def place(self, piece: Piece, lane: Any) -> Tensor:
         """For the bytes of a piece that comes on a stream."""
         if _is_joined(piece):
             return self._place_beside(piece.nbytes, lane)
-        name = piece.entries[0].name
-        target = self._targets[name].detach()
-        if not target.is_contiguous():
+        entry = piece.entries[0]
+        target = self._targets[entry.name].detach()
+        if not _is_direct(entry, target):
             if not piece.start:
-                self._whole[name] = torch.empty_like(target, memory_format=torch.contiguous_format)
+                like = _like(entry, target)
+                self._whole[entry.name] = torch.empty(entry.shape, dtype=like, device=target.device)
                 for one in filter(None, self._lanes):
                     one.wait_stream(self._behind)  # which has had this memory before
-            target = self._whole[name]
+            target = self._whole[entry.name]
         return _bytes(target)[piece.start : piece.start + piece.nbytes]
 
     def came(self, piece: Piece, there: Tensor) -> None:
@@ -505,12 +519,13 @@ class _Landing:
         for entry in piece.entries:
             target, start = self._targets[entry.name].detach(), entry.offset - piece.offset
             part = there[start : start + entry.nbytes]
-            if target.is_contiguous():
+            if _is_direct(entry, target):
                 places.append(_bytes(target))
                 parts.append(part)
             else:
-                target.copy_(part.view(target.dtype).view(target.shape))
-        torch._foreach_copy_(places, parts)
+                target.copy_(part.view(_like(entry, target)).view(target.shape))
+        if places:
+            torch._foreach_copy_(places, parts)
         if self._behind is not None:
             self._beside[-1][1].record(self._behind)
 
