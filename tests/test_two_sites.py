@@ -163,7 +163,7 @@ def test_two_sites_learn_together_and_policies_cross_once_for_each(run: Run) -> 
         assert 0 < taken <= given <= 1.05 * taken
 
     run.process.send_signal(signal.SIGINT)
-    assert run.process.wait(60) == 0, run.logs()
+    assert run.process.wait(120) == 0, run.logs()
     count = count_steps(run.folder)
     assert count.committed == count.stored + count.waiting > 200
     assert count.aside == 0
