@@ -247,3 +247,17 @@ def test_a_page_whose_token_is_taken_back_gets_no_more_images(graph, feed):
     asyncio.run(asyncio.wait_for(serve, 30))
     assert socket.closed[1] == "your token was taken back"
     assert graph.watched == graph.left == [A]
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("drives", [True, False])
+def test_on_a_full_machine_pages_from_which_nobody_drives_get_four_of_ten_images(
+    monkeypatch, graph, full, drives
+):
+    slept = []
+    monkeypatch.setattr(camera_stream.time, "sleep", slept.append)
+    monkeypatch.setattr(camera_stream.CoreWait, "look", lambda self: full)
+    feed = CameraFeed(ConsoleConfig(camera_rate_hz=10.0), graph, lambda: not drives)
+    feed._code([])
+    feed._code([])
+    assert slept[1] == pytest.approx(0.25 if full and not drives else 0.1, abs=0.02)

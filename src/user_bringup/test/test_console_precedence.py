@@ -79,3 +79,19 @@ def test_what_is_still_being_tried_does_not_overtake_what_counts_now(monkeypatch
         assert given == [0, 0, precedence.NICENESS]
 
     asyncio.run(drive())
+
+
+def test_a_machine_is_full_where_a_thread_waits_for_a_core_and_until_it_hardly_does(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(precedence, "_WAIT_LOOK_S", 0.0)
+    core, file = precedence.CoreWait(), tmp_path / "schedstat"
+    core._file, worked, waited, found = file, 0, 0, []
+    for more in (10, 60, 30, 10, 30):  # ms of waiting, beside 100 ms of work
+        worked, waited = worked + 100_000_000, waited + more * 1_000_000
+        file.write_text(f"{worked} {waited} 5\n")
+        found.append(core.look())
+    assert found == [False, True, True, False, False]
+    core._file = tmp_path / "none"
+    assert not core.look()
+    assert precedence.CoreWait().look() in (True, False)  # of this thread

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from user_bringup.console.config import ConsoleConfig
 from user_bringup.console.guard import REFUSED
-from user_bringup.console.precedence import give_way_here
+from user_bringup.console.precedence import CoreWait, give_way_here
 from user_bringup.console.shared import Graph
 
 _log = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 STALE_S = 2.0
 #: Bundles that are under way to a page, at most: more than one, or a link of 300 ms would carry three a second.
 IN_FLIGHT = 3
+#: On a full machine, pages from which nobody drives get this share of the images.
+_SHARE_WHEN_FULL = 0.4
 #: Cameras that one page may ask for.
 _MOST = 64
 #: After a page has said what it shows, it is heard again this much later: subscriptions come and go in the loop that
@@ -83,9 +85,16 @@ class CameraFeed:
     Args:
         config: Rate and quality.
         graph: Subscribes to a camera while a page looks at it.
+        gives_way: Whether four of ten images will do now, where the machine is full: nobody drives by them.
     """
 
-    def __init__(self, config: ConsoleConfig, graph: Graph) -> None:
+    def __init__(
+        self,
+        config: ConsoleConfig,
+        graph: Graph,
+        gives_way: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._gives_way, self._core = gives_way, CoreWait()
         self._period_s, self._quality = 1.0 / config.camera_rate_hz, config.jpeg_quality
         self._graph = graph
         self._cameras: dict[str, WatchedCamera] = {}
@@ -135,7 +144,9 @@ class CameraFeed:
     def _code(self, wanted: Iterable[WatchedCamera]) -> None:
         """Take and code what is new, when it is time to."""
         time.sleep(max(0.0, self._next_s - time.monotonic()))
-        self._next_s = time.monotonic() + self._period_s
+        slower = self._core.look() and self._gives_way()
+        period_s = self._period_s / _SHARE_WHEN_FULL if slower else self._period_s
+        self._next_s = time.monotonic() + period_s
         for camera in wanted:
             try:
                 if camera.is_due(self._graph):

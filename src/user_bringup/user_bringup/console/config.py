@@ -57,7 +57,7 @@ class ConsoleConfig(Config):
     )
     camera_rate_hz: float = setting(
         10.0,
-        doc="Images of each camera that a browser gets a second, at most.",
+        doc="Images of each camera that a browser gets a second, at most; four of ten on a full machine, while nobody drives.",
         unit="Hz",
         gt=0,
         le=60,

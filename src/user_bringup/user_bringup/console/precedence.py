@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 from user_fleet.supervisor.niceness import set_session_niceness
 
@@ -16,6 +17,9 @@ from user_fleet.supervisor.niceness import set_session_niceness
 NICENESS = 6
 #: Of threads of the console whose work can wait.
 _BACKGROUND = 15
+#: A thread that waits for a core for this share of the time that it works finds the machine full; until it is less than the
+#: second. On a machine with an idle core it is a few hundredths.
+_WAITS, _WAITS_STILL, _WAIT_LOOK_S = 0.5, 0.15, 2.0
 #: Who has said that he looks does so for this long.
 _LOOKED_S = 5.0
 
@@ -45,6 +49,34 @@ def give_way_here() -> None:
     interrupt_nobody()
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BACKGROUND)
+
+
+class CoreWait:
+    """Whether the machine is full, as one thread finds it: how long it waits for a core, by how long it works
+    (``/proc/PID/task/TID/schedstat``, in two seconds' time). In that thread."""
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._before = (0, 0)
+        self._next_s = 0.0
+        self.is_long = False
+
+    def look(self) -> bool:
+        """Whether it waits long. Never where the kernel does not say so."""
+        now_s = time.monotonic()
+        if now_s < self._next_s:
+            return self.is_long
+        self._next_s = now_s + _WAIT_LOOK_S
+        if self._file is None:
+            self._file = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        try:
+            worked_ns, waited_ns = (int(word) for word in self._file.read_text().split()[:2])
+        except (OSError, ValueError):
+            return False
+        worked, waited = worked_ns - self._before[0], waited_ns - self._before[1]
+        self._before = worked_ns, waited_ns
+        self.is_long = waited > (_WAITS_STILL if self.is_long else _WAITS) * worked
+        return self.is_long
 
 
 class Precedence:

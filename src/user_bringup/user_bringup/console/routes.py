@@ -65,7 +65,7 @@ def make_urgent_app(console: Console) -> FastAPI:
                 topic for view in list(graph.robots.values()) for topic in view.cameras.values()
             }
 
-        feed = feed or CameraFeed(console.config, graph)
+        feed = feed or CameraFeed(console.config, graph, lambda: not console.seats.any_taken())
         visitor: Visitor = websocket.scope["visitor"]
         await show_cameras(feed, known, websocket, lambda: console.may(visitor, Role.LOOK))
 
