@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from user_actor.loop.action_source import RandomActions
+from user_actor.loop.acting.action_source import RandomActions
 from user_actor.loop.config import ArbiterConfig, ExplorationConfig
 from user_actor.loop.interventions import InterventionArbiter
 from user_actor.loop.ports import NOBODY, HumanInput
@@ -242,7 +242,7 @@ def test_sequence_numbers_rise_over_episodes_and_processes():
     assert numbers == sorted(set(numbers))
     later = build()
     later.world.now_ns += 1_000_000_000
-    from user_actor.loop.action_source import ActionSource
+    from user_actor.loop.acting.action_source import ActionSource
 
     source = ActionSource(
         later.loop._config,

@@ -5,10 +5,10 @@ import threading
 import numpy as np
 import pytest
 
-from user_actor.loop.chunks import DelayedPlans, Delays, Ensemble, GoingOn, Plan
-from user_actor.loop.policy import FixedPolicy, planned
-from user_actor.loop.remote import Answer, RemotePlans
-from user_actor.loop.threaded import ThreadedPolicy
+from user_actor.loop.acting.chunks import DelayedPlans, Delays, Ensemble, GoingOn, Plan
+from user_actor.loop.acting.policy import FixedPolicy, planned
+from user_actor.loop.acting.remote import Answer, RemotePlans
+from user_actor.loop.acting.threaded import ThreadedPolicy
 from user_core.codecs.images import decode_plan, encode_plan
 from user_core.config import Config
 from user_core.errors import CodecError, ConfigError, PolicyError

@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from user_actor.inference.compiling import Compiler
-from user_actor.loop.policy import PolicyHolder, planned, planned_together
+from user_actor.loop.acting.policy import PolicyHolder, planned, planned_together
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Query
 from user_core.plugins import build

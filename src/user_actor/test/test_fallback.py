@@ -5,9 +5,9 @@ from itertools import groupby
 import numpy as np
 import pytest
 
+from user_actor.loop.acting.fallback import Fallback, policy_of_file
+from user_actor.loop.acting.policy import FixedPolicy, PolicyHolder
 from user_actor.loop.config import FallbackConfig, RemoteConfig
-from user_actor.loop.fallback import Fallback, policy_of_file
-from user_actor.loop.policy import FixedPolicy, PolicyHolder
 from user_core.codecs.weights import encode_version
 from user_core.config import from_mapping
 from user_core.errors import CodecError, ConfigError, PolicyError

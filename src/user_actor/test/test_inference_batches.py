@@ -9,7 +9,7 @@ import pytest
 
 from user_actor.inference import Admission, Client, InferenceServer
 from user_actor.inference.config import BatchingConfig
-from user_actor.loop.policy import PolicyHolder
+from user_actor.loop.acting.policy import PolicyHolder
 from user_core.codecs.images import encode_observation, encode_plan
 from user_core.errors import ConfigError, PolicyError
 from user_core.fakes import PolicyMailbox

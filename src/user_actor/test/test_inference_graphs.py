@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from user_actor.inference.graphs import CallGraphs, _addresses, _keep_weights_in
-from user_actor.loop.policy import PolicyHolder, planned, planned_together
+from user_actor.loop.acting.policy import PolicyHolder, planned, planned_together
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Query
 from user_core.plugins import build

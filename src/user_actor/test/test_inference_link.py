@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from user_actor.inference import Client, InferenceServer
-from user_actor.loop.chunks import GoingOn
-from user_actor.loop.observation_history import ObservationHistory
-from user_actor.loop.policy import PolicyHolder, history_of
-from user_actor.loop.remote import InferenceLink, RemoteConfig
+from user_actor.loop.acting.chunks import GoingOn
+from user_actor.loop.acting.observation_history import ObservationHistory
+from user_actor.loop.acting.policy import PolicyHolder, history_of
+from user_actor.loop.acting.remote import InferenceLink, RemoteConfig
 from user_core.codecs.images import (
     DETERMINISTIC,
     decode_observation,

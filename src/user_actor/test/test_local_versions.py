@@ -10,7 +10,7 @@ import pytest
 
 from user_actor.inference import local_versions
 from user_actor.inference.local_versions import LocalVersions
-from user_actor.loop.policy import PolicyHolder
+from user_actor.loop.acting.policy import PolicyHolder
 from user_core.codecs.weights import content_hash
 from user_core.errors import TransportError
 from user_core.fakes import PolicyMailbox

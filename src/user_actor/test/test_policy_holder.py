@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from user_actor.loop.policy import PolicyHolder
+from user_actor.loop.acting.policy import PolicyHolder
 from user_core.errors import TransportError
 from user_core.fakes import PolicyMailbox
 from user_core.reasons import INTERNAL

@@ -3,8 +3,7 @@
 import pytest
 
 from user_actor.loop.config import ActorLoopConfig, ProofConfig
-from user_actor.loop.proof import Proof
-from user_actor.loop.start import StartSignal
+from user_actor.loop.start import Proof, StartSignal
 from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_core.interfaces import RewardOutcome

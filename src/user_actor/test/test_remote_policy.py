@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from user_actor.loop.acting.remote import Answer, RemotePlans
 from user_actor.loop.ports import NOBODY, HumanInput
-from user_actor.loop.remote import Answer, RemotePlans
 from user_core.errors import ConfigError
 from user_core.types import ActedBy, Label, Outcome
 from user_testing.worlds.actor_loop import MS, Elsewhere, build, drives, ends_at

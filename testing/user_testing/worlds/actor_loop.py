@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from user_actor.loop import ActorLoop, ActorLoopConfig, EpisodeLoop, PolicyHolder
-from user_actor.loop.policy import planned
+from user_actor.loop.acting.policy import planned
+from user_actor.loop.acting.remote import Answer, Lateness
 from user_actor.loop.ports import NOBODY, HumanInput, MemorySink
-from user_actor.loop.remote import Answer, Lateness
 from user_core.config import Config, from_mapping
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy, Reward, RewardOutcome

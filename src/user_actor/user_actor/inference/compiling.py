@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from user_actor.loop.policy import planned, planned_together
+from user_actor.loop.acting.policy import planned, planned_together
 from user_core.errors import in_words
 from user_core.interfaces import Policy, Query, answers_in_batches
 from user_core.specs import Array, RobotSpec

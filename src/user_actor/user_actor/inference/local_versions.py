@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, Protocol, TypeAlias
 
-from user_actor.loop.policy import PolicyHolder
+from user_actor.loop.acting.policy import PolicyHolder
 from user_core.errors import PolicyError, SuiteError, TransportError, in_words
 from user_core.interfaces import Policy
 from user_core.runtime.closing import Closing

@@ -12,8 +12,14 @@ import numpy as np
 
 from user_actor.inference.admission import Admission
 from user_actor.inference.config import BatchingConfig
-from user_actor.loop.chunks import GoingOn
-from user_actor.loop.policy import PolicyHolder, ReadyPolicy, check_plan, planned, planned_together
+from user_actor.loop.acting.chunks import GoingOn
+from user_actor.loop.acting.policy import (
+    PolicyHolder,
+    ReadyPolicy,
+    check_plan,
+    planned,
+    planned_together,
+)
 from user_core.codecs.images import decode_observation, decode_plan
 from user_core.errors import PolicyError
 from user_core.interfaces import Policy, Query, answers_in_batches

@@ -6,12 +6,11 @@ import logging
 import threading
 from dataclasses import dataclass
 
+from user_actor.loop.acting.policy import PolicyHolder
 from user_actor.loop.config import ActorLoopConfig
 from user_actor.loop.episode import EpisodeLoop
-from user_actor.loop.policy import PolicyHolder
-from user_actor.loop.proof import Proof
 from user_actor.loop.recording import Feedback
-from user_actor.loop.start import StartSignal
+from user_actor.loop.start import Proof, StartSignal
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_core.errors import ConfigError, SuiteError, is_of_a_person, may_pass
 from user_core.reasons import (

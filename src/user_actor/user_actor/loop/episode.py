@@ -2,7 +2,7 @@
 
 There is one, and everything that acts runs it: the actor node, demonstrations, evaluations, the
 example in one process, the benchmarks. :meth:`EpisodeLoop._act` is all of it; what it takes to be
-right on a robot is in its collaborators: who decides (:mod:`~user_actor.loop.action_source`), when
+right on a robot is in its collaborators: who decides (:mod:`~user_actor.loop.acting.action_source`), when
 a step begins and which observation ends it (:mod:`~user_actor.loop.timing`), what is recorded and
 how an episode ends (:mod:`~user_actor.loop.recording`).
 """
@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from user_actor.loop.action_source import ActionSource
+from user_actor.loop.acting.action_source import ActionSource
+from user_actor.loop.acting.fallback import Fallback
+from user_actor.loop.acting.policy import FixedPolicy, PolicyHolder
+from user_actor.loop.acting.remote import InferencePort
 from user_actor.loop.config import ActorLoopConfig
-from user_actor.loop.fallback import Fallback
-from user_actor.loop.policy import FixedPolicy, PolicyHolder
 from user_actor.loop.ports import EpisodeSink, RobotPort, TeleopPort
 from user_actor.loop.recording import Ending, EndRules, EpisodeRecorder, aborted
-from user_actor.loop.remote import InferencePort
 from user_actor.loop.stats import LoopState, LoopStats
 from user_actor.loop.timing import StepTiming
 from user_core.errors import (
@@ -68,7 +68,7 @@ class EpisodeLoop:
         EpisodeLoop(robot, policy, reward, sink).run(seed=3)
 
     It never waits for disk or network: the sink takes steps at once, and a
-    :class:`~user_actor.loop.policy.PolicyHolder` has the newest policy version ready.
+    :class:`~user_actor.loop.acting.policy.PolicyHolder` has the newest policy version ready.
 
     Args:
         robot: The robot, behind its safety gate and under a lease.

@@ -15,10 +15,10 @@ from user_msgs.msg import ActorStatus, SafetyStatus
 
 from user_actor.config import ActorConfig
 from user_actor.loop import ActorLoop, EpisodeLoop, PolicyHolder
+from user_actor.loop.acting.fallback import Fallback, policy_of_file
+from user_actor.loop.acting.policy import FixedPolicy, history_of
+from user_actor.loop.acting.remote import InferenceLink
 from user_actor.loop.actor_loop import WAS_ASKED_BACK
-from user_actor.loop.fallback import Fallback, policy_of_file
-from user_actor.loop.policy import FixedPolicy, history_of
-from user_actor.loop.remote import InferenceLink
 from user_actor.loop.stats import LoopState, LoopStatus
 from user_actor.nodes.lease import LeaseKeeper
 from user_actor.nodes.policy_feed import AnnouncedVersions, PolicyFeed

@@ -14,9 +14,9 @@ from typing import Any
 
 from user_msgs.msg import SafetyStatus
 
-from user_actor.loop.chunks import GoingOn
+from user_actor.loop.acting.chunks import GoingOn
+from user_actor.loop.acting.remote import InferenceLink, RemoteConfig
 from user_actor.loop.ports import NOBODY, HumanInput
-from user_actor.loop.remote import InferenceLink, RemoteConfig
 from user_actor.nodes.lease import LeaseKeeper
 from user_comm.converters import Intervention, observation_from_message, stamp_ns
 from user_comm.diagnostics import Flow, FlowFigures, Item, Level

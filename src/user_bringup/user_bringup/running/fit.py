@@ -301,8 +301,8 @@ def _acting(parameters: Mapping[str, Any], spec: RobotSpec, policies: _Policies)
     import numpy as np
 
     from user_actor.config import ActorConfig
-    from user_actor.loop.fallback import policy_of_file
-    from user_actor.loop.policy import check_plan
+    from user_actor.loop.acting.fallback import policy_of_file
+    from user_actor.loop.acting.policy import check_plan
 
     config = from_mapping(ActorConfig, parameters, "actor")
     _judge(config.reward.build("rewards", path="reward"), spec)

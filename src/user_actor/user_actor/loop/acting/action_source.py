@@ -8,17 +8,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from user_actor.loop.chunks import DelayedPlans, Ensemble, GoingOn
+from user_actor.loop.acting.chunks import DelayedPlans, Ensemble, GoingOn
+from user_actor.loop.acting.fallback import Fallback
+from user_actor.loop.acting.observation_history import ObservationHistory
+from user_actor.loop.acting.policy import (
+    FixedPolicy,
+    PolicyHolder,
+    ReadyPolicy,
+    check_plan,
+    planned,
+)
+from user_actor.loop.acting.remote import InferencePort, Planned, RemotePolicy
+from user_actor.loop.acting.threaded import ThreadedPolicy
 from user_actor.loop.config import ActorLoopConfig, ExplorationConfig
-from user_actor.loop.fallback import Fallback
 from user_actor.loop.interventions import InterventionArbiter, Takeover
-from user_actor.loop.observation_history import ObservationHistory
-from user_actor.loop.policy import FixedPolicy, PolicyHolder, ReadyPolicy, check_plan, planned
 from user_actor.loop.ports import NOBODY, RobotPort, TeleopPort
 from user_actor.loop.recording import Decision
-from user_actor.loop.remote import InferencePort, Planned, RemotePolicy
 from user_actor.loop.stats import LoopStats
-from user_actor.loop.threaded import ThreadedPolicy
 from user_core.reasons import NO_POLICY, NO_POLICY_VERSION, NO_REASON, NO_TELEOP, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import Pacer

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from user_actor.loop.chunks import GoingOn
+from user_actor.loop.acting.chunks import GoingOn
 from user_core import plugins
 from user_core.config import from_mapping
 from user_core.errors import PluginError, PolicyError, SuiteError, in_words, is_of_a_person

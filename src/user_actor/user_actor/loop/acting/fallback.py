@@ -1,6 +1,6 @@
 """A policy on the robot's host that acts while the one on another host does not answer.
 
-:class:`Fallback` decides, step by step, which of the two acts; :mod:`user_actor.loop.action_source` asks it.
+:class:`Fallback` decides, step by step, which of the two acts; :mod:`user_actor.loop.acting.action_source` asks it.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from user_actor.loop.acting.observation_history import ObservationHistory
+from user_actor.loop.acting.policy import FixedPolicy, PolicyHolder, try_out
+from user_actor.loop.acting.remote import Lateness
 from user_actor.loop.config import FallbackConfig
-from user_actor.loop.observation_history import ObservationHistory
-from user_actor.loop.policy import FixedPolicy, PolicyHolder, try_out
-from user_actor.loop.remote import Lateness
 from user_core.codecs.weights import read_version
 from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice

@@ -6,9 +6,9 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from user_actor.loop.chunks import GoingOn
-from user_actor.loop.policy import FixedPolicy, PolicyHolder, check_plan, planned
-from user_actor.loop.remote import Answer, Lateness
+from user_actor.loop.acting.chunks import GoingOn
+from user_actor.loop.acting.policy import FixedPolicy, PolicyHolder, check_plan, planned
+from user_actor.loop.acting.remote import Answer, Lateness
 from user_core.reasons import NO_REASON, Reason
 from user_core.runtime.clock import Clock
 from user_core.specs import RobotSpec
@@ -24,7 +24,7 @@ class _Asked:
 
 
 class ThreadedPolicy:
-    """An :class:`~user_actor.loop.remote.InferencePort` on this host.
+    """An :class:`~user_actor.loop.acting.remote.InferencePort` on this host.
 
     The newest observation is answered; those that come while the policy thinks take each other's place. An
     error of the policy is raised by :meth:`take` and :meth:`wait`, in the control loop.

@@ -15,9 +15,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from user_actor.loop.chunks import Delays, Ensemble, GoingOn, Plan
+from user_actor.loop.acting.chunks import Delays, Ensemble, GoingOn, Plan
+from user_actor.loop.acting.policy import check_plan
 from user_actor.loop.config import ChunksConfig, RemoteConfig
-from user_actor.loop.policy import check_plan
 from user_core.errors import PolicyError
 from user_core.reasons import INFERENCE_REFUSED, INFERENCE_SILENT, NO_REASON, Reason
 from user_core.runtime.clock import Clock
@@ -451,7 +451,7 @@ class InferenceLink:
 
 
 class InferencePort(Protocol):
-    """A policy on another host; see :class:`~user_actor.loop.remote.InferenceLink`."""
+    """A policy on another host; see :class:`~user_actor.loop.acting.remote.InferenceLink`."""
 
     version: int
 
