@@ -271,6 +271,12 @@ def test_bad_checkpoints(tmp_path):
     with pytest.raises(PolicyError, match="no policy_preprocessor.json"):
         make(checkpoint=str(tmp_path), config={})
     make(checkpoint=str(tmp_path), config={}, statistics="data")
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PolicyError, match=r"a whole model\.safetensors"):
+        make(checkpoint=str(tmp_path), config={}, statistics="data")
+    weights.write_bytes(whole)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"type": "unheard"}))
     with pytest.raises(PolicyError, match="unheard"):
