@@ -22,7 +22,7 @@ import numpy as np
 from user_core.specs import Array
 from user_learner.sampling.catalog import RunTable
 from user_learner.sampling.draws import Population
-from user_learner.sampling.pool import Drawn, plain_zeros, take_pages
+from user_learner.sampling.pool import Drawn, aligned_bytes, take_pages
 
 #: Odd numbers of 62 bits, which spread what is multiplied by them; products wrap around.
 _PRIMES = (0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB, 0x2545F4914F6CDD1D)
@@ -257,7 +257,8 @@ class _GrowingTable:
             return None
         # wider lines are fewer: whoever had room for many small units must not ask for as many large ones
         more = max(16, line + 1, 2 * used if line >= lines else used, wanted)
-        grown = plain_zeros((more, max(width, _wide(count))), self.array.dtype)
+        shape, dtype = (more, max(width, _wide(count))), self.array.dtype
+        grown = aligned_bytes(shape[0] * shape[1] * dtype.itemsize).view(dtype).reshape(shape)
         grown[:used, : self.array.shape[1]] = self.array[:used]
         return grown
 

@@ -188,49 +188,39 @@ class _Memory:
 
 
 def aligned_bytes(nbytes: int) -> Array:
-    """Anonymous memory, (nbytes,) uint8, that begins at a page.
+    """Anonymous memory, (nbytes,) uint8, that begins at a page; zeros, taken from the system as they are written.
 
     Source and destination of a gather should have the same place within a page: copies
     between addresses that differ by a few bytes modulo 4096 were measured five times slower
     (loads that wait for stores to an address that looks the same).
+
+    What is large lies in huge pages where the system has them. Linux moves small ones about to make room for huge ones
+    of others, and whoever reads a page on its way waits, as long as the one who moves it has no core; huge ones stay.
+
+    Raises:
+        MemoryError: There is not so much.
     """
-    memory = mmap.mmap(-1, max(1, nbytes))
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    size = max(1, nbytes)
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    try:
+        memory = mmap.mmap(-1, size, **flags)
+    except OSError as error:
+        raise MemoryError(f"{nbytes} bytes: {error.strerror}") from error
+    if hasattr(mmap, "MADV_HUGEPAGE") and size >= _HUGE_BYTES:
         with suppress(OSError):  # a kernel without huge pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8, nbytes)
 
 
-def plain_zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
-    """Zeros in pages of the usual size, taken as they are written.
-
-    NumPy asks for huge pages for what is large. The first write to one clears two megabytes, for which the system may
-    have to move others first; and Linux puts huge pages together in the background, at the lowest priority, while
-    whoever reads there waits. Neither may happen to what is written and read with the lock that draws take.
-
-    Raises:
-        MemoryError: There is not so much.
-    """
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not hasattr(mmap, "MAP_PRIVATE"):
-        return np.zeros(shape, dtype)
-    try:
-        memory = mmap.mmap(-1, max(1, nbytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"{nbytes} bytes for a table: {error.strerror}") from error
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        with suppress(OSError):  # a kernel without huge pages
-            memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, dtype, int(np.prod(shape, dtype=np.int64))).reshape(shape)
-
-
+#: Of a huge page, on most machines.
+_HUGE_BYTES = 2 * 2**20
 #: Linux 5.14; mmap does not name it.
 _MADV_POPULATE_WRITE = 23
 
 
 def take_pages(memory: Array) -> None:
-    """Take pages for memory that is about to be written, whose contents stay: so that whoever writes, with a lock, need
-    not wait for them. Where the system cannot, they are taken as they are written."""
+    """Take from the system what :func:`aligned_bytes` has not taken yet, contents stay: so that whoever writes there with
+    a lock need not wait for pages. Where the system cannot, they are taken as they are written."""
     start = memory.ctypes.data
     first, end = start - start % mmap.PAGESIZE, start + memory.nbytes
     if sys.platform == "linux" and end > first:
@@ -241,10 +231,8 @@ def release(memory: Array) -> None:
     """Give whole pages at the end of :func:`aligned_bytes` back to the system; they read zeros from now on."""
     start = memory.ctypes.data
     first, end = start + -start % mmap.PAGESIZE, start + memory.nbytes
-    if (
-        hasattr(mmap, "MADV_REMOVE") and end > first
-    ):  # anonymous memory of Python is shared: it has to be removed
-        _libc.madvise(first, end - first, mmap.MADV_REMOVE)
+    if hasattr(mmap, "MADV_DONTNEED") and end > first:
+        _libc.madvise(first, end - first, mmap.MADV_DONTNEED)
 
 
 def give_back_free_memory() -> None:
