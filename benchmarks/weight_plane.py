@@ -10,8 +10,9 @@ would be seen. Compared in one run, in turns:
 - ``without pause``: one version after the other.
 - ``nccl`` (two GPUs): instead NCCL's broadcast into the second set, by its defaults, once a second.
 
-Besides, without answers: bytes/s of the plane beside a bare copy of as many bytes, and what is left when the learner is
-killed in the middle of a version.
+Besides, without answers: bytes/s of the plane beside a bare copy of as many bytes, how long it takes from the snapshot of a training until a version can be
+taken under its content hash (its file written beside that, as it is of large ones, or before), and what is left when the learner is killed in the middle of
+a version.
 
     python benchmarks/weight_plane.py --gpus 1 --out plane.jsonl
     python benchmarks/weight_plane.py --tiny                        # anywhere, by memory: does it run?
@@ -38,11 +39,13 @@ import torch
 from gpu_sharing import SIZES, Bench, Model
 from torch import Tensor
 
+from user_core.codecs.weights import content_hash
 from user_core.command_line import Parser
 from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
 from user_core.weight_plane.offers import Offers
 from user_core.weight_plane.taking import Mappings, take
+from user_learner.training import publishing
 from user_testing import systems
 
 #: Numbers up to 255 are exact in bfloat16, and so are these.
@@ -91,8 +94,50 @@ def join_group(args: argparse.Namespace, rank: int) -> None:
     )  # fmt: skip
 
 
+class Announcing:
+    """A sink that hashes and offers versions, as the server of a learner does.
+
+    Args:
+        offers: Where.
+    """
+
+    def __init__(self, offers: Offers) -> None:
+        self._offers, self.name, self.announced_s = offers, "", 0.0
+
+    def publish(self, version: PolicyVersion) -> None:
+        """Offer it under its content hash."""
+        self.name = content_hash(version)
+        self._offers.offer(version, self.name)
+        self.announced_s = time.perf_counter()
+
+
+def publish(arrays: Any, number: int, offers: Offers, beside: bool) -> dict[str, Any]:
+    """A version on its way from a snapshot to where it can be taken, as a learner has it; how long that takes.
+
+    Args:
+        arrays: The snapshot.
+        number: Of the version.
+        offers: Where.
+        beside: Whether its file is written meanwhile, whatever its size, or before.
+    """
+    publishing._LARGE_BYTES = 0 if beside else 1 << 62
+    with tempfile.TemporaryDirectory() as folder:
+        sink, counter = Announcing(offers), publishing.VersionCounter(Path(folder) / "number")
+        counter.raise_to(number - 1)
+        publisher = publishing.PolicyPublisher(
+            publishing.PolicyFile(Path(folder), sink), counter, ""
+        )
+        begun_s = time.perf_counter()
+        publisher.offer(publishing.Weights(arrays, 0, 0))
+        publisher.close()
+        all_s = time.perf_counter() - begun_s
+    if publisher.error is not None:
+        raise publisher.error
+    return {"number": number, "hash": sink.name, "announced_s": sink.announced_s - begun_s, "published_s": all_s}  # fmt: skip
+
+
 def learner(args: argparse.Namespace) -> None:
-    """Makes a version for each line ``next``, broadcasts for each line ``nccl``, until its input ends."""
+    """Makes a version for each line ``next``, ``publish`` or ``file first``, broadcasts for each line ``nccl``, until its input ends."""
     bench = set_up(args)
     assert bench.turns is not None
     model = Model(bench.size, bench.like).requires_grad_(False)
@@ -119,6 +164,10 @@ def learner(args: argparse.Namespace) -> None:
             copied_s = time.perf_counter() - begun_s
             if arrays is None:
                 arrays = {name: t.numpy().copy() for name, t in tensors.items()}
+            if line.strip() in ("publish", "file first"):
+                said = publish(arrays, number, offers, line.strip() == "publish")
+                print(json.dumps(said), flush=True)
+                continue
             name = hash_of(args.owner, number)
             offers.offer(PolicyVersion(number, arrays), name)
             print(json.dumps({"number": number, "hash": name, "snapshot_s": copied_s}), flush=True)
@@ -194,6 +243,22 @@ class Inference:
             "all_s": time.perf_counter() - begun_s,
         })  # fmt: skip
         self.versions[spare], self.offered = made["number"], made["number"]
+
+    def publish(self, how: str) -> dict[str, float]:
+        """A version as a learner publishes it; it is taken, too."""
+        self.learner.tell(how)
+        made = self.learner.answer()
+        taking = take(made["hash"], ways_on(self.args.device), mappings=self.mappings)
+        if taking is None:
+            raise RuntimeError("the learner does not offer it")
+        spare = 1 - self.current
+        with taking:
+            taking.fill(self.sets[spare], mappings=self.mappings)
+            taking.taken(self.mappings)
+        self.versions[spare], self.offered = made["number"], made["number"]
+        self.take_offer()
+        self.look()
+        return {"announced_s": made["announced_s"], "published_s": made["published_s"]}
 
     def broadcast(self) -> None:
         """What NCCL does instead; nothing is swapped."""
@@ -360,6 +425,8 @@ def infer(args: argparse.Namespace) -> None:
 
     try:
         say({"what": "rates", **inference.rates(args.tries)})
+        for how in ("file first", "publish"):
+            say({"what": how, **inference.publish(how)})
         ways = ["idle", "updates", "without pause", *(["nccl"] if args.nccl else [])]
         rng, all_of = random.Random(0), {way: list[dict[str, Any]]() for way in ways}
         inference.phase("idle", 1.0, rng)
