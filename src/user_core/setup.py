@@ -26,6 +26,7 @@ setup(
         "user.policies": [
             "act = user_core.policies.generative.act:ActPolicy",
             "action_chunks = user_core.policies.action_chunks:ActionChunksPolicy",
+            "advantage = user_core.policies.improving.advantage:AdvantagePolicy",
             "advantage_flow = user_core.policies.improving.advantage:AdvantageFlowPolicy",
             "best_of = user_core.policies.improving.best_of:BestOfPolicy",
             "diffusion = user_core.policies.generative.policy:DiffusionPolicy",

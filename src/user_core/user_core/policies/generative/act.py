@@ -74,6 +74,11 @@ class ActNetwork(ChunkNetwork):
         error = mean_of((planned - chunk).abs(), counts)
         return error + self.settings.style_weight * divergence.sum(1).mean()
 
+    def context(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Tokens of what is seen, (B, N, W)."""
+        tokens: Tensor = self.encoder(self.normalised(inputs), inputs)
+        return tokens
+
     def generate(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Chunks (B, T, D) in the scale of the data."""
         state = self.normalised(inputs)

@@ -160,8 +160,12 @@ class ChunkNetwork(nn.Module):
 
     def arrays(self) -> dict[str, Array]:
         """What an actor needs, by the names that torch gives; a copy."""
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self.tensors().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same, where they are; not copies."""
         return {
-            name: tensor.detach().cpu().numpy().copy()
+            name: tensor.detach()
             for name, tensor in self.state_dict().items()
             if not name.startswith("statistics_")
         }
@@ -170,6 +174,11 @@ class ChunkNetwork(nn.Module):
         """The numbers, (B, O), and those of the instruction behind them."""
         state = soft_limit_batch((inputs["state"] - self.input_offset) * self.input_scale)
         return torch.cat([state, inputs[INSTRUCTION]], 1) if INSTRUCTION in inputs else state
+
+    def summary(self, inputs: Mapping[str, Tensor], context: Tensor) -> Tensor:
+        """What critics may see, (B, F): numbers, and where there are tokens their mean."""
+        state = self.normalised(inputs)
+        return state if context.dim() == 2 else torch.cat([state, context.mean(1)], 1)
 
     def scaled(self, action: Tensor) -> Tensor:
         """Actions (B, T x A) as codes in the scale of the data, (B, T, D)."""
@@ -288,11 +297,6 @@ class GenerativeNetwork(ChunkNetwork):
         """What one of several denoisers sees."""
         seen: Tensor = denoiser.see(self.normalised(inputs), inputs)  # type: ignore[operator]
         return seen
-
-    def summary(self, inputs: Mapping[str, Tensor], context: Tensor) -> Tensor:
-        """What critics may see, (B, F): numbers, and where there are tokens their mean."""
-        state = self.normalised(inputs)
-        return state if context.dim() == 2 else torch.cat([state, context.mean(1)], 1)
 
     def codes(self, action: Tensor) -> Tensor:
         """What critics may see of actions (B, T x A), (B, T x D)."""

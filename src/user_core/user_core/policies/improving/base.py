@@ -139,6 +139,8 @@ class FrozenBase:
                 self._network = False
         network, policy = self._network, self.policy
         with torch.inference_mode():
+            if hasattr(network, "with_advantage"):
+                return None  # what it does when it is asked for the good, its policy knows
             if hasattr(network, "distribution"):
                 unit = network.distribution(network.encode(network.inputs(observation))).mode
             elif hasattr(network, "generate") and hasattr(policy, "noise"):

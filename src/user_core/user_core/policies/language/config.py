@@ -9,8 +9,18 @@ from user_core.config import Config, setting
 #: Names under which a policy's network is given its task in a batch: a number of :attr:`LanguageConfig.tasks`, (B,),
 #: or an embedding of an instruction, (B, INSTRUCTION_SIZE).
 TASK, INSTRUCTION = "@task", "@instruction"
+#: And how good what it did was, (B,): 1 for better than usual, -1 for not, 0 where nothing is said.
+ADVANTAGE = "@advantage"
 #: Numbers of an embedding.
 INSTRUCTION_SIZE = 384
+
+
+def with_advantage_in_words(words: str, advantage: float) -> str:
+    """An instruction that also says how good what is done is, as pi*0.6 is told it; nothing for 0."""
+    if not advantage:
+        return words
+    said = f"Advantage: {'positive' if advantage > 0 else 'negative'}"
+    return f"{words}\n{said}" if words else said
 
 
 class LanguageConfig(Config):

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from user_core.errors import PolicyError, SpecError
 from user_core.policies.features import ActionScale
-from user_core.policies.language.config import TASK
+from user_core.policies.language.config import ADVANTAGE, TASK, with_advantage_in_words
 from user_core.policies.lerobot.adapters import merged
 from user_core.policies.lerobot.inputs import ACTION
 from user_core.policies.lerobot.opening import Opened, lags_of, noise_state, normalising, seeded
@@ -335,7 +335,7 @@ class LeRobotNetwork(nn.Module):
         found: dict[str, Any] = {}
         rows = 0
         for name, tensor in inputs.items():
-            if name == TASK:
+            if name in (TASK, ADVANTAGE):
                 continue
             tensor = tensor.to(self.device)
             rows = len(tensor)
@@ -347,7 +347,11 @@ class LeRobotNetwork(nn.Module):
         if words is None and TASK in inputs:
             known = [*self.sentences, self.instruction]  # the last: of any other task
             words = [known[min(i, len(known) - 1)] for i in inputs[TASK].tolist()]
-        found["task"] = [self.instruction] * rows if words is None else list(words)
+        said = [self.instruction] * rows if words is None else list(words)
+        if ADVANTAGE in inputs:
+            good = inputs[ADVANTAGE].tolist()
+            said = [with_advantage_in_words(*pair) for pair in zip(said, good, strict=True)]
+        found["task"] = said
         return found
 
     def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:

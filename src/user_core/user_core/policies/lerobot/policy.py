@@ -82,9 +82,15 @@ class LeRobotPolicy(Policy):
 
     def reset(self, task: Task) -> None:
         """An episode begins. Raises PolicyError where the policy reads, and there is nothing to read."""
-        self._network.instruction = self._words(task)
+        self._network.instruction = self.words(task)
 
-    def _words(self, task: Task) -> str:
+    @property
+    def reads(self) -> bool:
+        """Whether it wants an instruction."""
+        return self._network.reads
+
+    def words(self, task: Task) -> str:
+        """What it is told of a task. Raises PolicyError where it reads, and there is nothing to read."""
         config = self.config
         words = task.instruction or config.instructions.get(task.name, "") or config.instruction
         if self._network.reads and not words:
@@ -115,7 +121,7 @@ class LeRobotPolicy(Policy):
             still = all(queries[i].deterministic for i in rows)
             some = [queries[i] for i in rows]
             plans = None if not left else np.stack([np.asarray(one.plan)[:left] for one in some])
-            words = [self._words(one.task) for one in some]
+            words = [self.words(one.task) for one in some]
             chunks = self._chunks(
                 together([one.observation for one in some]), still, plans, frozen, words
             )

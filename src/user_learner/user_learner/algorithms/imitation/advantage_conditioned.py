@@ -15,7 +15,7 @@ from user_core.policies.improving.advantage_network import ConditionedNetwork
 from user_core.policies.language.config import TASK
 from user_core.specs import RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.common.batches import Minibatch, tried
+from user_learner.algorithms.common.batches import Minibatch
 from user_learner.algorithms.common.state_values import StateValues, StateValuesConfig
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 
@@ -65,7 +65,8 @@ class AdvantageConditioned(BC):
         config: Parameters.
         spec: The robot's; elements of its actions may be choices.
         policy: One whose network is a
-            :class:`~user_core.policies.improving.advantage_network.ConditionedNetwork`, as that of ``advantage_flow`` is.
+            :class:`~user_core.policies.improving.advantage_network.ConditionedNetwork`, as those of ``advantage`` (any
+            policy, told so) and of ``advantage_flow`` are.
             For T actions at once batches are windows of T steps (``sampler.window``).
     """
 
@@ -89,11 +90,15 @@ class AdvantageConditioned(BC):
         count = policy.observation_history
         lead = (1, count) if count > 1 else (1,)
         seen = {n: np.zeros((*lead, *a.shape), a.dtype) for n, a in spec.observation.items()}
-        return tried(self.network, {**seen, TASK: np.zeros(1, np.int64)}, self.device).shape[1]
+        inputs = self.network.inputs({**seen, TASK: np.zeros(1, np.int64)})
+        size: int = self.network.seen({n: t.to(self.device) for n, t in inputs.items()}).shape[1]
+        return size
 
     def _learn(self, minibatch: Minibatch, batch: Batch) -> dict[str, Tensor]:
-        features = self.network.encode(minibatch.inputs)
-        ahead = self.network.encode(minibatch.next_inputs)
+        if self._minibatcher.factors is not None:  # what critics see begins with what was scaled
+            self.values.rescale(self._minibatcher.factors)
+        features = self.network.seen(minibatch.inputs)
+        ahead = self.network.seen(minibatch.next_inputs)
         reward, discount = minibatch.reward, minibatch.discount
         loss = self.values.learn(features, reward, discount, ahead)
         here = self.values(features)
