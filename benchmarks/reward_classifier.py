@@ -97,12 +97,17 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=40)
     parser.add_argument("--test", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=1, help="of training")
+    parser.add_argument("--draw", type=int, default=0, help="another number, other episodes")
     parser.add_argument("--image", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, episodes, seed in (("train", arguments.train, 1), ("test", arguments.test, 2)):
+    first = 1 + 2 * arguments.draw
+    for name, episodes, seed in (
+        ("train", arguments.train, first),
+        ("test", arguments.test, first + 1),
+    ):
         if not (arguments.out / name).exists():
             began = time.perf_counter()
             record(arguments.out / name, episodes, seed, arguments.image)
@@ -122,10 +127,14 @@ def main() -> None:
         print(
             json.dumps(
                 {
+                    "draw": arguments.draw,
                     "seed": seed,
                     "training_s": round(took_s, 1),
                     "successes_of_training": about["successes"],
-                    "threshold": round(model.threshold, 3),
+                    "threshold": round(model.threshold, 4),
+                    "promised": about["is_reached"],
+                    "precision_of_training": round(about["precision"], 3),
+                    "recall_of_training": round(about["recall"], 3),
                     "test_episodes": len(found.episodes),
                     "test_successes": sum(e.solved for e in found.episodes),
                     "precision": round(found.precision, 3),

@@ -106,12 +106,17 @@ class ClassifierReward(Reward):
 
     def scores(self, observation: Arrays) -> Array:
         """How much frames (B, ...) look like a success, (B,) float32, 0 to 1."""
-        import torch
+        return score_frames(self.model, self._net, observation)
 
-        with torch.no_grad():
-            logits = self._net(image_input(self.model, observation))
-        found: Array = torch.sigmoid(logits).numpy()
-        return found
+
+def score_frames(model: ClassifierModel, network: torch.nn.Module, observation: Arrays) -> Array:
+    """How much frames (B, ...) look like a success to a network, (B,) float32, 0 to 1."""
+    import torch
+
+    with torch.no_grad():
+        logits = network(image_input(model, observation))
+    found: Array = torch.sigmoid(logits).numpy()
+    return found
 
 
 def image_input(model: ClassifierModel, observation: Arrays) -> torch.Tensor:

@@ -82,7 +82,7 @@ def trained(tmp_path_factory):
     text = io.StringIO()
     status = command.main(
         ["train", str(store), "--out", str(model), "--set", "size=32", "--set", "epochs=15",
-         "--set", "batch=32"],
+         "--set", "batch=32", "--set", "parts=2"],
         Console(file=text, width=200),
     )  # fmt: skip
     assert status == 0, text.getvalue()
@@ -155,7 +155,7 @@ def test_labels_of_one_class_only_are_refused(tmp_path):
         # labels that came later count: then there are both, and a second of each
         EditLog(store).append(Edit.relabel(keys[:4], Outcome.FAILURE))
         view.refresh()
-        model, _, about = train(view, TrainConfig(size=32, epochs=1))
+        model, _, about = train(view, TrainConfig(size=32, epochs=1, parts=2))
         assert (about["successes"], about["episodes"]) == (6, 10)
         assert 0 < model.threshold < 1
     few = record(tmp_path / "few", 4, 3)
@@ -209,13 +209,37 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     assert read_model(tmp_path / "good")[0] == model
 
 
-def test_the_threshold_keeps_false_positives_down():
+def test_the_threshold_has_the_precision_and_the_recall_that_are_wanted():
     rng = np.random.default_rng(0)
-    without, success = rng.uniform(0, 0.4, 1000), rng.uniform(0.6, 1.0, 100)
-    assert 0.4 < choose_threshold(without, success, 0.0) < 0.63
-    mixed = np.append(without, [0.95, 0.97])
-    assert (mixed >= choose_threshold(mixed, success, 0.002)).sum() <= 2
-    assert choose_threshold(np.full(10, 0.9), np.full(10, 0.1), 0.0) > 0.9  # hopeless: hardly any
+    fails = 1 / (1 + np.exp(-rng.normal(-2, 1.5, 20)))
+    successes = 1 / (1 + np.exp(-rng.normal(6, 1.5, 40)))
+    solved = np.arange(60) >= 20
+    chosen = choose_threshold(np.append(fails, successes), solved, 0.95, 0.9)
+    assert chosen.is_reached and chosen.precision == 1.0 and chosen.recall >= 0.9
+    # nearer to the successes than to the failures, of which the next may look more like one
+    assert fails.max() < chosen.threshold
+    assert (successes >= chosen.threshold).sum() >= 37  # (37 + 1) / (40 + 2) is above 0.9
+
+
+def test_of_few_episodes_no_share_is_promised():
+    scores, solved = np.array([0.1, 0.2, 0.9, 0.95]), np.array([False, False, True, True])
+    chosen = choose_threshold(scores, solved, 0.95, 0.9)
+    assert 0.2 < chosen.threshold < 0.9 and (chosen.precision, chosen.recall) == (1.0, 1.0)
+    assert not chosen.is_reached  # 2 of 2 are no 0.9
+
+
+def test_where_both_cannot_be_had_the_recall_is_kept_and_it_is_said():
+    rng = np.random.default_rng(1)
+    scores, solved = rng.uniform(0, 1, 100), np.arange(100) % 2 == 0  # it knows nothing
+    chosen = choose_threshold(scores, solved, 0.95, 0.9)
+    assert not chosen.is_reached
+    assert chosen.recall >= 0.9 and chosen.precision < 0.7
+
+
+@pytest.mark.parametrize("scores", [np.array([0.0, 0.0, 1.0, 1.0]), np.array([1.0, 1.0, 0.0, 0.0])])
+def test_scores_at_both_ends_have_a_threshold_between(scores):
+    chosen = choose_threshold(scores, np.array([False, False, True, True]), 0.95, 0.9)
+    assert 0 < chosen.threshold < 1 and np.isfinite(chosen.precision)
 
 
 def test_the_best_run_of_frames():
@@ -224,3 +248,4 @@ def test_the_best_run_of_frames():
     score, at = best_run(scores, 3)
     assert (round(score, 2), at) == (0.5, 5)
     assert best_run(scores[:2], 3) == (0.0, 2)
+    assert best_run(scores, 3, 0.1)[0] == pytest.approx(0.6)  # the later ones may lie lower by that

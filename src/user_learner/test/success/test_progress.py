@@ -23,7 +23,12 @@ from user_core.types import (
 from user_learner.cli import reward as command
 from user_learner.edits import EditedEpisodes
 from user_learner.replay import StoreWriter
-from user_learner.success.progress_training import ProgressTrainConfig, order_of, train_progress
+from user_learner.success.progress_training import (
+    ProgressTrainConfig,
+    order_of,
+    progress_by_stages,
+    train_progress,
+)
 from user_testing.worlds.replay import QUICK, blank_episode, whole_episode
 
 SIDE = 32
@@ -155,3 +160,47 @@ def test_what_it_was_not_made_for_is_refused(trained, tmp_path):
 def test_order():
     assert order_of(np.arange(9.0)) == 1.0 and order_of(-np.arange(9.0)) == -1.0
     assert order_of(np.zeros(5)) == 0.0
+
+
+# --- stages ---
+
+
+def grip(*lengths):
+    """A gripper that is open, closed, open, ... for so many rows each, with other numbers than 0 and 1."""
+    values = [np.full(n, 0.7 if i % 2 else 0.02) for i, n in enumerate(lengths)]
+    return np.concatenate(values)[:, None]
+
+
+def test_within_a_stage_time_counts_and_each_stage_has_its_mean_share():
+    signals = [grip(10, 10, 20), grip(30, 10, 40), grip(20, 20, 40)]
+    courses, shares = progress_by_stages(signals, 3)
+    assert shares == pytest.approx([(0.25 + 0.375 + 0.25) / 3, (0.25 + 0.125 + 0.25) / 3, 0.5])
+    for one, (first, second, last) in zip(courses, [(10, 10, 20), (30, 10, 40), (20, 20, 40)]):
+        assert len(one) == first + second + last and (np.diff(one) > 0).all()
+        assert (one[0], one[-1]) == (0, 1)
+        assert one[first] == pytest.approx(shares[0])  # however long it took to get there
+        assert one[first + second] == pytest.approx(shares[0] + shares[1])
+
+
+def test_what_only_flickers_is_no_stage_and_another_number_of_stages_is_left_out():
+    signals = [grip(10, 1, 9, 10), grip(20, 10), grip(15, 15), grip(5, 5, 5, 15)]
+    courses, shares = progress_by_stages(signals, 3)
+    assert [course is None for course in courses] == [False, False, False, True]
+    assert len(shares) == 2
+    two = [np.concatenate([a, b], 1) for a, b in [(grip(10, 20), grip(20, 10))] * 2]
+    assert progress_by_stages(two, 3)[1] == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+
+
+def test_a_model_is_trained_on_stages_and_bad_ones_are_refused(tmp_path):
+    store = record(tmp_path / "store", 16, 5)
+    words = ["train", store, "--kind", "progress", "--out", tmp_path / "p.st"]
+    status, text = told(*words, "--set", "epochs=1", "--set", "stages=['tool[0]']")
+    assert status == 0 and "stages" in text, text
+    model, _ = read_model(tmp_path / "p.st")
+    about = model.trained_on
+    assert sum(about["stages"]) == pytest.approx(1, abs=0.01)
+    assert about["episodes"] + about["left_out"] == 16
+    with EditedEpisodes(store) as view:
+        for wrong in ("nothing", "tool", "tool[9]", "tool[x]", "image_front"):
+            with pytest.raises(ConfigError, match="stages"):
+                train_progress(view, ProgressTrainConfig(stages=(wrong,)))

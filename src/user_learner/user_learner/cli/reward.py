@@ -230,12 +230,18 @@ def _train(options: argparse.Namespace, console: Console) -> int:
     model, network, about = _trained(TrainConfig, train, options, console)
     write_model(options.out, model, network)
     console.print(
-        f"{about['successes']:,} of {about['episodes']:,} episodes are successes; {about['held_out']:,} were "
-        f"kept out: at threshold {model.threshold:.3f} it finds {100 * about['recall_of_frames']:.0f} % of "
-        f"their frames of success, and takes {100 * about['false_positives_of_frames']:.2g} % of the "
-        f"others for one. Written to {options.out}",
+        f"{about['successes']:,} of {about['episodes']:,} episodes are successes. Each was judged by a network that had not "
+        f"seen it: at threshold {model.threshold:.3f} precision {about['precision']:.3f}, recall {about['recall']:.3f}. "
+        f"Written to {options.out}",
         soft_wrap=True,
     )
+    if not about["is_reached"]:
+        console.print(
+            "[yellow]These are too few episodes, or too much alike, to promise the precision and recall that were asked "
+            "(--set precision=, recall=): label more of both outcomes, above all failures that look like successes, or add a "
+            "camera; user reward eval shows what it mistakes.",
+            soft_wrap=True,
+        )
     return 0
 
 
@@ -262,6 +268,13 @@ def _train_progress(options: argparse.Namespace, console: Console) -> int:
         f"It looks at {', '.join([*model.cameras, *model.numbers])}. Written to {options.out}",
         soft_wrap=True,
     )
+    if len(about["stages"]) > 1 or about["left_out"]:
+        shares = ", ".join(f"{100 * share:.0f} %" for share in about["stages"])
+        console.print(
+            f"{len(about['stages'])} stages take {shares} of the way; {about['left_out']:,} successes with other stages were "
+            "left out.",
+            soft_wrap=True,
+        )
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from user_core.rewards.classifier import ClassifierReward
-from user_core.specs import Array
+from user_core.specs import Array, Arrays
 from user_core.types import OBSERVATION, EpisodeKey
 from user_learner.edits.view import EditedEpisode, EditedEpisodes
 
@@ -101,33 +101,35 @@ def evaluate(
     for done, episode in enumerate(episodes):
         if progress:
             progress(done, len(episodes))
-        scores = scores_of(view, reward, episode)
-        score, at = best_run(scores, reward.config.frames)
+        scores = scores_of(view, reward.model.cameras, reward.scores, episode)
+        score, at = best_run(scores, reward.config.frames, reward.config.hysteresis)
         found.append(
             Judged(episode.key, bool(episode.outcome.success), score, at, _success(reward, scores))
         )
     return Evaluation.of(found)
 
 
-def scores_of(view: EditedEpisodes, reward: ClassifierReward, episode: EditedEpisode) -> Array:
-    """Scores of the frames that follow the steps of an episode, (n,)."""
+def scores_of(
+    view: EditedEpisodes, cameras: Iterable[str], judge: Callable[[Arrays], Array], episode: EditedEpisode
+) -> Array:  # fmt: skip
+    """What a judge of frames (B, ...) says of those that follow the steps of an episode, (n,)."""
     columns = view.read(episode)
-    arrays = {
-        n: columns[OBSERVATION + n] for n in reward.model.cameras if OBSERVATION + n in columns
-    }
+    arrays = {n: columns[OBSERVATION + n] for n in cameras if OBSERVATION + n in columns}
     rows = len(columns["reward"])
     parts = [
-        reward.scores({n: a[start : start + _FRAMES_AT_ONCE] for n, a in arrays.items()})
+        judge({n: a[start : start + _FRAMES_AT_ONCE] for n, a in arrays.items()})
         for start in range(1, rows, _FRAMES_AT_ONCE)
     ]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
 
-def best_run(scores: Array, frames: int) -> tuple[float, int]:
-    """The highest score that ``frames`` in a row reach, and the row of the last of them."""
+def best_run(scores: Array, frames: int, hysteresis: float = 0.0) -> tuple[float, int]:
+    """The highest threshold that ``frames`` in a row reach, all but the first of which may lie lower by ``hysteresis``; and
+    the row of the last of them."""
     if len(scores) < frames:
         return 0.0, len(scores)
-    lowest = np.lib.stride_tricks.sliding_window_view(scores, frames).min(axis=1)
+    runs = np.lib.stride_tricks.sliding_window_view(scores, frames)
+    lowest = np.minimum(runs[:, 0], runs.min(axis=1) + hysteresis)
     at = int(lowest.argmax())
     return float(lowest[at]), at + frames
 

@@ -1,7 +1,12 @@
 """Training a model of progress on successful episodes, and how well it orders their observations.
 
-Time is the label: the observation of row t of an episode of T rows has made t / (T - 1) of the way. Episodes that
+Time is the label: the observation of row t of an episode of T rows has made t / (T - 1) of the way (as in learning by the order of
+frames: Ma et al., "Vision Language Models are In-Context Value Learners", 2024; Yang et al., "Rank2Reward", 2024). Episodes that
 take detours disagree about it, so that the model learns the mean. What was seen after a failed attempt has no label.
+
+With ``stages`` time counts within a stage, and each stage has the share of the way that it takes on average (Chen et al., "SARM: Stage-Aware
+Reward Modeling for Long Horizon Robot Manipulation", 2025): who hesitates before a grasp has got no further by it. There people or a language model
+label where stages begin; here a number says it that jumps there, as that of a gripper.
 The threshold of success is chosen on episodes that were kept out of training, so that at most a given share of
 observations well before the end would be taken for one.
 """
@@ -38,6 +43,14 @@ class ProgressTrainConfig(Config):
 
     observations: tuple[str, ...] = setting(
         (), doc="What it looks at; empty: all images, and where there are none all numbers."
+    )
+    stages: tuple[str, ...] = setting(
+        (),
+        doc="Numbers whose jump over the middle of their range begins another stage, as those of a gripper: observations or "
+        "the action, with an element in brackets where there are several (action[6]). Empty: an episode is one stage.",
+    )
+    stage_steps: int = setting(
+        3, doc="Steps that such a number stays on the other side before it counts.", ge=1
     )
     size: int = setting(64, doc="Side that images are reduced to.", unit="pixels", ge=32, le=256)
     epochs: int = setting(40, doc="Passes over the observations.", ge=1)
@@ -88,9 +101,18 @@ def train_progress(
 
     model = what_to_see(view, config)
     episodes = [e for e in labelled(view) if e.outcome.success]
+    courses, shares, left_out = None, [1.0], 0
+    if config.stages:
+        signals = [_signals(view, episode, config.stages) for episode in episodes]
+        courses, shares = progress_by_stages(signals, config.stage_steps)
+        left_out = sum(course is None for course in courses)
+        episodes = [e for e, course in zip(episodes, courses, strict=True) if course is not None]
+        courses = [course for course in courses if course is not None]
     if len(episodes) < 4:
         raise ConfigError(
-            "successful episodes", got=len(episodes), expected="4 or more",
+            "successful episodes",
+            got=f"{len(episodes)}" + (f", {left_out} more have other stages" if left_out else ""),
+            expected="4 or more",
             hint="user demos record; user episodes relabel",
         )  # fmt: skip
     images: list[Any] = []
@@ -101,7 +123,8 @@ def train_progress(
         one, other = inputs_of(model, seen)
         images.append(one)
         numbers.append(other)
-        targets.append(np.linspace(0, 1, rows, dtype=np.float32))
+        course = np.linspace(0, 1, rows) if courses is None else courses[number]
+        targets.append(course.astype(np.float32))
         which.append(np.full(rows, number))
     target, of = torch.from_numpy(np.concatenate(targets)), np.concatenate(which)
     rng = np.random.default_rng([config.seed, 1])
@@ -142,12 +165,82 @@ def train_progress(
     orders = [order_of(scores[of == number]) for number in np.flatnonzero(held)]
     about = {
         "store": str(view.reader.path), "episodes": len(episodes), "held_out": int(held.sum()),
-        "observations": len(of), "order": float(np.mean(orders)),
+        "observations": len(of), "order": float(np.mean(orders)), "left_out": left_out,
+        "stages": [round(share, 3) for share in shares],
         "recall": float((last >= threshold).mean()),
         "false_positives": float((early >= threshold).mean()) if len(early) else 0.0,
     }  # fmt: skip
     threshold = float(np.clip(threshold, 1e-3, 0.999))
     return replace(model, threshold=threshold, trained_on=about), network, about
+
+
+def _signals(view: EditedEpisodes, episode: EditedEpisode, names: Sequence[str]) -> Array:
+    """The numbers that tell stages, of every row of an episode, (T, S). Raises ConfigError."""
+    columns, found = view.read(episode), []
+    for name in names:
+        array, _, index = name.partition("[")
+        rows = columns.get(array if array == "action" else OBSERVATION + array)
+        known = sorted(n.removeprefix(OBSERVATION) for n in columns if n.startswith(OBSERVATION))
+        if rows is None or rows.dtype == np.uint8:
+            raise ConfigError("stages", got=name, expected=f"numbers: action, or some of {known}")
+        flat = rows.reshape(len(rows), -1)
+        element = index.rstrip("]") if index else "0"
+        if (
+            not element.isdigit()
+            or int(element) >= flat.shape[1]
+            or not (index or flat.shape[1] == 1)
+        ):
+            raise ConfigError(
+                "stages", got=name, expected=f"one element of {flat.shape[1]}, as {array}[0]"
+            )
+        found.append(flat[:, int(element)].astype(np.float64))
+    return np.stack(found, 1)
+
+
+def progress_by_stages(
+    signals: Sequence[Array], steps: int
+) -> tuple[list[Array | None], list[float]]:
+    """Progress of each row, with time counted within stages.
+
+    Args:
+        signals: Numbers that jump where a stage begins, of each episode, (T, S).
+        steps: Rows for which one stays on the other side of the middle of its range before it counts.
+
+    Returns:
+        Of each episode (T,), 0 to 1; None for one that has more or fewer stages than most. And the share of the way of each
+        stage: its mean share of the rows of an episode.
+    """
+    every = np.concatenate(signals)
+    middle = (every.min(0) + every.max(0)) / 2
+    begins = [_begins(one > middle, steps) for one in signals]
+    counts = [len(one) for one in begins]
+    usual = int(np.bincount(counts).argmax())
+    kept = [
+        (one, len(rows)) for one, rows in zip(begins, signals, strict=True) if len(one) == usual
+    ]
+    lengths = [np.diff([*one, rows]) / rows for one, rows in kept]
+    shares = np.mean(lengths, axis=0)
+    before = np.concatenate([[0.0], np.cumsum(shares)])
+    courses: list[Array | None] = []
+    for one, rows in zip(begins, signals, strict=True):
+        if len(one) != usual:
+            courses.append(None)
+            continue
+        # the last row has arrived; all others are on the way to the next stage
+        known = [*one, max(len(rows) - 1, one[-1] + 1)]
+        courses.append(np.interp(np.arange(len(rows)), known, before).clip(0, 1))
+    return courses, shares.tolist()
+
+
+def _begins(side: Array, steps: int) -> list[int]:
+    """The rows at which stages begin, the first of them 0; ``side`` says where each number is, (T, S) bool."""
+    found, now = [0], side[0]
+    for row in range(1, len(side) - steps + 1):
+        turned = (side[row : row + steps] != now).all(0)
+        if turned.any():
+            now = now ^ turned
+            found.append(row)
+    return found
 
 
 def order_of(scores: Array) -> float:

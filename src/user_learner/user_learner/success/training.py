@@ -2,24 +2,35 @@
 
 An episode that was a success shows it in its last frames (where a person pressed the key, or the task
 said so), and not in those well before. All frames of a failure show none. Frames in between are left
-out: nobody knows. The threshold is chosen on episodes that were kept out of training, so that at most
-a given share of frames without success would be taken for one.
+out: nobody knows.
+
+The threshold is chosen on whole episodes, since what counts is how many of these are called what they are not. There are few,
+so each of them is kept out once: the episodes are dealt into parts, and each part is judged by a network that learned from the
+others (cross-validation). Of few episodes a share is known badly; so it counts as after one more mistake
+(Laplace's rule of succession), for precision and for recall.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
-from user_core.rewards.classifier import ClassifierModel, image_input, make_network
+from user_core.rewards.classifier import ClassifierModel, image_input, make_network, score_frames
 from user_core.specs import Array
 from user_core.types import OBSERVATION, EpisodeKey
 from user_learner.edits.view import EditedEpisode, EditedEpisodes
+from user_learner.success.evaluation import best_run, scores_of
+
+#: Logits of scores are within this on both sides.
+_LEAST_LOGIT = -12.0
+#: How far a threshold goes from the lowest that is precise enough to the highest that finds enough.
+_TOWARDS_SUCCESSES = 0.75
 
 
 class TrainConfig(Config):
@@ -33,11 +44,21 @@ class TrainConfig(Config):
     epochs: int = setting(40, doc="Passes over the frames.", ge=1)
     batch: int = setting(64, doc="Frames of an update.", ge=2)
     learning_rate: float = setting(1e-3, doc="Of Adam.", gt=0)
-    held_out: float = setting(
-        0.25, doc="Share of episodes that the threshold is chosen on.", gt=0, lt=1
+    parts: int = setting(
+        4,
+        doc="Parts of the episodes, each of which is judged by a network that learned from the others, to choose the threshold.",
+        ge=2,
+        le=20,
     )
-    false_positives: float = setting(
-        0.005, doc="Share of frames without success that may be taken for one.", ge=0, lt=1
+    precision: float = setting(
+        0.95, doc="Share of right ones among episodes that are called a success.", gt=0, lt=1
+    )
+    recall: float = setting(0.9, doc="Share of the successes that are called one.", gt=0, lt=1)
+    frames: int = setting(
+        2, doc="Frames in a row that make a success, as the reward is configured.", ge=1
+    )
+    hysteresis: float = setting(
+        0.1, doc="How much lower all but the first of them may score, likewise.", ge=0, le=1
     )
     seed: int = setting(0, doc="Of everything random.", ge=0)
 
@@ -138,15 +159,44 @@ def train(
 
     Raises ConfigError: no images, too few labelled episodes, or labels of one class only.
     """
-    import torch
 
     model = ClassifierModel(cameras_of(view, config.cameras), config.size)
     episodes = labelled(view)
     if len(episodes) < 8:
         raise ConfigError("labelled episodes", got=len(episodes), expected="8 or more")
-    frames = frames_of(view, model, config, episodes)
-    held = _held_out(frames.solved, config)
-    learns = ~held[frames.episode]
+    frames, parts = frames_of(view, model, config, episodes), config.parts
+    part_of = _dealt(frames.solved, config)
+    scores = np.zeros(len(episodes))
+
+    def told(part: int) -> Callable[[int, int], None] | None:
+        if progress is None:
+            return None
+        return lambda done, of: progress(part * of + done, (parts + 1) * of)
+
+    for part in range(parts):
+        network = _fitted(frames, part_of != part, model, config, told(part))
+        judge = partial(score_frames, model, network)
+        for number in np.flatnonzero(part_of == part):
+            course = scores_of(view, model.cameras, judge, episodes[number])
+            scores[number], _ = best_run(course, config.frames, config.hysteresis)
+    network = _fitted(frames, np.ones(len(episodes), bool), model, config, told(parts))
+    chosen = choose_threshold(scores, frames.solved, config.precision, config.recall)
+    about = {
+        "store": str(view.reader.path), "episodes": len(episodes), "successes": int(frames.solved.sum()),
+        "frames": len(frames.success), "precision": chosen.precision, "recall": chosen.recall,
+        "is_reached": chosen.is_reached,
+    }  # fmt: skip
+    return replace(model, threshold=chosen.threshold, trained_on=about), network, about
+
+
+def _fitted(
+    frames: Frames, chosen: Array, model: ClassifierModel, config: TrainConfig,
+    progress: Callable[[int, int], None] | None,
+) -> Any:  # fmt: skip
+    """A network that learned from the frames of those episodes, (E,) bool."""
+    import torch
+
+    learns = chosen[frames.episode]
     generator = torch.Generator().manual_seed(config.seed)
     torch.manual_seed(config.seed)
     network = make_network(model)
@@ -158,21 +208,7 @@ def train(
         return loss_of(network(augmented(images[batch], generator)), targets[batch])
 
     fit(network, loss, torch.arange(len(images)), config, generator, progress)
-    with torch.no_grad():
-        scores = torch.cat(
-            [torch.sigmoid(network(part)) for part in frames.images.split(256)]
-        ).numpy()
-    threshold = choose_threshold(
-        scores[~learns & (frames.success == 0)], scores[~learns & (frames.success == 1)],
-        config.false_positives,
-    )  # fmt: skip
-    about = {
-        "store": str(view.reader.path), "episodes": len(episodes), "successes": int(frames.solved.sum()),
-        "held_out": int(held.sum()), "frames": len(frames.success),
-        "recall_of_frames": float((scores[~learns & (frames.success == 1)] >= threshold).mean()),
-        "false_positives_of_frames": float((scores[~learns & (frames.success == 0)] >= threshold).mean()),
-    }  # fmt: skip
-    return replace(model, threshold=threshold, trained_on=about), network, about
+    return network
 
 
 class Fitting(Protocol):
@@ -222,22 +258,74 @@ def fit(
     network.eval()
 
 
-def choose_threshold(without: Array, with_success: Array, false_positives: float) -> float:
-    """The score that at most a share of frames without success reach, and that is in the middle
-    between those and the successes above it where there is room."""
-    allowed = int(false_positives * len(without))
-    highest = float(np.sort(without)[::-1][allowed]) if len(without) > allowed else 0.0
-    above = with_success[with_success > highest]
-    if not len(above):
-        return min(highest + 1e-3, 1.0)
-    # most successes may lie far above: a low one of them, not the lowest, says where they begin
-    begin = float(np.quantile(above, 0.05))
-    return float(np.clip((highest + begin) / 2, highest + 1e-6, 0.999))
+@dataclass(frozen=True)
+class Chosen:
+    """A threshold, and what is to be expected of it.
+
+    Attributes:
+        threshold: Score from which an episode is a success.
+        precision: Of the episodes that were judged, as they were called.
+        recall: Likewise.
+        is_reached: Whether both are what was asked, after one more mistake of each kind.
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+    is_reached: bool
 
 
-def _held_out(solved: Array, config: TrainConfig) -> Array:
-    """Which episodes the threshold is chosen on: a share of each class, at least one."""
-    rng, held = np.random.default_rng([config.seed, 1]), np.zeros(len(solved), bool)
+def choose_threshold(scores: Array, solved: Array, precision: float, recall: float) -> Chosen:
+    """From what a network that did not see them says of episodes, the score from which one is a success.
+
+    Both shares count as after one more mistake (Laplace 1814): n episodes of which k are right have (k + 1) / (n + 2). From the
+    lowest score that has the precision, it goes most of the way to the highest one that has the recall: to take a failure for
+    a success teaches a robot to fail, to overlook a success costs an episode. Where no score has both, the recall is kept.
+
+    Args:
+        scores: Of episodes, (E,), 0 to 1.
+        solved: Which are successes, (E,) bool; some, and not all.
+        precision: That is wanted.
+        recall: That is wanted.
+    """
+    logits, there = _logits(scores), np.sort(_logits(scores[solved]))
+    missed = max(0, int(np.floor(len(there) + 1 - recall * (len(there) + 2))))
+    highest = there[min(missed, len(there) - 1)]
+    without = logits[~solved]
+
+    def precision_at(logit: float) -> float:
+        found = (there >= logit).sum() / len(there) * solved.mean()
+        wrong = ((without >= logit).sum() + 1) / (len(without) + 2) * (1 - solved.mean())
+        return float(found / max(found + wrong, 1e-9))
+
+    above = np.nextafter(np.sort(without), np.inf)  # just what each of those does not reach
+    fits = [logit for logit in (_LEAST_LOGIT, *above) if precision_at(logit) >= precision]
+    lowest = min(fits, default=float(above[-1]))
+    logit = highest
+    if lowest < highest:
+        logit = lowest + _TOWARDS_SUCCESSES * (highest - lowest)
+    called = logits >= logit
+    right = float((called & solved).sum())
+    of_found = right / called.sum() if called.any() else 1.0
+    has_recall = ((there >= logit).sum() + 1) / (len(there) + 2) >= recall
+    reached = bool(has_recall and precision_at(logit) >= precision)
+    return Chosen(_score(logit), float(of_found), right / len(there), reached)
+
+
+def _logits(scores: Array) -> Array:
+    """Of scores near 0 and 1, too: there networks differ by logits."""
+    kept = np.clip(np.asarray(scores, np.float64), _score(_LEAST_LOGIT), _score(-_LEAST_LOGIT))
+    found: Array = np.log(kept / (1 - kept))
+    return found
+
+
+def _score(logit: float) -> float:
+    return float(1 / (1 + np.exp(-logit)))
+
+
+def _dealt(solved: Array, config: TrainConfig) -> Array:
+    """Which part each episode is in, (E,): of each class as many in each as can be."""
+    rng, part_of = np.random.default_rng([config.seed, 1]), np.zeros(len(solved), int)
     for kind in (True, False):
         mine = np.flatnonzero(solved == kind)
         if len(mine) < 2:
@@ -246,8 +334,8 @@ def _held_out(solved: Array, config: TrainConfig) -> Array:
                 got=f"{len(mine)} of one class",
                 expected="2 or more of each",
             )
-        held[rng.permutation(mine)[: max(1, round(config.held_out * len(mine)))]] = True
-    return held
+        part_of[rng.permutation(mine)] = np.arange(len(mine)) % config.parts
+    return part_of
 
 
 def augmented(images: Any, generator: Any) -> Any:
