@@ -12,8 +12,14 @@ is that from the arrival of an observation until its chunk is sent. Both process
 - ``graphs``: it gives way, in short CUDA graphs (as it ships).
 - ``train``, ``train_graphs``: training alone, likewise.
 
+With ``--size pi0`` (or ``pi0_adapters``, ``smolvla``) both have LeRobot's policy of that name instead, from its own
+configuration, with two cameras of 224x224 and weights at random: all of pi0 is trained in batches of 8, an answer is ten steps
+of denoising. It plans 50 actions at once and is asked a few times a second: ``--period 0.25``.
+
     python benchmarks/gpu_sharing_shipped.py --out shipped.jsonl      # on a GPU
+    python benchmarks/gpu_sharing_shipped.py --size pi0 --period 0.25 # on a GPU, with LeRobot
     python benchmarks/gpu_sharing_shipped.py --tiny                   # anywhere: does it run?
+    python benchmarks/gpu_sharing_shipped.py --tiny --size smolvla_small
 """
 
 from __future__ import annotations
@@ -59,14 +65,33 @@ SIZES: dict[str, tuple[int, int, int, int, tuple[int, ...], int, int]] = {
     "3.3G": (31, 2560, 20, 48, (32, 64, 128), 128, 32),
     "tiny": (2, 32, 2, 8, (8, 8), 16, 8),
 }
+#: LeRobot's: its name, size, rank of adapters, size of both images, batch of training.
+LEROBOT: dict[str, tuple[str, str, int, int, int]] = {
+    "pi0": ("pi0", "full", 0, 224, 8),
+    "pi0_adapters": ("pi0", "full", 16, 224, 16),
+    "smolvla": ("smolvla", "full", 0, 224, 32),
+    "smolvla_small": ("smolvla", "small", 0, 64, 4),
+}
 PERIOD_S = 0.05
+#: Requests after which their period is known.
+_EXPECTED = 8
 WAYS = ("train", "alone", "alone_launched", "plain", "pieces", "train_graphs", "graphs")
 #: Which way trains in which mode.
 _MODES = {"plain": "plain", "pieces": "pieces", "graphs": "graphs", "train": "plain", "train_graphs": "graphs"}  # fmt: skip
 
 
 def spec_of(size: str) -> RobotSpec:
-    """A robot with joints and a camera."""
+    """A robot with joints and a camera, or two."""
+    if size in LEROBOT:
+        image = ArraySpec((LEROBOT[size][3], LEROBOT[size][3], 3), "uint8")
+        return RobotSpec(
+            "arm",
+            {
+                "joint_position": ArraySpec((7,), low=-3.0, high=3.0),
+                "image_front": image, "image_wrist": image,
+            },
+            ArraySpec((7,), low=-1.0, high=1.0),
+        )  # fmt: skip
     pixels = SIZES[size][5]
     return RobotSpec(
         "arm",
@@ -77,7 +102,9 @@ def spec_of(size: str) -> RobotSpec:
 
 
 def policy_of(size: str, device: str, seed: int = 0) -> Policy:
-    """A flow of a transformer; an answer is one pass through it."""
+    """A flow of a transformer, of which an answer is one pass; or LeRobot's."""
+    if size in LEROBOT:
+        return lerobot_of(size, device)
     layers, width, heads, rows, channels, _, _ = SIZES[size]
     params = {
         "backbone": "transformer", "layers": layers, "embedding": width, "heads": heads, "rows": rows,
@@ -86,6 +113,18 @@ def policy_of(size: str, device: str, seed: int = 0) -> Policy:
     with _quick_first_weights():
         policy: Policy = build("policies", "flow", params, spec_of(size))
     return policy
+
+
+def lerobot_of(size: str, device: str) -> Policy:
+    """A policy of LeRobot with weights at random, drawn where it acts."""
+    from lerobot_training import lerobot_policy, settings_of
+
+    kind, full, adapter, _, _ = LEROBOT[size]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_of(kind, full, Path(folder) / "words", device != "cpu")
+        params = {"type": kind, "device": device, "instruction": "reach the target", **settings}
+        found: Policy = lerobot_policy(params, spec_of(size), device, adapter)
+    return found
 
 
 @contextmanager
@@ -118,13 +157,18 @@ class Trainer:
         self.args, self.spec = args, spec_of(args.size)
         self.cuda = args.device == "cuda"
         config = BCConfig(
-            device=args.device, precision="bfloat16" if self.cuda else "float32", image_shift=4
-        )
-        self.algorithm = BC(config, self.spec, policy_of(args.size, "cpu"))
+            device=args.device, precision="bfloat16" if self.cuda else "float32", image_shift=4,
+            average=0.0 if args.size.startswith("pi0") else 0.999,
+        )  # fmt: skip
+        theirs = args.size in LEROBOT
+        policy = policy_of(args.size, args.device if theirs else "cpu")
+        self.algorithm = BC(config, self.spec, policy)
+        del policy
         turns = GpuTurns(args.turns)
         self.pace = GpuPace(turns) if self.cuda else GpuPace(turns, ahead=None)
         rng = np.random.default_rng(0)
-        rows, batch = SIZES[args.size][3], SIZES[args.size][6]
+        rows = self.algorithm.network.rows
+        batch = LEROBOT[args.size][4] if theirs else SIZES[args.size][6]
         self.batches = [random_batch(self.spec, batch, rng, window=rows) for _ in range(4)]
         self.gives_way = False
         self.mode = "idle"
@@ -227,7 +271,7 @@ class Answers:
         due_s = time.perf_counter() + 0.1
         try:
             while time.monotonic() - begun_s < seconds:
-                due_s += PERIOD_S
+                due_s += self.args.period
                 at_s = due_s + rng.uniform(-jitter_s, jitter_s)
                 while (left_s := at_s - time.perf_counter()) > 0:
                     time.sleep(max(0.0, left_s - 3e-4) or 1e-5)
@@ -237,7 +281,7 @@ class Answers:
                 server.offer("r", Observation(self.seen, stamp_ns=number, sequence=number, episode=1))  # fmt: skip
                 if not sent.wait(2.0):
                     raise RuntimeError(f"no answer: {errors[-1:]}")
-                if number > 10:  # by then they are expected
+                if number > _EXPECTED:  # by then they are expected
                     took.append(1e3 * (time.perf_counter() - start_s))
         finally:
             server.stop()
@@ -320,7 +364,8 @@ def measure(args: argparse.Namespace) -> None:
 def main() -> None:
     """Command line."""
     parser = Parser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--size", choices=list(SIZES), default="1.2G")
+    parser.add_argument("--size", choices=[*SIZES, *LEROBOT], default="1.2G")
+    parser.add_argument("--period", type=float, default=PERIOD_S, help="of requests, seconds")
     parser.add_argument("--tiny", action="store_true", help="a small network, on the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
@@ -340,7 +385,9 @@ def main() -> None:
     parser.add_argument("--turns", default="")
     args = parser.parse_args()
     if args.tiny:
-        args.size, args.device, args.seconds = "tiny", "cpu", min(args.seconds, 1.5)
+        if args.size not in LEROBOT:
+            args.size = "tiny"
+        args.device, args.seconds = "cpu", min(args.seconds, 1.5)
     if args.device == "cpu":
         torch.set_num_threads(1)
     if args.role == "train":

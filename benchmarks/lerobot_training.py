@@ -12,7 +12,9 @@ have the same tokenizer of a few words (the table of embeddings is as large as e
     USER_EXTRA=lerobot tools/run python benchmarks/lerobot_training.py             # on the CPU, small
     USER_EXTRA=lerobot tools/run python benchmarks/lerobot_training.py --device cuda --size full --batch 64 --image 224
     ... --policy smolvla --device cuda --size full --precision bfloat16 --batch 64
-    ... --policy pi0 --device cuda --size full --precision bfloat16 --batch 8 --average 0 [--adapter 16]
+    ... --policy pi0 --device cuda --size full --precision bfloat16 --batch 8 --average 0 [--adapter 16] [--recompute]
+
+With ``--adapter`` ours are those of the policy's parameters, and theirs those that LeRobot makes with peft, of the same layers.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import torch
 
 from user_core.command_line import Parser
 from user_core.plugins import build
+from user_core.policies.lerobot.adapters import adapt
 from user_core.policies.lerobot.config import AdapterConfig, LeRobotConfig
 from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.specs import ArraySpec, RobotSpec
@@ -55,6 +58,8 @@ _SMOLVLM: dict[str, Any] = {
     },
     "scale_factor": 4,
 }  # fmt: skip
+#: Layers that get adapters.
+_ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SMALL_PI0 = {"paligemma_variant": "gemma_300m", "chunk_size": 8, "n_action_steps": 8}
 
 
@@ -79,6 +84,21 @@ def settings_of(policy: str, size: str, folder: Path, bfloat16: bool) -> dict[st
     }
 
 
+def lerobot_policy(
+    params: dict[str, Any], spec: RobotSpec, device: str, adapter: int = 0
+) -> LeRobotPolicy:
+    """A new one with weights at random, drawn on its device; with adapters of a rank as if these weights were its base."""
+    with torch.device(device) if device != "cpu" else nullcontext():
+        policy = LeRobotPolicy(LeRobotConfig(**params), spec)
+    if adapter:
+        network = policy._network
+        network.base_hash = "0" * 64
+        adapt(network.policy, AdapterConfig(rank=adapter, targets=_ADAPTED), network.base_hash, 0)
+        network.policy.to(device)
+        network._kept = network._names_of_versions()
+    return policy
+
+
 class Bench:
     """What both sides have in common.
 
@@ -89,6 +109,7 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace, folder: Path) -> None:
         self.given, self.cuda = given, given.device != "cpu"
+        self.algorithm: Any = None
         image = ArraySpec((given.image, given.image, 3), "uint8")
         self.spec = RobotSpec(
             "two_cameras",
@@ -106,28 +127,15 @@ class Bench:
         self.params = {
             "type": given.policy, "device": given.device, "instruction": _WORDS, **params,
         }  # fmt: skip
-        if given.adapter:
-            base = folder / "base"
-            first = self.policy()
-            self.rows = first.rows
-            first.save(base)
-            del first
-            gc.collect()
-            names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-            self.params |= {
-                "checkpoint": str(base),
-                "adapter": AdapterConfig(rank=given.adapter, targets=names),
-                "config": {},
-                "processors": {},
-            }
         rng = np.random.default_rng(0)
         self.rows = self.policy_rows()
         self.batches = [self._batch(rng) for _ in range(_MADE)]
 
-    def policy(self) -> LeRobotPolicy:
+    def policy(self, adapted: bool = True) -> LeRobotPolicy:
         """A new one; its first weights are drawn where it shall be, since a host takes minutes for 3 G of them."""
-        with torch.device(self.given.device) if self.cuda else nullcontext():
-            return LeRobotPolicy(LeRobotConfig(**self.params), self.spec)
+        return lerobot_policy(
+            self.params, self.spec, self.given.device, self.given.adapter if adapted else 0
+        )
 
     def policy_rows(self) -> int:
         """Actions of a chunk."""
@@ -157,7 +165,8 @@ class Bench:
             "device": given.device, "learning_rate": 1e-5, "image_shift": 0, "average": given.average,
             "precision": given.precision,
         }  # fmt: skip
-        algorithm = build("algorithms", "bc", params, self.spec, self.policy())
+        params |= {"cuda_graphs": not given.no_graphs, "activation_checkpointing": given.recompute}
+        self.algorithm = algorithm = build("algorithms", "bc", params, self.spec, self.policy())
         gc.collect()
         turn = iter(range(10**9))
 
@@ -176,8 +185,15 @@ class Bench:
             MetricsTracker,
         )
 
-        opened = self.policy()._network
+        opened = self.policy(adapted=False)._network
         policy, before = opened.policy, opened.before
+        if self.given.adapter:
+            import peft  # type: ignore[import-not-found,unused-ignore]
+
+            policy.config.pretrained_path = "random"  # it wants adapters of something
+            policy = policy.wrap_with_peft(
+                peft.LoraConfig(r=self.given.adapter, target_modules=list(_ADAPTED))
+            )
         preset = policy.config.get_optimizer_preset()
         optimizer = preset.build(policy.get_optim_params())
         AcceleratorState._reset_state(reset_partial_state=True)  # of a measurement before
@@ -251,6 +267,7 @@ def main() -> None:
         "--image", type=int, default=96, help="height and width of both cameras, pixels"
     )
     parser.add_argument("--recompute", action="store_true", help="gradient_checkpointing of pi0")
+    parser.add_argument("--no-graphs", action="store_true", help="ours launches each operation")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each turn")
     parser.add_argument("--sides", nargs="+", default=["ours", "lerobot"])
@@ -264,7 +281,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
         makers = {"ours": bench.ours, "lerobot": bench.theirs}
-        sides, held = {}, {}
+        sides: dict[str, Callable[[], None]] = {}
+        held: dict[str, Any] = {}
         for name in given.sides:
             before = torch.cuda.memory_allocated() if bench.cuda else 0
             sides[name] = makers[name]()
@@ -275,6 +293,11 @@ def main() -> None:
                 sides[name]()
             if bench.cuda:
                 held[f"{name}_peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+            if name == "ours":
+                graphed = bench.algorithm._graphed
+                held |= {
+                    "graphs": graphed.pieces, "graphs_gb": graphed.bytes * 1e-9, "why_no_graphs": graphed.why_not,
+                }  # fmt: skip
             print(f"{name} after {time.perf_counter() - began:.0f} s {held}", flush=True)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(given.turns):
@@ -301,7 +324,7 @@ def main() -> None:
     if given.profile:
         _profile(given, sides)
     sides.clear()
-    step = None
+    bench.algorithm = step = None
     gc.collect()
 
 

@@ -21,18 +21,29 @@ _TOKENS, _MASK = "observation.language.tokens", "observation.language.attention_
 _WORDS = 16
 #: What LeRobot draws on the host: times of flow matching, (B,).
 _TIMES = "drawn.times"
-#: Parameters that no loss ever reaches: heads for words of networks that make actions.
-_UNUSED = ("gemma_expert.lm_head.weight",)
 
 
 def make_recordable(policy: nn.Module) -> None:
     """Let a policy do without the host what it can, and train nothing that its loss does not reach; in place."""
-    for name, parameter in policy.named_parameters():
-        if name.endswith(_UNUSED):
-            parameter.requires_grad_(False)
     for module in policy.modules():
         if type(module).__name__ == "SmolVLMVisionTransformer":
             module.__class__ = _of_whole_images(type(module))
+        if type(module).__name__ == "PaliGemmaWithExpertModel":
+            for part in _unreached(module):
+                for parameter in part.parameters():
+                    parameter.requires_grad_(False)
+
+
+def _unreached(model: Any) -> Iterator[nn.Module]:
+    """Of pi0 and pi0.5: heads for words, and what comes behind the last keys and values of the language model, the only ones
+    that actions look at. A quarter of all parameters."""
+    language = model.paligemma.model.language_model
+    last = language.layers[-1]
+    yield from (last.self_attn.o_proj, last.post_attention_layernorm, last.mlp, language.norm)
+    yield model.gemma_expert.lm_head
+    head = model.paligemma.lm_head
+    if head.weight is not language.embed_tokens.weight:
+        yield head
 
 
 def padded_words(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

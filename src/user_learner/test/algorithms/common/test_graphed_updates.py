@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from user_learner.algorithms.common.cuda_graph import GraphedUpdate
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 from user_learner.algorithms.off_policy.sac import SAC, SACConfig
 from user_learner.training.gpu_pace import GpuPace, PieceTimes
+from user_testing.small_vlm import make_small_vlm, make_tokenizer
 from user_testing.worlds.batches import random_batch
 
 SPEC = RobotSpec(
@@ -113,6 +115,76 @@ def test_numbers_for_notes_only_are_not_read_back_while_it_is_recorded() -> None
         found += [loss.item(), float(loss), torch.ones((), dtype=torch.int64).item()]
     assert np.isnan(found[:2]).all() and found[2] == 1  # a count may decide something
     assert float(loss) == 3
+
+
+def test_tensors_for_notes_only_are_not_brought_to_the_host_while_it_is_recorded() -> None:
+    with Recorder(Tape(), notes_on="meta").recording():
+        losses = torch.ones(3, device="meta")
+        noted = losses.mean(0).cpu().numpy().tolist(), losses.detach().cpu().tolist()
+        with pytest.raises(NotImplementedError):
+            torch.ones(3, dtype=torch.int64, device="meta").cpu()  # a count may decide something
+    assert np.isnan(noted[0]) and np.isnan(noted[1]).all()
+
+
+def given_by_the_host() -> Tensor:
+    mask = torch.tensor([1.0, 0.0, 1.0], device="meta")
+    factor = torch.full((3,), 2.0).to("meta")
+    written = torch.zeros(3, device="meta")
+    written.copy_(torch.ones(3))
+    return mask * factor + written * torch.as_tensor([3.0], device="meta")
+
+
+def recorded_with(constants: list[Tensor], update: Any) -> Any:
+    with Recorder(Tape(), constants=constants).recording():
+        return update()
+
+
+def test_what_the_host_gives_is_noted_once_and_taken_from_there() -> None:
+    """On a device that holds no numbers: whatever is brought there fails while it is recorded."""
+    with cuda_graphs.rehearsed("meta") as constants:
+        given_by_the_host()
+    assert [tuple(one.shape) for one in constants] == [(3,), (3,), (3,), (1,)]
+    brought = []
+
+    class Look(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            places = {x.device.type for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor)}  # fmt: skip
+            brought.append(func) if {"cpu", "meta"} <= places else None
+            return func(*args, **(kwargs or {}))
+
+    with Look(), Recorder(Tape(), constants=constants).recording():
+        assert given_by_the_host().shape == (3,)
+    assert not brought
+    with pytest.raises(RuntimeError, match="more than when"):
+        recorded_with(constants, lambda: given_by_the_host() + given_by_the_host())
+
+
+def test_numbers_that_were_noted_are_those_that_come_back() -> None:
+    """Also where what came was written to."""
+
+    def update() -> Tensor:
+        came = torch.tensor([1.0, 2.0], device="cpu")
+        return came.add_(1)
+
+    with cuda_graphs.rehearsed("cpu") as constants:
+        update()
+    for _ in range(2):
+        assert recorded_with(constants, update).tolist() == [2.0, 3.0]
+
+
+def test_noise_of_the_host_is_not_recorded() -> None:
+    """It would be the same in each replay; noise of the GPU is not."""
+
+    def update() -> Tensor:
+        return (
+            torch.distributions.Beta(torch.tensor(1.5), torch.tensor(1.0)).sample((4,)).to("meta")
+        )
+
+    with cuda_graphs.rehearsed("meta") as constants:
+        update()
+    with pytest.raises(RuntimeError, match="noise is drawn on the host"):
+        recorded_with(constants, update)
+    recorded_with(constants, lambda: torch.randn(3, device="meta"))
 
 
 def test_operations_take_as_long_as_arithmetic_or_memory_allows() -> None:
@@ -351,29 +423,52 @@ def test_weights_are_those_of_updates_that_are_launched(tmp_path, plugin, precis
     assert torch.equal(first._average.average[0], second._average.average[0])  # type: ignore[union-attr]
 
 
-LEROBOT = {
-    "act": {
-        "chunk_size": 4, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 64,
-        "n_encoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": 4, "pretrained_backbone_weights": None,
-    },
+ACT = {
+    "chunk_size": 4, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 64,
+    "n_encoder_layers": 1, "n_vae_encoder_layers": 1, "latent_dim": 4, "pretrained_backbone_weights": None,
 }  # fmt: skip
 
 
+def lerobot_params(kind: str, folder: Path) -> dict[str, Any]:
+    """A small one; of pi0 the smallest that LeRobot makes, with 1.2 G parameters."""
+    params: dict[str, Any] = {"type": kind, "instruction": "reach the target", "device": "cuda"}
+    if kind == "act":
+        return params | {"config": ACT}
+    if kind == "smolvla":
+        return params | {"config": make_small_vlm(folder)}
+    make_tokenizer(folder)
+    small = {"paligemma_variant": "gemma_300m", "chunk_size": 4, "n_action_steps": 4, "dtype": "bfloat16"}  # fmt: skip
+    words = {"tokenizer_processor": {"tokenizer_name": str(folder)}}
+    return params | {"config": small, "processors": words}
+
+
 @on_a_gpu
-def test_act_of_lerobot_has_the_same_noise_in_graphs(tmp_path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize("kind", ["act", "smolvla", "pi0", "pi0 recomputed"])
+def test_policies_of_lerobot_learn_the_same_in_graphs(tmp_path, kind, between) -> None:  # type: ignore[no-untyped-def]
+    """With the same noise: of the device, and that which LeRobot draws on the host."""
     pytest.importorskip("lerobot")
+    torch.backends.cudnn.deterministic = True
     camera = {"camera": ArraySpec((64, 64, 3), "uint8"), "x": ArraySpec((3,), low=-1.0, high=1.0)}
     spec = RobotSpec("r", camera, ArraySpec((2,), low=-1.0, high=1.0))
+    name, recomputed = kind.split()[0], " " in kind
+    with torch.device("cuda"):
+        policy = build("policies", "lerobot", lerobot_params(name, tmp_path), spec)
     made = []
     for cuda_graphs_too in (False, True):
-        policy = build("policies", "lerobot", {"type": "act", "config": LEROBOT["act"]}, spec)
-        algorithm = BC(BCConfig(device="cuda", cuda_graphs=cuda_graphs_too), spec, policy)
-        GpuPace(GpuTurns(tmp_path / "turns")).give_way(algorithm)
+        config = BCConfig(
+            device="cuda", cuda_graphs=cuda_graphs_too, activation_checkpointing=recomputed,
+            precision="bfloat16" if name == "pi0" else "float32",
+        )  # fmt: skip
+        algorithm = BC(config, spec, policy)
+        if between:
+            GpuPace(GpuTurns(tmp_path / "turns")).give_way(algorithm)
         rng = np.random.default_rng(0)
-        batches_of_it = [random_batch(spec, 8, rng, window=4) for _ in range(12)]
+        rows = algorithm.network.rows
+        batches_of_it = [random_batch(spec, 8, rng, window=rows) for _ in range(12)]
         made.append([algorithm.update(batch)["loss"] for batch in batches_of_it])
     assert algorithm._graphed.pieces >= 1, algorithm._graphed.why_not
-    # Its convolutions sum in no fixed order, of which Adam makes more; other noise makes percents.
+    # Convolutions of ACT sum in no fixed order, of which Adam makes more; other noise makes percents.
     np.testing.assert_allclose(made[0], made[1], rtol=5e-3)
 
 

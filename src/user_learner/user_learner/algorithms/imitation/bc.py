@@ -111,8 +111,8 @@ class BCConfig(Config):
     )
     cuda_graphs: bool = setting(
         True,
-        doc="Where training gives way to inference (training.gives_way), launch updates as short CUDA graphs. Where that "
-        "cannot be they are launched one operation after the other, and a warning says why.",
+        doc="Launch updates as CUDA graphs on a GPU: as one, or as short ones where training gives way to inference "
+        "(training.gives_way). Where that cannot be they are launched one operation after the other, and a warning says why.",
         read_only=False,
     )
     device: str = setting(
@@ -189,6 +189,7 @@ class BC(Algorithm):
             around=nullcontext if around is None else lambda: around(self.generator),
             notes_on=getattr(self.network, "notes_on", ""),
         )  # fmt: skip
+        self._let_graphs()
 
     def _cloned(self) -> dict[str, Parameter]:
         """The parameters that learn to do what was done."""
@@ -268,13 +269,19 @@ class BC(Algorithm):
             self.parameters.between = places
         if self._average is not None:
             self._average.between = places
+        self._graphed.between = places
+        self._graphed.forget()  # as one
+        self._let_graphs()
+
+    def _let_graphs(self) -> None:
+        """Let updates be recorded, where that is wanted and possible."""
         if not self.config.cuda_graphs or self.device.type != "cuda":
             return
-        self._graphed.between = places
         if why := self._why_not_graphs():
-            self._graphed.leave(why)
+            if self._graphed.between is not None:  # only there it is missed
+                self._graphed.leave(why)
         else:
-            self._graphed.enabled = True
+            self._graphed.enabled = not self._graphed.why_not
 
     def _why_not_graphs(self) -> str:
         """Why updates cannot be recorded; empty where that is to be tried."""
@@ -308,6 +315,8 @@ class BC(Algorithm):
         for rows in torch.arange(len(action)).chunk(self._parts):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             some = None if weight is None else weight[part]
+            if self._sharded is not None and self._parts > 1:
+                self._sharded.part_of_batch(last=part.stop == len(action))
             with half:
                 loss, metrics = compute({k: t[part] for k, t in inputs.items()}, action[part], some)
             share = whole * (len(rows) / len(action))
