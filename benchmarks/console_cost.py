@@ -184,18 +184,17 @@ def paired(total_s: float, seconds: float) -> None:
             folder / "cost.yaml", f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
         )
         updates = stack.enter_context(Updates())
-        with (
-            started(words, stdout=subprocess.DEVNULL) as system,
-            _console(folder) as (url, console),
-        ):
+        with started(words, stdout=subprocess.DEVNULL) as system:
             _wait(lambda: updates.said and updates.said[-1][1] > 0, system, "the first update")
-            with _light(url, total_s + 120, set(os.sched_getaffinity(0)), quiet=False) as page:
+            with (
+                _console(folder) as (url, console),
+                _light(url, total_s + 120, set(os.sched_getaffinity(0))) as page,
+            ):
                 # It stands for another device: what it computes itself is to take from nobody.
                 os.sched_setscheduler(page.pid, os.SCHED_IDLE, os.sched_param(0))
                 say(f"the system runs; {_WARM_S:g} s until it does so evenly")
                 time.sleep(_WARM_S)
                 turns = list(_pairs(system, console, page, total_s, seconds))
-                page.send_signal(signal.SIGTERM)
             for turn in turns:
                 turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
             _note_lateness(folder / "r" / "replay", turns)
