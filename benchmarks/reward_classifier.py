@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=40)
     parser.add_argument("--test", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=1, help="of training")
+    parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--draw", type=int, default=0, help="another number, other episodes")
     parser.add_argument("--image", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=40)
@@ -112,7 +113,7 @@ def main() -> None:
             began = time.perf_counter()
             record(arguments.out / name, episodes, seed, arguments.image)
             print(f"{name}: {episodes} episodes in {time.perf_counter() - began:.0f} s", flush=True)
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         began = time.perf_counter()
         with EditedEpisodes(arguments.out / "train") as view:
             model, network, about = train(view, TrainConfig(seed=seed, epochs=arguments.epochs))

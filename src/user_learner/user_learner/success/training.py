@@ -29,8 +29,9 @@ from user_learner.success.evaluation import best_run, scores_of
 
 #: Logits of scores are within this on both sides.
 _LEAST_LOGIT = -12.0
-#: How far a threshold goes from the lowest that is precise enough to the highest that finds enough.
-_TOWARDS_SUCCESSES = 0.75
+#: How far a threshold goes from a score of 0.5 to what successes usually have, in logits. In five trainings, on episodes that they had
+#: not seen, 0.4 and 0.5 had a precision above 0.97 and a recall above 0.93 in each (docs/measurements/rewards.md).
+_TOWARDS_SUCCESSES = 0.4
 
 
 class TrainConfig(Config):
@@ -278,9 +279,11 @@ class Chosen:
 def choose_threshold(scores: Array, solved: Array, precision: float, recall: float) -> Chosen:
     """From what a network that did not see them says of episodes, the score from which one is a success.
 
-    Both shares count as after one more mistake (Laplace 1814): n episodes of which k are right have (k + 1) / (n + 2). From the
-    lowest score that has the precision, it goes most of the way to the highest one that has the recall: to take a failure for
-    a success teaches a robot to fail, to overlook a success costs an episode. Where no score has both, the recall is kept.
+    It lies a share of the way from what the network is undecided about (a score of 0.5, since the loss weighs both classes
+    alike) to what successes usually have, in logits. Of few episodes the worst ones, which decide precision and recall, differ
+    much between two networks; what is usual does not. Where these episodes say that a part of the scores has the precision and the
+    recall that are wanted, it lies there. Both shares count as after one more mistake (Laplace's rule of succession): n episodes of which k
+    are right have (k + 1) / (n + 2).
 
     Args:
         scores: Of episodes, (E,), 0 to 1.
@@ -301,9 +304,9 @@ def choose_threshold(scores: Array, solved: Array, precision: float, recall: flo
     above = np.nextafter(np.sort(without), np.inf)  # just what each of those does not reach
     fits = [logit for logit in (_LEAST_LOGIT, *above) if precision_at(logit) >= precision]
     lowest = min(fits, default=float(above[-1]))
-    logit = highest
-    if lowest < highest:
-        logit = lowest + _TOWARDS_SUCCESSES * (highest - lowest)
+    logit = _TOWARDS_SUCCESSES * float(np.median(there))
+    if lowest <= highest:
+        logit = min(max(logit, lowest), highest)
     called = logits >= logit
     right = float((called & solved).sum())
     of_found = right / called.sum() if called.any() else 1.0
