@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.markup import escape
 
@@ -26,11 +27,12 @@ _MARKS = {True: "[green]ok[/]  ", False: "[bold red]FAIL[/]", None: "[yellow]ski
 _LIGHT = """
 import json, sys
 from user_core import plugins
+from user_core.config import yaml_value
 from user_core.specs import RobotSpec
 import numpy as np
 name, params, spec = json.loads(sys.stdin.read())
 spec = RobotSpec.from_dict(spec)
-policy = plugins.build("policies", name, params, spec)
+policy = plugins.build("policies", name, yaml_value(params), spec)
 policy.load(policy.arrays())
 policy.act(spec.sample_observation(np.random.default_rng(0), policy.observation_history))
 sys.exit("torch" in sys.modules)
@@ -101,7 +103,7 @@ def _check_policy(arguments: argparse.Namespace) -> Report:
     with report.promise("where it says that it acts without torch, it does"):
         if not policy.acts_without_torch:
             raise Skip("it acts with torch")
-        given = json.dumps([arguments.name, params, spec.to_dict()])
+        given = json.dumps([arguments.name, yaml.safe_dump(params), spec.to_dict()])
         done = subprocess.run(
             [sys.executable, "-c", _LIGHT], input=given, text=True, capture_output=True
         )
