@@ -391,6 +391,18 @@ def test_a_number_in_yaml_is_the_text_that_was_written_where_a_text_is_wanted(tm
     assert type(from_mapping(Base, load_yaml(file)).share) is float
 
 
+def test_a_number_in_yaml_is_one_where_a_number_or_a_text_is_wanted(tmp_path):
+    class Places(Config):
+        select: tuple[int | str, ...] = setting((), doc="Places or names.")
+        source: int | str = setting(0, doc="Number or path.")
+
+    file = tmp_path / "places.yaml"
+    file.write_text("select: [shoulder, 2, '3']\nsource: 1")
+    found = from_mapping(Places, load_yaml(file))
+    assert found.select == ("shoulder", 2, "3") and found.source == 1
+    assert type(found.select[1]) is int and type(found.source) is int
+
+
 def test_a_text_of_digits_reaches_the_plugin_that_wants_it_also_by_a_file_between(tmp_path):
     class Chosen(Config):
         policy: PluginChoice = setting(doc="Policy.")

@@ -134,11 +134,11 @@ class Setting:
 
     @property
     def length_text(self) -> str:
-        """The allowed length for people, for instance ``1 to 8``; empty without a limit."""
+        """The allowed length for people, for instance ``1 to 8`` or ``at least 1``; empty without a limit."""
         low, high = self.min_length, self.max_length
         if low is None and high is None:
             return ""
-        return f"{low or 0} to {'any' if high is None else high}"
+        return f"at least {low}" if high is None else f"{low or 0} to {high}"
 
     @property
     def limits(self) -> dict[str, Any]:
@@ -249,6 +249,8 @@ def _schema(hint: Any, rule: Setting, handler: GetCoreSchemaHandler) -> CoreSche
         rest = [a for a in args if a is not type(None)]
         inner = [_schema(a, rule, handler) for a in rest]
         made = inner[0] if len(inner) == 1 else _unfit(core_schema.union_schema([*inner]), hint)
+        if str in rest and (int in rest or float in rest):  # a number that was written is one here
+            made = core_schema.no_info_before_validator_function(as_number, made)
         return made if len(rest) == len(args) else core_schema.nullable_schema(made)
     if origin is Literal:
         return _unfit(core_schema.literal_schema(list(args)), hint, options=args)

@@ -238,6 +238,46 @@ def test_what_is_no_data_set_is_said_and_no_store_is_left(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+def test_a_mapping_of_another_format_is_named(tmp_path):
+    pytest.importorskip("h5py")
+    (tmp_path / "map.yaml").write_text(MAPPING + "format: lerobot\n")
+    data, store = robomimic(tmp_path / "demo.hdf5"), tmp_path / "store"
+    status, text = run("import", data, "--into", store, "--map", tmp_path / "map.yaml")
+    assert status == 2 and "got data of the format hdf5, expected lerobot" in text
+    assert not store.exists()
+
+
+def test_elements_are_selected_by_the_places_in_a_file(tmp_path):
+    data, found = npz(tmp_path / "data"), []
+    for chosen in ("", "select: [1, 0], "):
+        file, store = tmp_path / "map.yaml", tmp_path / f"store{len(found)}"
+        file.write_text(MAPPING.replace("{fields: [joints], ", f"{{fields: [joints], {chosen}"))
+        assert take(data, store, mapping=load_mapping(file)).episodes == 3
+        found.append([c["observation.joint_position"] for _, c in held(store)])
+    for plain, turned in zip(*found, strict=True):
+        assert np.array_equal(turned, plain[:, ::-1]) and plain[1, 0] != plain[1, 1]
+
+
+def test_a_rate_that_nobody_knows_is_told_as_a_guess(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file["data/demo_0/actions"] = file["data/demo_0/obs/x"] = np.zeros((3, 1), np.float32)
+    status, text = run("inspect", tmp_path / "a.hdf5")
+    assert status == 0 and "period_s is a guess" in text
+    status, text = run("import", tmp_path / "a.hdf5", "--into", tmp_path / "store")
+    assert status == 0 and "10 Hz is a guess" in text
+
+
+def test_an_export_of_nothing_is_refused_and_leaves_nothing(tmp_path):
+    pytest.importorskip("pyarrow")
+    take(robomimic(tmp_path / "demo.hdf5"), tmp_path / "store")
+    for kind in ("lerobot-v3", "hdf5", "mcap", "minari"):
+        words = ("export", tmp_path / "store", tmp_path / "out", "--format", kind)
+        status, text = run(*words, "--outcome", "success")
+        assert status == 2 and "no episode that is chosen; outcomes: 3 unknown" in text
+        assert not (tmp_path / "out").exists()
+
+
 def test_many_tiny_episodes(tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "many.hdf5", "w") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,10 @@ from user_learner.data.lerobot.video import CODINGS
 from user_learner.data.lerobot.writer import FILE_STEPS
 from user_learner.data.mapping import load_mapping, propose, to_yaml
 from user_learner.data.source import Description, in_one_line, open_source
+from user_learner.edits import EditedEpisodes
+from user_learner.replay.config import CompressionConfig
 from user_learner.replay.writer import StoreWriter
+from user_learner.upkeep.compression import waits
 
 _SOURCES = {source.name.lower(): source for source in EpisodeSource}
 #: Formats that are written as a whole, and have no choices of their own.
@@ -114,6 +118,8 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
     _describe(description, options.data, console)
     if description.as_it_was is not None:
         console.print("its robot is known: it is imported as it was, without a mapping")
+        if not options.write:
+            return 0
     if not description.roles and not description.contract:
         return 0  # topics, and nobody knows what they mean
     what, text = "contract", description.contract
@@ -203,6 +209,11 @@ def _import(options: argparse.Namespace, console: Console) -> int:
                         "`user data inspect` shows it, --map takes yours"
                     )
             is_empty = target.schema is None
+        if not is_empty and waits(options.into, CompressionConfig()):
+            notes.append(
+                f"images in {options.into} are as they came: `user data compress {options.into}` makes them smaller, "
+                "without loss"
+            )
     finally:
         console.print(table)
         list_lines(console, "note", notes, "yellow")
@@ -225,6 +236,15 @@ def _export(options: argparse.Namespace, console: Console) -> int:
         outcomes=[_OUTCOMES[name] for name in options.outcome or ()],
         robots=options.robot or (), tasks=options.task or (), least_return=options.least_return,
     )  # fmt: skip
+    with EditedEpisodes(options.store) as episodes:
+        there = Counter(one.outcome.name.lower() for one in episodes.episodes())
+        if not any(choice.takes(one) for one in episodes.episodes()):
+            raise SuiteError(
+                f"export of {options.store}",
+                got="no episode that is chosen; outcomes: "
+                + (", ".join(f"{count} {name}" for name, count in there.items()) or "none"),
+                expected="at least one", hint="`user episodes ls` shows them",
+            )  # fmt: skip
     with counting(console, "exporting episodes") as update:
         if options.format in _WHOLE:
             report = _WHOLE[options.format](options.store, options.data, choice, update)

@@ -95,6 +95,11 @@ def import_data(
             target.path, target.schema, taking.spec, str(path), accepted, "--accept "
         )
         report.notes += description.notes
+        if mapping is None and taking.mapping is not None and not description.period_s:
+            report.notes.append(
+                f"{path} does not say at which rate it is: {1 / taking.mapping.period_s:g} Hz is a guess; "
+                "period_s in a mapping says it"
+            )
         with ReadingAhead(data, taking, path, format_name, options, processes) as reading:
             refs = list(data.episodes())
             _take_all(

@@ -243,6 +243,8 @@ def to_yaml(mapping: DataMapping, description: Description | None = None) -> str
         for name, field in description.fields.items():
             said = [f"{field.dtype}{list(field.shape)}", field.unit, field.note]
             lines.append(f"# {name}: " + ", ".join(s for s in said if s))
+        if not description.period_s:
+            lines.append("# period_s is a guess: the data do not say at which rate they are")
     text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return "\n".join([*lines, text])
 

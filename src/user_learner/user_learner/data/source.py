@@ -198,6 +198,13 @@ def find_format(path: Path, name: str = "") -> Format:
     if name:
         if name not in known:
             raise PluginError("data format", got=name, expected=f"one of {sorted(known)}")
+        if path.exists() and not known[name].recognises(path):
+            others = [one.name for one in known.values() if one.recognises(path)]
+            if others:
+                raise CodecError(
+                    f"data set {path}", got=f"data of the format {' or '.join(others)}",
+                    expected=name, hint="format in the mapping, or --format, says which it is",
+                )  # fmt: skip
         return known[name]
     if not path.exists():
         raise CodecError(f"data set {path}", got="nothing there", expected="a file or directory")
