@@ -26,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ class Watched:
 
 
 def watch(store: Path, seconds: float) -> dict[str, Any]:
-    """Draw 200 batches a second; how long each took."""
+    """Draw 200 batches a second; how long each took, and what became of the time of those that took long."""
     import select
 
     from user_learner.sampling import ReplaySource, SamplerConfig
@@ -193,6 +194,7 @@ def watch(store: Path, seconds: float) -> dict[str, Any]:
     times: list[float] = []
     ours: list[float] = []
     yards: list[float] = []
+    slow: list[dict[str, float]] = []
     private, yardstick = 0.0, Yardstick()
     with ReplaySource(store, SamplerConfig(memory_bytes=256 * 2**20)) as source:
         for _ in range(50):
@@ -207,7 +209,10 @@ def watch(store: Path, seconds: float) -> dict[str, Any]:
             started = time.perf_counter()
             source.sample(256)
             times.append(time.perf_counter() - started)
-            ours.append(times[-1] - waits.end(times[-1]))
+            spent = waits.end(times[-1])
+            ours.append(times[-1] - spent["cores"] - spent["stolen"])
+            if times[-1] > 0.005:
+                slow.append(spent)
             private = max(private, private_mb())
             yards.append(yardstick.measure())
             if not seconds and select.select([sys.stdin], [], [], 0)[0]:
@@ -219,8 +224,9 @@ def watch(store: Path, seconds: float) -> dict[str, Any]:
         "batches": len(times), "over_5_ms": len(over), "p50_ms": round(1e3 * float(np.median(times)), 2),
         "p99_ms": round(1e3 * float(np.quantile(times, 0.99)), 2),
         "longest_ms": round(1e3 * max(times), 1),
-        "over_5_ms_but_for_cores": sum(t > 0.005 for t in ours),
-        "longest_ms_but_for_cores": round(1e3 * max(ours), 1),
+        "over_5_ms_mostly": Counter(max(spent, key=spent.__getitem__) for spent in slow),
+        "over_5_ms_but_for_machine": sum(t > 0.005 for t in ours),
+        "longest_ms_but_for_machine": round(1e3 * max(ours), 1),
         "yardstick_p50_ms": round(1e3 * float(np.median(yards)), 2),
         "yardstick_over_5_ms": sum(t > 0.005 for t in yards),
         "yardstick_longest_ms": round(1e3 * max(yards), 1),
@@ -246,36 +252,61 @@ class Yardstick:
 
 
 class Waits:
-    """How long a call waited because a core was busy with others: its thread was ready to run and did not; or it was
-    asleep, waiting for another thread of its process, and that one was ready to run and did not (Linux's schedstat).
+    """What became of the time of a call, in seconds, as Linux counts it (``schedstat``, ``getrusage``):
 
-    What is left of a call's time is what this program makes of it, however busy the machine is."""
+    - ``cores``: a core was busy with others. Its thread was ready to run and did not; or it was asleep, waiting for
+      another thread of its process, and that one was ready to run and did not.
+    - ``stolen``: it never slept, and did not run: another machine had the core (a hypervisor's steal).
+    - ``page_fault``: it slept, a page was missing, and no other thread of the process did anything: the kernel had the page.
+    - ``work``: the rest, which is what this program makes of it, however busy the machine is."""
 
     def __init__(self) -> None:
         self._files: dict[str, int] = {}
         self._me = str(threading.get_native_id())
-        self._before: dict[str, int] = {}
+        self._before: dict[str, tuple[int, int]] = {}
+        self._usage: Any = None
         self._cpu = 0.0
 
     def begin(self) -> None:
-        self._before, self._cpu = self._delays(), time.thread_time()
+        self._before, self._cpu = self._threads(), time.thread_time()
+        self._usage = resource.getrusage(resource.RUSAGE_THREAD)
 
-    def end(self, wall_s: float) -> float:
-        """Seconds of a call that took ``wall_s``."""
-        cpu_s, delays = time.thread_time() - self._cpu, self._delays()
-        waited = {t: 1e-9 * (ns - self._before.get(t, ns)) for t, ns in delays.items()}
-        own = waited.pop(self._me, 0.0)
-        asleep = max(0.0, wall_s - cpu_s - own)
-        return min(wall_s, own + min(asleep, sum(waited.values())))
+    def end(self, wall_s: float) -> dict[str, float]:
+        """Where the seconds of a call went that took ``wall_s``."""
+        usage, cpu_s, now = (
+            resource.getrusage(resource.RUSAGE_THREAD), time.thread_time() - self._cpu, self._threads(),
+        )  # fmt: skip
+        grown = {
+            thread: [1e-9 * (n - b) for n, b in zip(counts, self._before.get(thread, counts), strict=True)]
+            for thread, counts in now.items()
+        }  # fmt: skip
+        _, own = grown.pop(self._me, (0.0, 0.0))
+        rest = max(0.0, wall_s - cpu_s - own)
+        slept = usage.ru_nvcsw > self._usage.ru_nvcsw
+        faults = usage.ru_minflt + usage.ru_majflt > self._usage.ru_minflt + self._usage.ru_majflt
+        others_ran = sum(ran for ran, _ in grown.values())
+        cores, stolen, fault = own, 0.0, 0.0
+        if not slept:
+            stolen = rest
+        else:
+            waited = min(rest, sum(waited for _, waited in grown.values()))
+            cores += waited
+            if faults:
+                fault = max(0.0, rest - waited - others_ran)
+        cores = min(wall_s, cores)
+        work = max(0.0, wall_s - cores - stolen - fault)
+        return {"cores": cores, "stolen": stolen, "page_fault": fault, "work": work}
 
-    def _delays(self) -> dict[str, int]:
+    def _threads(self) -> dict[str, tuple[int, int]]:
+        """Nanoseconds that each thread ran, and that it waited for a core."""
         found = {}
         for thread in os.listdir("/proc/self/task"):
             if thread not in self._files:
                 path = f"/proc/self/task/{thread}/schedstat"
                 self._files[thread] = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # it has ended
-                found[thread] = int(os.pread(self._files[thread], 99, 0).split()[1])
+                ran, waited, _ = os.pread(self._files[thread], 99, 0).split()
+                found[thread] = int(ran), int(waited)
         return found
 
 
