@@ -17,7 +17,7 @@ from user_core.policies.features import ActionScale
 from user_core.reasons import ACTIONS_OUTSIDE, INPUT_CUT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.common.distributed import gathered, share_
+from user_learner.algorithms.common.distributed import gathered, share_all_
 from user_learner.algorithms.common.torch_tools import random_shift
 
 Inputs = dict[str, Tensor]
@@ -103,11 +103,18 @@ def members(protocol: type) -> list[str]:
 
 
 def buffers_state(network: PolicyNetwork) -> dict[str, Any]:
-    """Buffers of a network, for a checkpoint; a copy."""
+    """Buffers of a network, for a checkpoint; a copy. bfloat16, which numpy does not have, becomes float32, which holds it
+    exactly."""
     return {
-        name: buffer.item() if buffer.dim() == 0 else buffer.cpu().numpy().copy()
+        name: buffer.item() if buffer.dim() == 0 else _in_numpy(buffer)
         for name, buffer in network.named_buffers()
     }
+
+
+def _in_numpy(buffer: Tensor) -> Array:
+    wider = buffer.float() if buffer.dtype == torch.bfloat16 else buffer
+    found: Array = wider.cpu().numpy().copy()
+    return found
 
 
 def load_buffers(network: PolicyNetwork, state: Mapping[str, Any], where: str) -> None:
@@ -322,8 +329,8 @@ class Minibatcher:
                 for one in inputs
             )
         )
-        for _, buffer in network.named_buffers():
-            share_(buffer)  # processes that train together settle on the first one's
+        # Processes that train together settle on the first one's.
+        share_all_(buffer for _, buffer in network.named_buffers())
         self.factors = network.keep_outputs(before) if before is not None else None
 
     def _inputs(self, observation: Mapping[str, Array]) -> Inputs:
