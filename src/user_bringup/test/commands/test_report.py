@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,3 +127,21 @@ def test_memory_is_that_of_processes_of_a_kind_together():
     assert set(watch.of_processes) == {"hal"}
     assert 128 << 20 < watch.of_processes["hal"] < 8 << 30
     del block
+
+
+def test_memory_of_gpus_is_what_is_in_use(monkeypatch):
+    class Nvml(SimpleNamespace):
+        NVMLError = ValueError
+
+    memory = SimpleNamespace(total=100, free=30)
+    nvml = Nvml(
+        nvmlInit=lambda: None, nvmlShutdown=lambda: None, nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda number: number, nvmlDeviceGetMemoryInfo=lambda card: memory,
+        nvmlDeviceGetUUID=lambda card: "GPU-1", nvmlDeviceGetName=lambda card: "H200",
+        nvmlDeviceGetUtilizationRates=lambda card: SimpleNamespace(gpu=1),
+        nvmlDeviceGetMigMode=lambda card: [0, 0], nvmlDeviceGetComputeRunningProcesses=lambda card: [],
+    )  # fmt: skip
+    monkeypatch.setattr("user_fleet.resources.machine._installed_nvml", lambda: nvml)
+    watch = MemoryWatch(dict)
+    watch.look()
+    assert watch.of_gpus == [70]

@@ -47,7 +47,7 @@ class MemoryWatch:
                 kind = name.rpartition(".")[2].rstrip("0123456789")
                 found[kind] = found.get(kind, 0) + resident_memory(pid)
         self.of_processes = found
-        amounts = [resource.amounts for resource in gpus("")[0]]
+        amounts = [resource.amounts for resource in gpus("here")[0]]
         self.of_gpus = [
             int(one["memory_bytes"] - one["memory_free_bytes"])
             for one in amounts
