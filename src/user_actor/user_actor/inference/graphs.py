@@ -158,6 +158,7 @@ def _recorded(own: Callable[..., Any], given: list[Any], pool: Any) -> _Graph:
     from user_core.policies.cuda_graphs import Recorder, begins, mapped, rehearsed
 
     arguments, keywords = kept = mapped(given, torch.Tensor.clone)
+    noise = torch.cuda.get_rng_state()
     for _ in range(_WARM - 1):
         own(*arguments, **keywords)
     with rehearsed() as constants:
@@ -171,6 +172,7 @@ def _recorded(own: Callable[..., Any], given: list[Any], pool: Any) -> _Graph:
             made = own(*arguments, **keywords)
     finally:
         torch.clear_autocast_cache()
+        torch.cuda.set_rng_state(noise)  # the first answer has the noise that it would have had
     return _Graph(recorder.graphs[0], kept, constants, made)
 
 
