@@ -41,7 +41,7 @@ from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.common.torch_tools import use_tensor_cores
-from user_testing.small_vlm import make_small_vlm, make_tokenizer
+from user_testing.small_vlm import make_small_vlm, make_tokenizer, two_layers_of_pi0
 
 _WORDS = "reach the target"
 _MADE = 4  # batches
@@ -60,7 +60,7 @@ _SMOLVLM: dict[str, Any] = {
 }  # fmt: skip
 #: Layers that get adapters.
 _ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_SMALL_PI0 = {"paligemma_variant": "gemma_300m", "chunk_size": 8, "n_action_steps": 8}
+_SMALL_PI0 = {"chunk_size": 8, "n_action_steps": 8}
 
 
 def settings_of(policy: str, size: str, folder: Path, bfloat16: bool) -> dict[str, Any]:
@@ -85,10 +85,12 @@ def settings_of(policy: str, size: str, folder: Path, bfloat16: bool) -> dict[st
 
 
 def lerobot_policy(
-    params: dict[str, Any], spec: RobotSpec, device: str, adapter: int = 0
+    params: dict[str, Any], spec: RobotSpec, device: str, adapter: int = 0, small: bool = False
 ) -> LeRobotPolicy:
-    """A new one with weights at random, drawn on its device; with adapters of a rank as if these weights were its base."""
-    with torch.device(device) if device != "cpu" else nullcontext():
+    """A new one with weights at random, drawn on its device; with adapters of a rank as if these weights were its base. A small
+    pi0 has two layers."""
+    smaller = two_layers_of_pi0 if small else nullcontext
+    with torch.device(device) if device != "cpu" else nullcontext(), smaller():
         policy = LeRobotPolicy(LeRobotConfig(**params), spec)
     if adapter:
         network = policy._network
@@ -134,8 +136,9 @@ class Bench:
     def policy(self, adapted: bool = True) -> LeRobotPolicy:
         """A new one; its first weights are drawn where it shall be, since a host takes minutes for 3 G of them."""
         return lerobot_policy(
-            self.params, self.spec, self.given.device, self.given.adapter if adapted else 0
-        )
+            self.params, self.spec, self.given.device, self.given.adapter if adapted else 0,
+            small=(self.given.policy, self.given.size) == ("pi0", "small"),
+        )  # fmt: skip
 
     def policy_rows(self) -> int:
         """Actions of a chunk."""

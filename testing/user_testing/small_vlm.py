@@ -1,7 +1,10 @@
-"""The smallest vision-language model that LeRobot's SmolVLA takes: random weights, a vocabulary of a sentence."""
+"""The smallest vision-language model that LeRobot's SmolVLA takes: random weights, a vocabulary of a sentence; and a pi0 of
+two layers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +64,22 @@ def make_small_vlm(folder: Path, **sizes: Any) -> dict[str, Any]:
     images, videos = transformers.SmolVLMImageProcessor(), transformers.SmolVLMVideoProcessor()
     transformers.SmolVLMProcessor(images, fast, videos).save_pretrained(folder)
     return {**SETTINGS, "vlm_model_name": str(folder)}
+
+
+@contextmanager
+def two_layers_of_pi0() -> Iterator[None]:
+    """Within this LeRobot makes pi0 with two layers of each kind, instead of 18: as wide as ever, and still with the whole
+    of what sees images."""
+    modeling = pytest.importorskip("lerobot.policies.pi0.modeling_pi0")
+    whole = modeling.get_gemma_config
+
+    def shallow(variant: str) -> Any:
+        found = whole(variant)
+        found.depth = 2
+        return found
+
+    modeling.get_gemma_config = shallow
+    try:
+        yield
+    finally:
+        modeling.get_gemma_config = whole

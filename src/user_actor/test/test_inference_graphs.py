@@ -14,6 +14,7 @@ from user_core.plugins import build
 from user_core.policies.torch_policy import in_precision
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import PolicyVersion, Task
+from user_testing.small_vlm import make_small_vlm, make_tokenizer, two_layers_of_pi0
 
 SPEC = RobotSpec(
     "arm",
@@ -179,3 +180,52 @@ def test_what_cannot_be_recorded_acts_as_it_is_and_says_why(monkeypatch):
     assert "no CUDA graphs" in graphs.why_not and "captur" in graphs.why_not
     with graphs.pass_in(holder.acting):
         assert np.isfinite(planned_together(holder.acting, asked(2))).all()
+
+
+@on_a_gpu
+@pytest.mark.parametrize("kind", ["act", "smolvla", "pi0"])
+def test_policies_of_lerobot_answer_the_same_by_graphs(kind, tmp_path):
+    """The chunks of several seeds, of each version; what goes on from a plan is launched."""
+    pytest.importorskip("lerobot")
+    spec = RobotSpec(
+        "arm",
+        {"x": ArraySpec((5,), low=-1.0, high=1.0), "image": ArraySpec((64, 64, 3), "uint8")},
+        ArraySpec((2,), low=-1.0, high=1.0),
+    )
+    task = Task("t", "reach the target")
+    params = {"type": kind, "device": "cuda", "config": lerobot_config(kind, tmp_path)}
+    if kind == "pi0":
+        params["processors"] = {"tokenizer_processor": {"tokenizer_name": str(tmp_path)}}
+    graphs = CallGraphs(2, spec, task, half, True)
+    with torch.device("cuda"), two_layers_of_pi0():
+        policy = build("policies", "lerobot", params, spec)
+    for number in range(3):
+        if number:
+            with policy.in_place() as tensors:
+                for tensor in tensors.values():
+                    if tensor.is_floating_point():
+                        tensor.mul_(1.02)
+        graphs.warm(policy)
+        assert not graphs.why_not, graphs.why_not
+        rng = np.random.default_rng(number)
+        for count in (1, 2):
+            seen = [spec.sample_observation(rng) for _ in range(count)]
+            batch = [Query(one, True, task) for one in seen]
+            with graphs.pass_in(policy):
+                made = planned_together(policy, batch)
+            with half(policy):
+                expected = planned_together(policy, batch)
+            np.testing.assert_allclose(made, expected, atol=2e-2)
+    assert graphs.unwarmed == 0 and graphs.count
+
+
+def lerobot_config(kind, folder):
+    if kind == "act":
+        return {
+            "chunk_size": 4, "n_action_steps": 4, "dim_model": 32, "n_heads": 2, "dim_feedforward": 64,
+            "n_encoder_layers": 1, "n_vae_encoder_layers": 1, "pretrained_backbone_weights": None,
+        }  # fmt: skip
+    if kind == "smolvla":
+        return make_small_vlm(folder)
+    make_tokenizer(folder)
+    return {"chunk_size": 4, "n_action_steps": 4, "dtype": "bfloat16"}

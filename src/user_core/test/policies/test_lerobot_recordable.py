@@ -12,7 +12,7 @@ from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.policies.lerobot.recordable import _of_whole_images, padded_words
 from user_core.specs import ArraySpec, RobotSpec
-from user_testing.small_vlm import make_small_vlm, make_tokenizer
+from user_testing.small_vlm import make_small_vlm, make_tokenizer, two_layers_of_pi0
 
 pytest.importorskip("lerobot", reason="LeRobot is not installed: USER_EXTRA=lerobot make setup")
 
@@ -105,22 +105,12 @@ def test_pi0_needs_the_host_for_nothing_that_is_recorded_and_trains_what_its_los
     tmp_path, monkeypatch
 ):
     """Without memory for its weights; of 2 layers of each kind."""
-    from lerobot.policies.pi0 import modeling_pi0
-
     make_tokenizer(tmp_path)
-    whole = modeling_pi0.get_gemma_config
-
-    def of_two_layers(variant):
-        found = whole(variant)
-        found.depth = 2
-        return found
-
-    monkeypatch.setattr(modeling_pi0, "get_gemma_config", of_two_layers)
     config = LeRobotConfig(
         type="pi0", instruction="reach", config={"dtype": "bfloat16", "chunk_size": 8, "n_action_steps": 8},
         processors={"tokenizer_processor": {"tokenizer_name": str(tmp_path)}},
     )  # fmt: skip
-    with monkeypatch.context() as patch, torch.device("meta"):
+    with monkeypatch.context() as patch, torch.device("meta"), two_layers_of_pi0():
         patch.setattr(torch.nn.Module, "to", lambda self, *args, **keywords: self)
         network = LeRobotPolicy(config, SPEC)._network
     heads = [n for n, p in network.policy.named_parameters() if not p.requires_grad]

@@ -23,7 +23,7 @@ from user_learner.algorithms.common.cuda_graph import GraphedUpdate
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 from user_learner.algorithms.off_policy.sac import SAC, SACConfig
 from user_learner.training.gpu_pace import GpuPace, PieceTimes
-from user_testing.small_vlm import make_small_vlm, make_tokenizer
+from user_testing.small_vlm import make_small_vlm, make_tokenizer, two_layers_of_pi0
 from user_testing.worlds.batches import random_batch
 
 SPEC = RobotSpec(
@@ -430,14 +430,14 @@ ACT = {
 
 
 def lerobot_params(kind: str, folder: Path) -> dict[str, Any]:
-    """A small one; of pi0 the smallest that LeRobot makes, with 1.2 G parameters."""
+    """A small one; pi0 is to be made of two layers."""
     params: dict[str, Any] = {"type": kind, "instruction": "reach the target", "device": "cuda"}
     if kind == "act":
         return params | {"config": ACT}
     if kind == "smolvla":
         return params | {"config": make_small_vlm(folder)}
     make_tokenizer(folder)
-    small = {"paligemma_variant": "gemma_300m", "chunk_size": 4, "n_action_steps": 4, "dtype": "bfloat16"}  # fmt: skip
+    small = {"chunk_size": 4, "n_action_steps": 4, "dtype": "bfloat16"}
     words = {"tokenizer_processor": {"tokenizer_name": str(folder)}}
     return params | {"config": small, "processors": words}
 
@@ -452,7 +452,7 @@ def test_policies_of_lerobot_learn_the_same_in_graphs(tmp_path, kind, between) -
     camera = {"camera": ArraySpec((64, 64, 3), "uint8"), "x": ArraySpec((3,), low=-1.0, high=1.0)}
     spec = RobotSpec("r", camera, ArraySpec((2,), low=-1.0, high=1.0))
     name, recomputed = kind.split()[0], " " in kind
-    with torch.device("cuda"):
+    with torch.device("cuda"), two_layers_of_pi0():
         policy = build("policies", "lerobot", lerobot_params(name, tmp_path), spec)
     made = []
     for cuda_graphs_too in (False, True):
