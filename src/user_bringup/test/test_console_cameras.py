@@ -29,13 +29,15 @@ class Cameras:
     def __init__(self):
         self.views = {}
         self.watched, self.left, self.coded, self.looks = [], [], 0, 0
+        self.rates_hz = []
 
     def comes(self, topic, grey, age_s=0.0):
         view = self.views[topic]
         view.waits, view.data, view.received_s = True, grey, time.monotonic() - age_s
 
-    def watch_camera(self, topic):
+    def watch_camera(self, topic, rate_hz):
         self.watched.append(topic)
+        self.rates_hz.append(rate_hz)
         self.views[topic] = SimpleNamespace(topic=topic, data=None, received_s=0.0, waits=False)
         return self.views[topic]
 
@@ -249,15 +251,41 @@ def test_a_page_whose_token_is_taken_back_gets_no_more_images(graph, feed):
     assert graph.watched == graph.left == [A]
 
 
-@pytest.mark.parametrize("full", [True, False])
-@pytest.mark.parametrize("drives", [True, False])
 def test_on_a_full_machine_pages_from_which_nobody_drives_get_four_of_ten_images(
-    monkeypatch, graph, full, drives
+    monkeypatch, graph
 ):
-    slept = []
-    monkeypatch.setattr(camera_stream.time, "sleep", slept.append)
-    monkeypatch.setattr(camera_stream.CoreWait, "look", lambda self: full)
-    feed = CameraFeed(ConsoleConfig(camera_rate_hz=10.0), graph, lambda: not drives)
-    feed._code([])
-    feed._code([])
-    assert slept[1] == pytest.approx(0.25 if full and not drives else 0.1, abs=0.02)
+    """By subscriptions that say so; whoever takes the controls has all of them at once."""
+    full, drives = [False], [False]
+    monkeypatch.setattr(camera_stream.CoreWait, "look", lambda self: full[0])
+    monkeypatch.setattr(camera_stream, "_FULL_AGAIN_S", 0.3)
+    feed = CameraFeed(ConsoleConfig(camera_rate_hz=40.0), graph, lambda: not drives[0])
+
+    async def look():
+        async with a_page(feed, known=(A,)) as (page, gets, _):
+
+            async def rate_hz():
+                began_s = time.monotonic()
+                for _ in range(5):
+                    graph.comes(A, 50)
+                    await gets()
+                    page.hear({"drawn": 1})
+                return 5 / (time.monotonic() - began_s)
+
+            page.hear({"show": [A]})
+            assert graph.rates_hz == [40.0]
+            full[0] = True
+            await rate_hz()
+            assert graph.rates_hz == [40.0, 16.0]
+            assert graph.left == [A]
+            assert await rate_hz() < 20.0
+            drives[0] = True
+            await rate_hz()
+            assert graph.rates_hz == [40.0, 16.0, 40.0]
+            drives[0] = False
+            began_s = time.monotonic()
+            while len(graph.rates_hz) < 4:
+                await rate_hz()
+            assert time.monotonic() - began_s > 0.1, "it changes to and fro"
+        assert graph.left == [A] * 4
+
+    asyncio.run(look())

@@ -58,9 +58,11 @@ class Quality:
         return f"{self.reliability.value}{latched}, keep last {self.depth}"
 
 
-#: Name of the node by which the console looks. Images that nobody else subscribes to come no oftener than it shows
-#: them by default; a console that shows more has another name.
+#: Names of the nodes by which consoles look, and how many images a second they show at most: images that nobody else
+#: subscribes to come no oftener. A console that shows more has another name.
 CONSOLE_NODE, CONSOLE_HZ = "user_console", 10.0
+CONSOLE_SELDOM_NODE, CONSOLE_SELDOM_HZ = "user_console_seldom", 4.0
+EYES_HZ = {CONSOLE_NODE: CONSOLE_HZ, CONSOLE_SELDOM_NODE: CONSOLE_SELDOM_HZ}
 #: Somebody acts on every sample, and only on the newest one.
 COMMAND = Quality(depth=1)
 #: Periodic and soon outdated: a lost sample is not worth the wait for its second coming.

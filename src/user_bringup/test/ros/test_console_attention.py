@@ -20,6 +20,7 @@ from user_bringup.nodes import console_graph, graph_node
 from user_bringup.nodes.console_graph import ConsoleGraph
 from user_bringup.nodes.monitor import Monitor
 from user_comm.lifecycle import LifecycleNode
+from user_comm.topics import CONSOLE_SELDOM_NODE
 from user_core.config import Config
 from user_core.errors import ConfigError
 from user_testing.spinning import spinning
@@ -79,7 +80,7 @@ def test_a_camera_is_subscribed_to_while_it_is_shown_and_its_newest_image_is_tak
         return Image(height=8, width=16, step=48, encoding="rgb8", data=data)
 
     with ConsoleGraph() as graph:
-        view = graph.watch_camera(topic)
+        view = graph.watch_camera(topic, 10.0)
         wait_until(lambda: camera.get_subscription_count() == 1, "it is subscribed to", 20)
         assert not graph.take_image(view)
         assert graph.jpeg(view) is None
@@ -103,6 +104,14 @@ def test_a_camera_is_subscribed_to_while_it_is_shown_and_its_newest_image_is_tak
         assert time.monotonic() - view.received_s < 10.0
         graph.leave_camera(view)
         wait_until(lambda: camera.get_subscription_count() == 0, "it is left", 20)
+        view = graph.watch_camera(topic, 4.0)  # whoever publishes sees that few are shown
+
+        def readers():
+            return [one.node_name for one in robot.get_subscriptions_info_by_topic(topic)]
+
+        wait_until(lambda: readers() == [CONSOLE_SELDOM_NODE], "one that looks seldom", 20)
+        wait_until(comes, "an image", 20)
+    wait_until(lambda: not readers(), "it is left at the end", 20)
 
 
 class Device(LifecycleNode):

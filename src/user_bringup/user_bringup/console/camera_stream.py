@@ -26,8 +26,9 @@ _log = logging.getLogger(__name__)
 STALE_S = 2.0
 #: Bundles that are under way to a page, at most: more than one, or a link of 300 ms would carry three a second.
 IN_FLIGHT = 3
-#: On a full machine, pages from which nobody drives get this share of the images.
-_SHARE_WHEN_FULL = 0.4
+#: On a full machine, pages from which nobody drives get this share of the images; not before this time after they last did
+#: not: cameras are subscribed to anew, so that no more images are made than are shown.
+_SHARE_WHEN_FULL, _FULL_AGAIN_S = 0.4, 10.0
 #: Cameras that one page may ask for.
 _MOST = 64
 #: After a page has said what it shows, it is heard again this much later: subscriptions come and go in the loop that
@@ -51,6 +52,10 @@ class WatchedCamera:
         self._image: bytes | None = None  # the newest of the camera itself
         self._began_s = time.monotonic()
         self._is_marked = False
+
+    def look_by(self, view: Any) -> None:
+        """Go on with another subscription."""
+        self.view, self._began_s = view, time.monotonic()
 
     def is_due(self, graph: Graph) -> bool:
         """Whether there is something new to code; takes what has come."""
@@ -95,7 +100,8 @@ class CameraFeed:
         gives_way: Callable[[], bool] = lambda: False,
     ) -> None:
         self._gives_way, self._core = gives_way, CoreWait()
-        self._period_s, self._quality = 1.0 / config.camera_rate_hz, config.jpeg_quality
+        self._rate_hz, self._quality = config.camera_rate_hz, config.jpeg_quality
+        self._rate_now_hz, self._changed_s = self._rate_hz, -_FULL_AGAIN_S
         self._graph = graph
         self._cameras: dict[str, WatchedCamera] = {}
         self._waiting: dict[CameraPage, None] = {}
@@ -106,7 +112,7 @@ class CameraFeed:
     def watch(self, topic: str) -> WatchedCamera:
         """A page looks at a camera."""
         if topic not in self._cameras:
-            self._cameras[topic] = WatchedCamera(self._graph.watch_camera(topic))
+            self._cameras[topic] = WatchedCamera(self._graph.watch_camera(topic, self._rate_now_hz))
         shown = self._cameras[topic]
         shown.watchers += 1
         return shown
@@ -137,22 +143,33 @@ class CameraFeed:
                 if not self._waiting:
                     return
                 wanted = {camera for page in self._waiting for camera in page.cameras}
-                await loop.run_in_executor(self._thread, self._code, wanted)
+                full = await loop.run_in_executor(self._thread, self._code, wanted)
+                self._set_rate(full and self._gives_way())
         finally:
             self._task = None
 
-    def _code(self, wanted: Iterable[WatchedCamera]) -> None:
-        """Take and code what is new, when it is time to."""
+    def _set_rate(self, slower: bool) -> None:
+        rate_hz = self._rate_hz * _SHARE_WHEN_FULL if slower else self._rate_hz
+        now_s = time.monotonic()
+        if rate_hz == self._rate_now_hz or (slower and now_s - self._changed_s < _FULL_AGAIN_S):
+            return
+        self._rate_now_hz, self._changed_s = rate_hz, now_s
+        for topic, camera in self._cameras.items():
+            before = camera.view
+            camera.look_by(self._graph.watch_camera(topic, rate_hz))
+            self._graph.leave_camera(before)
+
+    def _code(self, wanted: Iterable[WatchedCamera]) -> bool:
+        """Take and code what is new, when it is time to; whether the machine is full."""
         time.sleep(max(0.0, self._next_s - time.monotonic()))
-        slower = self._core.look() and self._gives_way()
-        period_s = self._period_s / _SHARE_WHEN_FULL if slower else self._period_s
-        self._next_s = time.monotonic() + period_s
+        self._next_s = time.monotonic() + 1.0 / self._rate_now_hz
         for camera in wanted:
             try:
                 if camera.is_due(self._graph):
                     camera.code(self._graph, self._quality)
             except Exception:  # pages must still get the others, and the next
                 _log.exception("an image of %s cannot be shown", camera.view.topic)
+        return self._core.look()
 
     def _hand_out(self) -> None:
         for page in list(self._waiting):

@@ -48,8 +48,8 @@ class Graph(Protocol):
     def stop(self, namespace: str, answered: Callable[[Any], None]) -> bool:
         """Ask a robot at once to stop, and return; whether it could be asked."""
 
-    def watch_camera(self, topic: str) -> Any:
-        """Look at a camera."""
+    def watch_camera(self, topic: str, rate_hz: float) -> Any:
+        """Look at a camera, so many times a second at most."""
 
     def leave_camera(self, view: Any) -> None:
         """Look no more."""

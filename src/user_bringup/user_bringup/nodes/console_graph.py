@@ -8,12 +8,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
+import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
@@ -87,10 +88,12 @@ class CameraView:
         topic: Its topic.
         data: The newest message that was taken, serialised; None before the first.
         received_s: When it came, monotonic.
-        subscription: The subscription to it.
+        node: That has the subscription to it.
+        subscription: The subscription.
     """
 
     topic: str
+    node: Any = None
     data: bytes | None = None
     received_s: float = 0.0
     subscription: Any = None
@@ -142,6 +145,13 @@ class ConsoleGraph(GraphNode):
         self.learners: dict[str, str] = {}
         self._specs: dict[str, CheckedSubscription] = {}
         self._stops: dict[str, Any] = {}
+        self._seldom: Any = None
+
+    def __exit__(self, *ended: object) -> None:
+        if self._seldom is not None:
+            with suppress(Exception):  # the context may have ended already
+                self._seldom.destroy_node()
+        super().__exit__(*ended)
 
     def begin(self) -> None:
         """Robots are drawn from what its node hears."""
@@ -290,17 +300,33 @@ class ConsoleGraph(GraphNode):
 
     # --- cameras --------------------------------------------------------------------------
 
-    def watch_camera(self, topic: str) -> CameraView:
-        """Subscribe to a camera. No thread is woken by its images: :meth:`take_image` takes the newest."""
-        view = CameraView(topic)
-        view.subscription = self.node.create_subscription(
+    def watch_camera(self, topic: str, rate_hz: float) -> CameraView:
+        """Subscribe to a camera. No thread is woken by its images: :meth:`take_image` takes the newest.
+
+        Args:
+            topic: Of its images.
+            rate_hz: How many of them are shown a second, at most: the name of the node tells it.
+        """
+        seldom = rate_hz <= topics.CONSOLE_SELDOM_HZ
+        view = CameraView(topic, self._seldom_node() if seldom else self.node)
+        view.subscription = view.node.create_subscription(
             Image, topic, lambda _: None, _NEWEST, raw=True, callback_group=BesideExecutor()
         )
         return view
 
     def leave_camera(self, view: CameraView) -> None:
         """Subscribe no more."""
-        let_go(self.node, lambda: self.node.destroy_subscription(view.subscription))
+        let_go(view.node, lambda: view.node.destroy_subscription(view.subscription))
+
+    def _seldom_node(self) -> Any:
+        """Of the same participant; nothing is called in it, so that it needs no thread."""
+        with self._lock:
+            if self._seldom is None:
+                self._seldom = rclpy.create_node(
+                    topics.CONSOLE_SELDOM_NODE, context=self.context, use_global_arguments=False,
+                    enable_rosout=False, start_parameter_services=False,
+                )  # fmt: skip
+            return self._seldom
 
     @staticmethod
     def take_image(view: CameraView) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from user_comm.topics import CONSOLE_NODE
+from user_comm.topics import CONSOLE_NODE, CONSOLE_SELDOM_NODE
 from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
 from user_core.types import Observation
 from user_hal.nodes import standard_topics
@@ -74,9 +74,11 @@ def images_of_two_seconds(monkeypatch: Any, **readers: Reader) -> None:
 
 def test_images_come_as_often_as_they_are_looked_at(monkeypatch: Any) -> None:
     page, both, nobody = Reader(CONSOLE_NODE), Reader(CONSOLE_NODE, "rosbag2_recorder"), Reader()
-    images_of_two_seconds(monkeypatch, page=page, both=both, nobody=nobody)
+    seldom, two = Reader(CONSOLE_SELDOM_NODE), Reader(CONSOLE_SELDOM_NODE, CONSOLE_NODE)
+    images_of_two_seconds(monkeypatch, page=page, both=both, nobody=nobody, seldom=seldom, two=two)
     assert (both.images, nobody.images) == (40, 0)
-    assert 19 <= page.images <= 21
+    assert 19 <= page.images <= 21 and 19 <= two.images <= 21
+    assert 8 <= seldom.images <= 10
 
 
 def test_joints_of_all_groups_are_in_one_message() -> None:

@@ -49,23 +49,23 @@ class _Outlet:
         publisher: Of it.
         maker: Makes its messages.
         is_image: Whether these are large.
-        for_eyes: Whether only consoles want them.
+        eyes_hz: How many of them a second the consoles show that want them, where nobody else does; else 0.
         next_s: When the next one is due for these; monotonic.
     """
 
     publisher: TopicPublisher
     maker: Maker
     is_image: bool = False
-    for_eyes: bool = False
+    eyes_hz: float = 0.0
     next_s: float = 0.0
 
     def is_due(self, now_s: float) -> bool:
         """Whether the newest observation is to be published."""
         if not self.publisher.wanted:
             return False
-        period_s = 1.0 / topics.CONSOLE_HZ
-        if not self.for_eyes:
+        if not self.eyes_hz:
             return True
+        period_s = 1.0 / self.eyes_hz
         if now_s < self.next_s - period_s / 4:  # observations come a little early and late
             return False
         self.next_s = max(self.next_s + period_s, now_s)
@@ -78,7 +78,7 @@ class StandardTopics:
     A thread of its own does the work, so that the control loop never waits for it: it takes
     the newest observation and drops those that it could not keep up with. Nothing is made for
     a topic that nobody listens to, and images that only consoles show come no oftener than
-    :data:`~user_comm.topics.CONSOLE_HZ`.
+    these do (:data:`~user_comm.topics.EYES_HZ`).
 
     Args:
         spec: What the robot shows; topics exist for what it has.
@@ -190,7 +190,11 @@ class StandardTopics:
         if now_s >= self._readers_s:
             self._readers_s = now_s + _READERS_PERIOD_S
             for one in self._outlets:
-                one.for_eyes = one.is_image and one.publisher.readers == {topics.CONSOLE_NODE}
+                readers = one.publisher.readers if one.is_image else set()
+                known = readers <= topics.EYES_HZ.keys()
+                one.eyes_hz = (
+                    max((topics.EYES_HZ[r] for r in readers), default=0.0) if known else 0.0
+                )
         for one in self._outlets:
             if one.is_due(now_s):
                 one.publisher.publish(one.maker(observation))
