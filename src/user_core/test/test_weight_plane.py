@@ -297,7 +297,7 @@ def test_a_network_whose_numbers_do_not_lie_in_order_is_filled_all_the_same():
 
 class Mapped:
     def __init__(self, handle, index):
-        self.handle, self.open = handle, True
+        self.handle, self.index, self.open = handle, index, True
 
     def close(self):
         self.open = False
@@ -329,6 +329,27 @@ def test_what_is_mapped_stays_from_version_to_version_and_ends_with_its_learner(
         with pytest.raises(ZeroDivisionError), mappings.mapped("d", 0):
             raise ZeroDivisionError
         assert not made[-1].open
+
+
+def test_the_gpu_where_weights_lie_sends_them_if_it_can():
+    made = []
+
+    def make(handle, index, to=None):
+        made.append((handle, index, to))
+        if handle == "unreachable" and to is not None:
+            raise TransportError("cuCtxEnablePeerAccess", got="CUDA_ERROR_PEER_ACCESS_UNSUPPORTED")
+        return Mapped(handle, index)
+
+    with Mappings(make) as mappings:
+        with mappings.mapped("a", 1, 0) as memory:
+            assert memory.index == 0
+        with mappings.mapped("a", 1, 0):  # it is there
+            assert len(made) == 1
+        with mappings.mapped("unreachable", 1, 0) as memory:
+            assert memory.index == 1
+        with mappings.mapped("b", 1, 0) as memory:  # that is not tried again
+            assert memory.index == 1
+    assert made == [("a", 0, 1), ("unreachable", 0, 1), ("unreachable", 1, None), ("b", 1, None)]
 
 
 def test_a_learner_that_ends_in_order_waits_until_its_memory_is_unmapped():
@@ -549,7 +570,7 @@ def mixed():
 class FromFlat:
     """What a GPU's copies do."""
 
-    lanes = 2
+    lanes, engine = 2, None
 
     def __init__(self, flat, at_once=1):
         self.flat, self.copies, self.at_once = flat, [], at_once

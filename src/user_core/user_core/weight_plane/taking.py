@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import mmap
 import os
 import select
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # with torch
 
     from user_core.weight_plane.cuda import MappedGpuMemory
 
+_log = logging.getLogger(__name__)
 #: How long the learner may take to bring a version into memory, seconds; and how often it is looked meanwhile whether the
 #: version is still wanted.
 _ANSWER_S, _LOOK_S = 60.0, 0.05
@@ -134,7 +136,8 @@ class Mappings(Closing):
     version takes within a host. When the learner ends, or lets go of its memory, it is unmapped.
 
     Args:
-        make: Maps what a handle says, for a GPU of this process.
+        make: Maps what a handle says, for the GPU of this process that copies, and the one that it copies to where that is
+            another.
         most: What stays mapped at once: what is mapped longest goes.
 
     Attributes:
@@ -143,32 +146,53 @@ class Mappings(Closing):
 
     layout: Layout | None = None
 
-    def __init__(
-        self, make: Callable[[str, int], MappedGpuMemory] | None = None, most: int = 3
-    ) -> None:
-        self._make, self._most = make, most
+    def __init__(self, make: Callable[..., MappedGpuMemory] | None = None, most: int = 3) -> None:
+        self._make, self._most, self._sends = make, most, True
         self._lock = threading.Lock()
         self._there: dict[tuple[str, int], MappedGpuMemory] = {}
         self._owner = ""
         self._line: socket.socket | None = None
 
     @contextmanager
-    def mapped(self, handle: str, index: int) -> Iterator[MappedGpuMemory]:
-        """Memory, for copies in the block. After an error there nothing stays mapped. Raises TransportError."""
-        from user_core.weight_plane.cuda import MappedGpuMemory
+    def mapped(
+        self, handle: str, index: int, sender: int | None = None
+    ) -> Iterator[MappedGpuMemory]:
+        """Memory, for copies in the block. After an error there nothing stays mapped.
 
+        Args:
+            handle: As the learner has it.
+            index: Number of the GPU here that it is copied to.
+            sender: Number of the GPU here on which it lies, where that is another: its copy engines are to send it, if
+                they can reach the other.
+
+        Raises:
+            TransportError: It cannot be mapped.
+        """
         with self._lock:
             try:
                 memory = self._there.get((handle, index))
                 if memory is None:
                     while len(self._there) >= self._most:
                         self._there.pop(next(iter(self._there))).close()
-                    memory = (self._make or MappedGpuMemory)(handle, index)
-                    self._there[handle, index] = memory
+                    memory = self._there[handle, index] = self._map(handle, index, sender)
                 yield memory
             except BaseException:
                 self._unmap()
                 raise
+
+    def _map(self, handle: str, index: int, sender: int | None) -> MappedGpuMemory:
+        from user_core.weight_plane.cuda import MappedGpuMemory
+
+        make: Any = self._make or MappedGpuMemory
+        if sender is not None and self._sends:
+            try:
+                found: MappedGpuMemory = make(handle, sender, index)
+                return found
+            except TransportError as error:  # no room for a context there, no way from it to here
+                self._sends = False
+                _log.info("weights are fetched, and not sent, by copy engines: %s", error)
+        found = make(handle, index)
+        return found
 
     def follow(self, owner: str, connection: socket.socket) -> None:
         """What is mapped is a learner's, which lives as long as this connection."""

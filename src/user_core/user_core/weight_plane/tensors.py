@@ -30,7 +30,7 @@ from user_core.weight_plane.wire import (
 _UNDER_WAY = 2 * PIECE_BYTES
 #: From another GPU pieces are copied by copy engines, which no answer waits for. So many bytes are launched at once, on one
 #: of two streams in turn: to launch a copy takes the processor as long as to copy 20 MB, and none of it may be waited for.
-_AFAR, _LANES = 4 * PIECE_BYTES, 2
+_AFAR, _LANES = 2 * PIECE_BYTES, 2
 #: Copies of weights that a learner keeps on its GPU at most: one is offered, one is on its way to be, one is still
 #: being taken.
 _MOST = 3
@@ -344,10 +344,12 @@ class Source(Protocol):
     Attributes:
         at_once: Bytes of pieces that are launched together, about; what is more than one piece waits together, too.
         lanes: Streams on which they come in turn.
+        engine: Number of the GPU that copies; None: that of the network.
     """
 
     at_once: int
     lanes: int
+    engine: int | None
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
         """Launch a copy of the bytes at an offset to a contiguous tensor, on a stream; None: at once."""
@@ -358,11 +360,11 @@ class FromGpu:
 
     Args:
         memory: It, mapped.
-        far: Whether it is another GPU than the one that copies.
+        far: Whether it is another GPU's than the network.
     """
 
     def __init__(self, memory: MappedGpuMemory, far: bool) -> None:
-        self._memory = memory
+        self._memory, self.engine = memory, memory.index
         self.at_once, self.lanes = (_AFAR, _LANES) if far else (PIECE_BYTES, 1)
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
@@ -377,7 +379,7 @@ class FromFile:
         piece: Bytes of a piece, at most.
     """
 
-    at_once, lanes = 0, 1
+    at_once, lanes, engine = 0, 1, None
 
     def __init__(self, data: Any, piece: int) -> None:
         self._data, self._piece = torch.from_numpy(np.frombuffer(data, np.uint8)), piece
@@ -550,7 +552,11 @@ def fill(
         TransportError: Who offers has ended, or what came is not what was offered.
     """
     summing = _stream(device)
-    lanes = [_stream(device) for _ in range(source.lanes)]
+    engine = device if source.engine is None else torch.device("cuda", source.engine)
+    lanes = [_stream(engine) for _ in range(source.lanes)]
+    if engine != device:
+        for lane in lanes:
+            lane.wait_stream(summing)
     ring = _Ring(summing, max(_UNDER_WAY, source.lanes * source.at_once))
     landing = _Landing(targets, summing, lanes, offer.layout.piece)
     try:
