@@ -501,6 +501,10 @@ class LossNetwork(PolicyNetwork, Protocol):
     It may have ``observe_actions(action, weight)``, called with the arguments of :meth:`loss` before each
     update, for instance to settle the scale of actions in buffers of the module; and ``decaying()``, names of those
     parameters that an optimiser may decay.
+
+    Updates may be recorded as CUDA graphs. What a loss does that cannot be, such as making tokens of words, it may do in
+    ``ready(inputs, action, weight, generator)``, called before: gives inputs, (B, ...) each, that :meth:`loss` also takes.
+    ``recompute()`` switches on activation checkpointing in a way of its own; False: it has none.
     """
 
     def loss(
