@@ -128,8 +128,15 @@ class Ranks:
         if error is not None:
             self.why_ended(error)
         self._over.set()
-        end_followers(self._others.values(), _END_S if self._failure is None else 0.0)
-        leave()
+        if self._failure is None and error is None:
+            # NCCL lets nobody go before all do, and the others do it now.
+            leaving = threading.Thread(target=leave, name="ranks", daemon=True)
+            leaving.start()
+            end_followers(self._others.values(), _END_S)
+            leaving.join(_END_S)
+        else:
+            end_followers(self._others.values(), _END_S if self._failure is None else 0.0)
+            leave()
         self._store = None
         self._folder.cleanup()
 
