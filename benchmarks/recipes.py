@@ -100,7 +100,7 @@ def lost(algorithm: Any, spec: RobotSpec, windows: Windows) -> float:
 
 def cloned(job: Job, spec: RobotSpec, ring: Ring, updates: int, policy: Policy) -> Any:
     """A policy that was cloned from a ring, and its algorithm."""
-    algorithm = trainer(job, spec, policy)
+    algorithm = trainer(job, spec, policy, **job.get("cloning", {}))
     windows = Windows(ring, job.get("rows", 8), job["seed"])
     for _ in range(updates):
         algorithm.update(windows.sample(256))
@@ -228,7 +228,7 @@ def two_ways(job: Job, scale: float) -> Job:
 KINDS = {
     "bc": bc, "noise": bc, "late": late, "hg_dagger": recipes_corrections.hg_dagger, "two_ways": two_ways,
     "online": recipes_online.online, "from_half": recipes_online.online, recipes_online.CHOICES: recipes_online.online, "guided": recipes_late.guided,
-    "one_step": recipes_one_step.one_step, "longer": recipes_longer.longer,
+    "one_step": recipes_one_step.one_step, "longer": recipes_longer.longer, "delays": recipes_late.delays,
 }  # fmt: skip
 
 
@@ -263,6 +263,7 @@ def jobs(seeds: list[int]) -> list[Job]:
         + recipes_corrections.jobs(seeds)
         + recipes_online.jobs(seeds)
         + recipes_late.jobs(seeds)
+        + recipes_late.delay_jobs(seeds)
         + recipes_one_step.jobs(seeds)
         + recipes_longer.jobs(seeds)
     )
@@ -410,6 +411,7 @@ def main() -> None:
         print(tables(lines))
     print(recipes_online.table(lines))
     print(recipes_late.table(lines))
+    print(recipes_late.delays_table(lines))
     print(recipes_one_step.table(lines))
     print(recipes_longer.table(lines))
     print(recipes_corrections.table(lines))

@@ -131,12 +131,19 @@ def _join(ring: Ring, more: Ring) -> None:
 
 
 def concatenated(parts: list[Batch]) -> Batch:
-    seen = {
-        name: np.concatenate([p.observation[name] for p in parts]) for name in parts[0].observation
-    }
+    """One batch of several, whose images may be tensors on the device that learns."""
+    seen = {n: _joined([p.observation[n] for p in parts]) for n in parts[0].observation}
     action, zeros = (np.concatenate([getattr(p, n) for p in parts]) for n in ("action", "reward"))
     mask = np.concatenate([p.extras["mask"] for p in parts])
     return Batch(seen, action, 0 * zeros, 0 * zeros, seen, {"mask": mask})
+
+
+def _joined(arrays: list[Any]) -> Any:
+    if isinstance(arrays[0], np.ndarray):
+        return np.concatenate(arrays)
+    import torch
+
+    return torch.cat(arrays)
 
 
 def table(lines: list[Job]) -> str:

@@ -10,6 +10,7 @@ cloned from demonstrations is then corrected by the same script, in rounds, unti
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -33,10 +34,13 @@ _OVER_M, _AT_M, _STEP_M, _CLOSING = 0.015, 0.012, 0.025, 3
 _CLOSE, _STAY, _OPEN = 2.0, 1.0, 0.0
 #: A cube that is further from the tool was not got, or was lost; where the gripper's number stands among those of the arm.
 _LOST_M, _GRIPPER = 0.05, 14
-#: He takes over after so many actions that were so far (share of half ranges) from his own, or where nothing comes of it.
+#: He takes over after so many actions that were so far (share of half ranges; of the gripper, of its opening) from his own,
+#: or where nothing comes of it.
 _PATIENCE, _TOLERANCE, _SLOWEST, _LONGEST, _HELPS = 3, 0.6, 0.2, 30, 12
-#: Episodes of one round, and rounds at most.
-_EPISODES, _ROUNDS = 10, 30
+#: The gripper's number when it is closed; a tool that closes further away than this is not at the cube.
+_CLOSED, _BESIDE_M = 255.0, 0.02
+#: Episodes of one round, rounds at most, and every which is followed by an evaluation; rows of what was corrected, at most.
+_EPISODES, _ROUNDS, _EVERY, _MOST_ROWS = 10, 30, 2, 3500
 #: Success that is wanted.
 WANTED = 0.95
 
@@ -48,15 +52,23 @@ class Reproducible(gymnasium.Wrapper[Any, Any, Any, Any]):
     Args:
         env: The environment.
         shadows: Draw them.
+        choices: The gripper closes, stays or opens, as in HIL-SERL (Luo et al. 2024); else its command is any number between,
+            which adds up: a policy that is a tenth off closes it in ten steps.
 
     Attributes:
         newest: The one that was made last, for the script that shows the task.
+        ends: How episodes ended, see :meth:`_end`; whoever reads them empties the list.
     """
 
     newest: ClassVar[Reproducible]
+    ends: ClassVar[list[str]] = []
 
-    def __init__(self, env: Any, shadows: bool = False) -> None:
+    def __init__(self, env: Any, shadows: bool = False, choices: bool = True) -> None:
         super().__init__(env)
+        self._choices, self._end = choices, ""
+        if choices:
+            moves = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
+            self.action_space = gymnasium.spaces.Tuple((moves, gymnasium.spaces.Discrete(3)))
         if not shadows:
             import mujoco
 
@@ -68,7 +80,40 @@ class Reproducible(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         if seed is not None:
             np.random.seed(seed)
+        if self._end:  # it ran out of time, or was broken off
+            Reproducible.ends.append(self._end)
+        self._end, self._was_closed = "", False
         return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        if self._choices:
+            action = np.append(*action).astype(np.float32)
+        found = self.env.step(action)
+        self._follow(found[0]["agent_pos"][_GRIPPER] > _CLOSED / 2)
+        if found[2]:
+            solved = bool(found[4].get("succeed"))
+            Reproducible.ends.append("solved" if solved else f"away, {self._end}")
+            self._end = ""
+        return found
+
+    @classmethod
+    def ended(cls) -> dict[str, int]:
+        """How many episodes ended in which way since it was asked."""
+        if cls.newest._end:
+            cls.ends.append(cls.newest._end)
+            cls.newest._end = ""
+        found = dict(Counter(cls.ends).most_common())
+        cls.ends.clear()
+        return found
+
+    def _follow(self, closed: bool) -> None:
+        """Say how the episode would have ended up to now: the gripper never closed, closed beside the cube, or at it without
+        lifting it."""
+        cube, tool = self.places()
+        if closed and not self._was_closed:
+            beside = np.abs(cube - tool)[:2].max() > _BESIDE_M
+            self._end = "closed beside" if beside else "closed at it"
+        self._end, self._was_closed = self._end or "never closed", closed
 
     def places(self) -> tuple[Any, Any]:
         """Of the cube and of the tool, m."""
@@ -92,6 +137,7 @@ class Person(Teleop):
         self._held, self._episode = 0, -1
         self._left = self._bad = self._alone = 0
         self._wanted: Array | None = None
+        self._grip = 0.0
 
     def connect(self, spec: RobotSpec) -> None:
         self._spec = spec
@@ -99,7 +145,7 @@ class Person(Teleop):
 
     def read(self, observation: Observation) -> TeleopCommand:
         if observation.episode != self._episode:
-            self._episode, self._wanted = observation.episode, None
+            self._episode, self._wanted, self._grip = observation.episode, None, 0.0
             self._held = self._left = self._bad = self._alone = 0
         engaged = not self._watches or self._takes_over(observation)
         wanted = self._wanted = self._way(observation)
@@ -132,11 +178,15 @@ class Person(Teleop):
             self._left -= 1
             self._alone = 0
             return self._left > 0
+        grip = float(observation.arrays["agent_pos"][_GRIPPER]) / _CLOSED
         if self._wanted is not None and observation.applied is not None:
-            wanted, slow = self._wanted, self._wanted * np.array([_SLOWEST] * 3 + [1])
-            nearest = np.clip(observation.applied.action, *np.sort([slow, wanted], axis=0))
-            off = np.abs(observation.applied.action - nearest) / self._half
-            self._bad = self._bad + 1 if off.max() > _TOLERANCE else 0
+            done, wanted = observation.applied.action[:3], self._wanted[:3]
+            nearest = np.clip(done, *np.sort([_SLOWEST * wanted, wanted], axis=0))
+            off = np.abs(done - nearest) / self._half[:3]
+            # what became of the gripper, however it was told: one that is open may be opened
+            gripped = abs(grip - np.clip(self._grip + self._wanted[3] - _STAY, 0, 1))
+            self._bad = self._bad + 1 if max(off.max(), gripped) > _TOLERANCE else 0
+        self._grip = grip
         if self._bad >= _PATIENCE or self._alone > _LONGEST:
             self._left, self._bad = _HELPS, 0
         return self._left > 0
@@ -146,7 +196,7 @@ class Person(Teleop):
 
 
 def corrected(
-    hal: LocalHal, policy: Policy, algorithm: Any, shown: Windows, features: Callable[[Ring], None],
+    hal: LocalHal, policy: Policy, algorithm: Any, shown: Windows, learned_from: Callable[[Ring], Ring],
     settings: dict[str, Any], tell: Callable[[dict[str, Any]], None],
 ) -> None:  # fmt: skip
     """Rounds of episodes that the script corrects, each followed by more cloning, until the policy does it alone.
@@ -156,12 +206,11 @@ def corrected(
         policy: The one that was cloned.
         algorithm: What trains it.
         shown: The demonstrations.
-        features: Puts features in the place of images, where a frozen encoder sees them.
+        learned_from: Gives the steps as they are learned from: with features in the place of images where a frozen encoder
+            sees them, on the device that learns.
         settings: ``seed``, ``updates`` of a round, ``episodes`` of an evaluation, ``rows`` of a chunk, ``end_s`` (wall clock).
         tell: Called with what was measured after each round.
     """
-    import copy
-
     person, seed = Person(0.0, settings["seed"], watches=True), settings["seed"]
     person.connect(hal.spec)
     words = {
@@ -185,32 +234,34 @@ def corrected(
         collecting_s, begin_s = time.monotonic() - begin_s, time.monotonic()
         mixed = [shown]
         if own.steps:
-            seen = copy.copy(own)
-            seen.observation = dict(own.observation)
-            features(seen)
-            mixed.append(Windows(seen, settings["rows"], number))
+            mixed.append(Windows(learned_from(own), settings["rows"], number))
         for _ in range(settings["updates"]):
             algorithm.update(concatenated([one.sample(128 // len(mixed)) for one in mixed]))
         updates += settings["updates"]
         policy.load(algorithm.policy_arrays())
         learning_s, begin_s = time.monotonic() - begin_s, time.monotonic()
+        last = number == _ROUNDS or own.rows > _MOST_ROWS or time.time() > settings["end_s"]
+        if number % _EVERY and not last:
+            continue
+        Reproducible.ended()
         found = evaluated(hal, policy, 20, replan_every=4)
         if found["success"] >= WANTED:
+            Reproducible.ended()
             found = evaluated(hal, policy, settings["episodes"], replan_every=4)
-        last = found["success"] >= WANTED or number == _ROUNDS or time.time() > settings["end_s"]
+        last = last or found["success"] >= WANTED
         tell({
             "round": number, "steps": steps, "corrected": own.steps, "more_updates": updates, **found,
             "interventions": round(float(np.mean([r.takeovers for r in results])), 2),
             "helped": round(float(np.mean([r.outcome is Outcome.SUCCESS for r in results])), 2),
             "collecting_s": round(collecting_s, 1), "learning_s": round(learning_s, 1),
-            "evaluating_s": round(time.monotonic() - begin_s, 1), "last": last,
+            "evaluating_s": round(time.monotonic() - begin_s, 1), "ends": Reproducible.ended(), "last": last,
         })  # fmt: skip
-        if last or own.rows > 3500:
+        if last:
             return
 
 
-def robot(size: int) -> LocalHal:
-    """The environment."""
+def robot(size: int, choices: bool = True) -> LocalHal:
+    """The environment; ``choices``: of the gripper, see :class:`Reproducible`."""
     made = plugins.build(
         "robots", "gymnasium",
         {
@@ -218,7 +269,7 @@ def robot(size: int) -> LocalHal:
             "kwargs": {
                 "image_obs": True, "random_block_position": True, "reset_delay_seconds": 0.0,
             },
-            "wrappers": [{"target": "recipes_gym_hil:Reproducible"}],
+            "wrappers": [{"target": "recipes_gym_hil:Reproducible", "kwargs": {"choices": choices}}],
             "images": {
                 name: {"resize": [size, size]} for name in ("pixels.front", "pixels.wrist")
             },

@@ -11,6 +11,7 @@ made again. Features of a frozen encoder are computed once for all images, as a 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 import traceback
@@ -29,6 +30,8 @@ from user_hal.local import LocalHal
 Job = dict[str, Any]
 
 GYM_HIL = "gym_hil"
+#: Of weights, where a round of corrections is few updates: an average over 1,000 would act as before it.
+AVERAGE = 0.99
 #: What would tell where things are.
 HIDDEN = [
     "joint_position", "joint_velocity", "tcp_velocity", "wrench", "goal_position", "object_pose", "tool_to_object",
@@ -41,6 +44,20 @@ WAYS: dict[str, Job] = {
     "flow, trained encoder": {
         "policy": "flow",
         "params": {"image_encoder": {**LITE0, "trained": True}},
+    },
+    "flow, frozen encoder, 8 px": {
+        "policy": "flow",
+        "params": {"image_encoder": {**LITE0, "stride": 8}},
+    },
+    "flow, frozen encoder, gripper as a number": {
+        "policy": "flow",
+        "params": {"image_encoder": LITE0},
+        "choices": False,
+    },
+    "flow, frozen encoder, slow average": {
+        "policy": "flow",
+        "params": {"image_encoder": LITE0},
+        "average": 0.999,
     },
     "act": {"policy": "act"},
     "act, frozen encoder": {"policy": "act", "params": {"image_encoder": LITE0}},
@@ -55,7 +72,10 @@ def jobs(seeds: list[int], demonstrations: int, updates: int) -> list[Job]:
         for task, ways in (
             ("peg_insertion", ["flow, frozen encoder", "flow", "act, frozen encoder", "act"]),
             ("pick_place", ["flow, frozen encoder", "flow"]),
-            (GYM_HIL, ["flow, frozen encoder", "flow"]),
+            (GYM_HIL, [
+                "flow, frozen encoder", "flow", "flow, frozen encoder, 8 px",
+                "flow, frozen encoder, gripper as a number", "flow, frozen encoder, slow average",
+            ]),
         )
         for way in ways
     ]  # fmt: skip
@@ -76,10 +96,22 @@ def with_features(ring: Ring, encoder: Any, device: str) -> None:
             ring.observation[name] = np.concatenate(parts)
 
 
-def robot(task: str, size: int) -> LocalHal:
+def resident(ring: Ring, device: str) -> Ring:
+    """The same steps with images, or features, where they are learned from: no batch of them is copied there."""
+    import torch
+
+    there = copy.copy(ring)
+    there.observation = {
+        name: torch.from_numpy(array[: ring.rows]).to(device) if array.ndim > 2 else array
+        for name, array in ring.observation.items()
+    }
+    return there
+
+
+def robot(task: str, size: int, choices: bool = True) -> LocalHal:
     """The simulated task of a job, which shows two images."""
     if task == GYM_HIL:
-        return recipes_gym_hil.robot(size)
+        return recipes_gym_hil.robot(size, choices)
     params = {"cameras": ["front", "wrist"], "image_height": size, "image_width": size}
     return LocalHal(plugins.build("robots", "mujoco", {"task": task, **params}))
 
@@ -90,18 +122,19 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
     params = dict(way.get("params", {}))
     if arguments.encoder_weights and "image_encoder" in params:
         params["image_encoder"] = {**params["image_encoder"], "weights": arguments.encoder_weights}
-    with robot(job["task"], arguments.size) as hal:
+    in_rounds = job["task"] == GYM_HIL
+    with robot(job["task"], arguments.size, way.get("choices", True)) as hal:
         reward = plugins.build("rewards", "task")
         begin_s = time.monotonic()
         rows = 150 * job["demonstrations"]
         count = max(2, int(job["demonstrations"] * scale))
-        person = recipes_gym_hil.Person(0.3, job["seed"]) if job["task"] == GYM_HIL else None
+        person = recipes_gym_hil.Person(0.3, job["seed"]) if in_rounds else None
         ring = demonstrate(hal, count, 0.3, job["seed"], rows, reward, person)
         policy = plugins.build(
             "policies", way["policy"],
             {
                 "rows": 8, "seed": job["seed"], "ignored_observations": HIDDEN, "embedding": 128,
-                "device": arguments.device, **params,
+                "device": arguments.device, **({"deterministic_noise": 0.0} if in_rounds else {}), **params,
             },
             hal.spec,
         )  # fmt: skip
@@ -109,16 +142,20 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
         algorithm = plugins.build(
             "algorithms",
             "bc",
-            {"learning_rate": 3e-4, "device": arguments.device},
+            {
+                "learning_rate": 3e-4,
+                "device": arguments.device,
+                "average": way.get("average", AVERAGE if in_rounds else 0.999),
+            },
             hal.spec,
             policy,
         )
         encoder = getattr(algorithm.network, "frozen_encoder", None)
         if encoder is not None:
             with_features(ring, encoder, arguments.device)
-        windows = Windows(ring, 8, job["seed"])
+        windows = Windows(resident(ring, arguments.device), 8, job["seed"])
         done, learning_s = 0, 0.0
-        updates, is_last = max(2, int(job["updates"] * scale)), job["task"] != GYM_HIL
+        updates, is_last = max(2, int(job["updates"] * scale)), not in_rounds
         for goal in [updates // 2**i for i in reversed(range(arguments.looks))]:
             begin_s = time.monotonic()
             while done < goal:
@@ -129,7 +166,11 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
             begin_s = time.monotonic()
             last = goal == updates and is_last
             episodes = max(2, int((arguments.episodes if last else 20) * scale))
+            if in_rounds:
+                recipes_gym_hil.Reproducible.ended()
             result = evaluated(hal, policy, episodes, replan_every=4)
+            if in_rounds:
+                result["ends"] = recipes_gym_hil.Reproducible.ended()
             tell({
                 "updates": done, **result, "loss": round(metrics["loss"], 4), "demonstrated": ring.steps,
                 "demonstrating_s": round(shown_s), "learning_s": round(learning_s, 1),
@@ -137,16 +178,19 @@ def train(job: Job, arguments: argparse.Namespace, tell: Any) -> None:
             })  # fmt: skip
         if not is_last:
 
-            def features(more: Ring) -> None:
+            def learned_from(more: Ring) -> Ring:
+                seen = copy.copy(more)
+                seen.observation = dict(more.observation)
                 if encoder is not None:
-                    with_features(more, encoder, arguments.device)
+                    with_features(seen, encoder, arguments.device)
+                return resident(seen, arguments.device)
 
             settings = {
                 "seed": job["seed"], "rows": 8, "updates": max(2, int(arguments.round_updates * scale)),
                 "episodes": max(2, int(arguments.episodes * scale)), "end_s": arguments.end_s,
             }  # fmt: skip
             recipes_gym_hil.corrected(
-                hal, policy, algorithm, windows, features, settings,
+                hal, policy, algorithm, windows, learned_from, settings,
                 lambda result: tell({"updates": done + result["more_updates"], **result}),
             )  # fmt: skip
 

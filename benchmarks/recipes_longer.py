@@ -20,7 +20,10 @@ WAYS: dict[str, Job] = {
     "neither": {"weight_decay": 0.0, "average": 0.0},
     "average only": {"weight_decay": 0.0},
     "decay only": {"average": 0.0},
+    "a third of the decay": {"weight_decay": 0.3},
+    "a tenth of the decay": {"weight_decay": 0.1},
 }
+_OF_ALL = ("defaults", "neither", "a tenth of the decay")
 
 
 def jobs(seeds: list[int]) -> list[Job]:
@@ -33,7 +36,7 @@ def jobs(seeds: list[int]) -> list[Job]:
         for seed in seeds
         for policy in ("flow", "diffusion", "act")
         for way in WAYS
-        if policy == "flow" or way in ("defaults", "neither")
+        if policy == "flow" or (way in _OF_ALL and policy == "diffusion") or way in _OF_ALL[:2]
     ]  # fmt: skip
 
 
