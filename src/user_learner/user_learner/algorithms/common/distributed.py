@@ -8,7 +8,7 @@ does. :mod:`user_learner.ranks` makes the process group; alone, all of this does
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,21 @@ def share_(tensor: Tensor) -> None:
     """Replace by the values of the first process; nothing when alone."""
     if together():
         torch.distributed.broadcast(tensor, src=0)
+
+
+def share_all_(tensors: Iterable[Tensor]) -> None:
+    """As :func:`share_`, by one exchange for all of one type."""
+    if not together():
+        return
+    alike: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault(tensor.dtype, []).append(tensor)
+    for some in alike.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in some])
+        share_(flat)
+        parts = flat.split([tensor.numel() for tensor in some])
+        for tensor, part in zip(some, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
 
 
 def gathered(tensor: Tensor, minibatches: int = 1) -> Tensor:
