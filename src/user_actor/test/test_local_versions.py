@@ -203,20 +203,20 @@ def test_whatever_a_policy_raises_the_network_is_next(offers):
     assert (local.last, local.why) == ("network", "KeyError: 'weights'")
 
 
-class InPlaceCoarsely(InPlace):
-    """Keeps its weights in another type than versions have."""
+@pytest.mark.parametrize(("dtype", "loads"), [(torch.float64, 1), (torch.bfloat16, 0)])
+def test_a_policy_that_keeps_its_weights_in_another_type_loads_them_or_has_them_rounded(
+    offers, dtype, loads
+):
+    class InAnotherType(InPlace):
+        def __init__(self):
+            super().__init__()
+            self.weights = {name: tensor.to(dtype) for name, tensor in self.weights.items()}
 
-    def __init__(self):
-        super().__init__()
-        self.weights = {name: tensor.bfloat16() for name, tensor in self.weights.items()}
-
-
-def test_a_policy_that_keeps_its_weights_in_another_type_loads_them(offers):
-    holder = PolicyHolder(InPlaceCoarsely, SPEC, PolicyMailbox(), "right")
+    holder = PolicyHolder(InAnotherType, SPEC, PolicyMailbox(), "right")
     local = LocalVersions(holder)
     assert local(publish(offers, 1), always_wanted)
     assert acts_with(holder) == 1
-    assert (holder.acting.loads, local.last) == (1, "memory")
+    assert (holder.acting.loads, local.last) == (loads, "memory")
 
 
 def test_a_version_for_another_configuration_is_refused(holder, offers):

@@ -277,6 +277,10 @@ class Policy(ABC):
         of its start and hundreds of megabytes. ``user check policy`` tries it."""
         return False
 
+    #: Whether who lets it act may keep the weights of its layers in bfloat16 where it computes in that. They are then no longer
+    #: exactly those of the version, in :meth:`arrays` either.
+    may_be_rounded: ClassVar[bool] = False
+
     def acting_calls(self) -> list[tuple[Any, str]]:
         """Where nearly all of the time of acting goes, as objects of torch and names of their methods. An inference host may
         compile these; each is called with the same kinds of arguments every time. Most policies name none."""
@@ -303,7 +307,8 @@ class Policy(ABC):
     def in_place(self) -> AbstractContextManager[dict[str, Tensor]] | None:
         """Instead of :meth:`load`, while this policy does not act: its tensors by the names of :meth:`arrays`, all of which
         are overwritten within the block, where they are. Its end raises PolicyError where what came is not for this policy.
-        bfloat16 may be the uint16 that it consists of. None: :meth:`load` is the only way."""
+        bfloat16 may be the uint16 that it consists of, and float32 is rounded where the policy has bfloat16
+        (:attr:`may_be_rounded`). None: :meth:`load` is the only way."""
         return None
 
     def reset(self, task: Task) -> None:

@@ -1,7 +1,7 @@
 """Policies that act by CUDA graphs: what they do for most of their time is launched at once. Imports torch late.
 
 One graph for each size of batch and form of arguments, for each of the two policies that take turns
-(:class:`user_actor.loop.policy.PolicyHolder`). A graph reads weights where they are; so a version is loaded into the
+(:class:`user_actor.loop.acting.policy.PolicyHolder`). A graph reads weights where they are; so a version is loaded into the
 same tensors, and what was recorded with the version before acts with the new one. Where a tensor has moved the graphs of
 that policy are recorded anew, before it is offered.
 """
@@ -109,10 +109,10 @@ class CallGraphs(PreparedCalls):
         torch.cuda.synchronize(device)  # what is offered is there
 
     def _keep_coarsely(self, policy: Policy) -> None:
-        """Of policies that are loaded from arrays: what is filled in place has the types of the version's."""
+        """Of policies whose weights may be rounded; what others have has the types of the version's."""
         import torch
 
-        if policy.in_place() is not None:
+        if not policy.may_be_rounded and policy.in_place() is not None:
             return
 
         with self._pass_in(policy):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Task
 
 if TYPE_CHECKING:  # imported when it is asked for, with torch
+    from torch import Tensor
+
     from user_core.policies.generative.network import ChunkNetwork, GenerativeNetwork
 
 #: Seed of the noise of deterministic actions: always the same. None at all is where several ways meet.
@@ -42,6 +45,8 @@ class ChunkPolicy(Policy):
     """
 
     Config = ChunkConfig
+    may_be_rounded = True
+    _arrays: Mapping[str, Array]
 
     def __init__(self, config: ChunkConfig, spec: RobotSpec) -> None:
         self.config, self.spec, self.rows = config, spec, config.rows
@@ -135,7 +140,7 @@ class ChunkPolicy(Policy):
             seen[INSTRUCTION] = np.stack([self._instruction(one.task) for one in queries])
         return seen
 
-    def _with_instructions(self, arrays: dict[str, Array]) -> dict[str, Array]:
+    def _with_instructions(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         """Arrays with the instructions of all tasks; they are encoded once, where it is trained."""
         table = arrays.get("instructions")
         if table is not None and not table.any():
@@ -158,9 +163,26 @@ class ChunkPolicy(Policy):
     def arrays(self) -> dict[str, Array]:
         return {name: array.copy() for name, array in self._arrays.items()}
 
+    def in_place(self) -> AbstractContextManager[dict[str, Tensor]] | None:
+        network: Any = getattr(self, "_network", None)
+        tensors = {} if network is None else network.tensors()
+        # None of what acts without torch, and of what has more than its network.
+        return self._filled(network, tensors) if set(tensors) == set(self._arrays) else None
+
+    @contextmanager
+    def _filled(
+        self, network: ChunkNetwork, tensors: dict[str, Tensor]
+    ) -> Iterator[dict[str, Tensor]]:
+        """They are overwritten in the block. Raises PolicyError where a pretrained encoder is another one."""
+        yield tensors
+        self._arrays = _InNetwork(network)
+        if "eye_key" in tensors:
+            require_same_encoder(network.frozen_encoder.key, self._arrays["eye_key"])
+
     def load(self, arrays: Arrays) -> None:
         mine = self._arrays
-        check_fits(arrays, mine, type(self).__name__)
+        shapes = mine.shapes if isinstance(mine, _InNetwork) else mine
+        check_fits(arrays, shapes, type(self).__name__)
         if "eye_key" in mine:
             require_same_encoder(self._network.frozen_encoder.key, arrays["eye_key"])
         self._take({key: np.array(arrays[key], np.float32, order="C") for key in mine})
@@ -169,6 +191,38 @@ class ChunkPolicy(Policy):
         """Codes (T, D) in the scale of the data as actions (T, A)."""
         unit = self.code.decode(code / self._arrays["action_scale"] + self._arrays["action_offset"])
         return self.code.scale.to_robot(unit)
+
+
+class _InNetwork(Mapping[str, Array]):
+    """Arrays that lie in a network and nowhere else: copied when they are looked at, but for buffers, which acting looks at.
+
+    Args:
+        network: It may be given other memory later, where it is kept in bfloat16.
+    """
+
+    def __init__(self, network: ChunkNetwork) -> None:
+        self._network, self._names = network, list(network.tensors())
+        buffers = [name for name, _ in network.named_buffers() if name in self._names]
+        self._small = {name: self._copied(name) for name in buffers}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all arrays."""
+        return {name: tuple(tensor.shape) for name, tensor in self._network.tensors().items()}
+
+    def __getitem__(self, name: str) -> Array:
+        found = self._small.get(name)
+        return self._copied(name) if found is None else found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _copied(self, name: str) -> Array:
+        copied: Array = self._network.tensors()[name].cpu().float().numpy().copy()
+        return copied
 
 
 class GenerativePolicy(ChunkPolicy):
