@@ -240,6 +240,27 @@ def test_steering_keeps_the_promises_of_a_policy_and_of_an_algorithm(tmp_path, n
     check_algorithm(*pair, policy, NUMBERS, batch_size=4).require()
 
 
+@pytest.mark.parametrize("seen", [{}, {"ignored_observations": ["image_front"]}])
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+def test_a_base_that_looks_at_images_is_steered_too(tmp_path, name, seen):
+    """Also by a network that looks at none, which is then all that learns from numbers."""
+    params = {**BASES["flow"], "image_channels": [8, 8]}
+    given = {**kept(tmp_path, name, EYES, params), **seen, "rows": 2}
+    policy = stirred(steered(given, EYES))
+    assert not policy.acts_without_torch
+    check_policy(policy, EYES).require()
+    pair = [steering(steered(given, EYES), EYES, critic_only_updates=3) for _ in range(2)]
+    check_algorithm(*pair, policy, EYES, batch_size=4).require()
+    rng = np.random.default_rng(0)
+    shown = {n: np.stack([a.sample(rng) for _ in range(4)]) for n, a in EYES.observation.items()}
+    network = policy.network()
+    features = network.encode(network.inputs(shown))
+    unit = network.steered(features, network.noise(features).mode).numpy().reshape(4, 2, 2)
+    acted = [policy.act({n: a[i] for n, a in shown.items()}, deterministic=True) for i in range(4)]
+    there = policy.base.policy.code.scale.to_robot(unit)
+    np.testing.assert_allclose(np.stack(acted), there, atol=1e-4)
+
+
 def kept_flow_of_two_ways(folder, rows, rng):
     """It goes left or right, with all rows, as its noise says."""
     params = {"rows": rows, "hidden": [32, 32], "steps": 4}
@@ -349,9 +370,9 @@ def test_of_two_ways_that_the_base_knows_the_better_one_is_chosen(tmp_path):
 def test_a_base_that_cannot_be_steered_is_refused_in_words(tmp_path):
     with pytest.raises(PolicyError, match="makes nothing from noise"):
         steered(kept(tmp_path))
-    given = kept(tmp_path, "flow", EYES)
-    with pytest.raises(PolicyError, match="sees numbers only"):
-        steered(given, EYES)
+    told = {**BASES["flow"], "language": {"tasks": {"a": "do a", "b": "do b"}}}
+    with pytest.raises(PolicyError, match="takes several tasks"):
+        steered(kept(tmp_path, "flow", NUMBERS, told))
     with pytest.raises(ConfigError, match="at most 4, those that the base plans"):
         steered({**kept_flow(tmp_path), "rows": 5})
     with pytest.raises(PolicyError, match="another file"):

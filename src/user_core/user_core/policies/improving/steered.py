@@ -85,7 +85,7 @@ class SteeredPolicy(TanhGaussianPolicy):
         spec: The robot's; elements of its actions may be choices.
 
     Raises:
-        PolicyError: The base does not make actions from noise, or looks at images.
+        PolicyError: The base does not make actions from noise, or is told its task.
         ConfigError: It does not plan so many rows.
     """
 
@@ -94,11 +94,11 @@ class SteeredPolicy(TanhGaussianPolicy):
     def __init__(self, config: SteeredConfig, spec: RobotSpec) -> None:
         self.base, self._shared = FrozenBase(config, spec), config.shared_noise
         base: Any = self.base.policy
-        if not hasattr(base, "act_from") or not base.acts_without_torch:
+        if not hasattr(base, "act_from") or base.tasks:
             raise PolicyError(
                 "base of steered", got=f"{config.base.plugin}, which "
-                + ("is no perceptron" if hasattr(base, "act_from") else "makes nothing from noise"),
-                expected="flow or diffusion that sees numbers only (backbone mlp)",
+                + ("takes several tasks" if base.tasks else "makes nothing from noise"),
+                expected="flow or diffusion of one task",
                 hint="The policy residual takes any base",
             )  # fmt: skip
         self._noise_shape: tuple[int, int] = base.noise().shape
@@ -118,6 +118,11 @@ class SteeredPolicy(TanhGaussianPolicy):
             ),
         )  # fmt: skip
 
+    @property
+    def acts_without_torch(self) -> bool:
+        """Where neither it nor the base looks at images."""
+        return super().acts_without_torch and self.base.policy.acts_without_torch
+
     def image_features(self) -> Mapping[str, FrozenFeatures]:
         """None: its base sees the same images, perhaps with another encoder."""
         return {}
@@ -136,5 +141,5 @@ class SteeredPolicy(TanhGaussianPolicy):
         base: Any = self.base.policy
         noise = super().act(observation, deterministic=deterministic)
         rows = np.broadcast_to(noise.reshape(-1, self._noise_shape[1]), self._noise_shape)
-        made: Array = base.act_from(observation, np.ascontiguousarray(rows))
+        made: Array = base.act_from(observation, np.array(rows, order="C"))
         return made[: self._rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ class SteeredNetwork:
     """A :class:`~user_core.policies.improving.steered.NoiseNetwork`: what else it is asked, the network of the
     noise answers.
 
-    Features end with what the base sees, normalised as it wants it.
+    Features end with what the base sees, as it wants it: normalised numbers, or all tokens of a transformer.
 
     Args:
         layout: Of the network that chooses.
@@ -42,7 +43,13 @@ class SteeredNetwork:
         self._action_numbers = rows * policy.spec.action.size
         self._code = ChunkCode(policy.spec, rows)
         self.code_numbers = rows * self._code.size
-        self._seen: int = policy.features.state_size
+        with torch.no_grad():
+            shown = {
+                n: np.zeros((1, *a.shape), a.dtype) for n, a in policy.spec.observation.items()
+            }
+            #: Shape of what the base sees, without rows.
+            self._seen_shape = self._base.context(self._base.inputs(shown)).shape[1:]
+        self._seen = int(self._seen_shape.numel())
 
     def __getattr__(self, name: str) -> Any:
         if name == "distribution" or name.startswith("_"):  # that of noise is none of actions
@@ -56,15 +63,16 @@ class SteeredNetwork:
         return self
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
-        """As those of :class:`TanhGaussianNetwork`, and ``base``, (B, O): what the base sees."""
-        found = self._chooser.inputs(observation)
-        return {**found, "base": self._base.inputs(observation)["state"]}
+        """As those of :class:`TanhGaussianNetwork`, and ``base``, (B, O): numbers that the base sees, and images that it
+        alone looks at."""
+        found, theirs = self._chooser.inputs(observation), self._base.inputs(observation)
+        return {**theirs, **found, "base": theirs["state"]}
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What actor and critics see, (B, F)."""
         with torch.no_grad():
-            seen = self._base.context({"state": inputs["base"]})
-        return torch.cat([self._chooser.encode(inputs), seen], 1)
+            seen = self._base.context({**inputs, "state": inputs["base"]})
+        return torch.cat([self._chooser.encode(inputs), seen.flatten(1)], 1)
 
     def noise(self, features: Tensor) -> ActionDistribution:
         """Of the noise, (B, N) in -1 to 1."""
@@ -77,7 +85,8 @@ class SteeredNetwork:
         chosen = (self.reach * noise).reshape(len(noise), -1, size)
         if self._shared:
             chosen = chosen.expand(-1, rows, -1)
-        made = self._base.generate_from(features[:, -self._seen :], chosen)
+        seen = features[:, -self._seen :].unflatten(1, self._seen_shape)
+        made = self._base.generate_from(seen, chosen)
         first: Tensor = made[:, : self._action_numbers]
         return first
 
