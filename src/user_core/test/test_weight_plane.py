@@ -352,6 +352,15 @@ def test_the_gpu_where_weights_lie_sends_them_if_it_can():
     assert made == [("a", 0, 1), ("unreachable", 0, 1), ("unreachable", 1, None), ("b", 1, None)]
 
 
+def test_where_sending_fails_the_next_version_is_fetched_but_not_because_the_learner_has_ended():
+    with Mappings(lambda handle, index, to=None: Mapped(handle, index)) as mappings:
+        for what, sends in (("weights of this host", True), ("cuMemcpyAsync", False)):
+            with pytest.raises(TransportError), mappings.mapped("a", 1, 0):
+                raise TransportError(what)
+            with mappings.mapped("a", 1, 0) as memory:
+                assert (memory.index == 0) == sends
+
+
 def test_a_learner_that_ends_in_order_waits_until_its_memory_is_unmapped():
     made = version_offers.version(1, 2, 10)
     mapped = []

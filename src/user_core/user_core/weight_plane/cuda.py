@@ -18,6 +18,9 @@ from user_core.runtime.closing import Closing
 
 _HANDLE_BYTES = 64
 _ENABLE_PEER_ACCESS = 1
+_ALREADY_ENABLED = 704
+#: What launches a copy, as errors name it.
+COPY = "cuMemcpyAsync"
 
 
 class _Handle(ctypes.Structure):
@@ -64,6 +67,12 @@ class _Driver:
         self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         return device.value, context
 
+    def let_reach(self, index: int) -> None:
+        """Let the GPU that calls are about write to another one's memory."""
+        code = self._library.cuCtxEnablePeerAccess(self.context(index)[1], 0)
+        if code != _ALREADY_ENABLED:
+            self.check("cuCtxEnablePeerAccess", code)
+
     @contextmanager
     def on(self, index: int) -> Iterator[None]:
         """Calls in the block are about this GPU."""
@@ -79,11 +88,24 @@ def _driver() -> _Driver:
     return _Driver()
 
 
+def number_of_gpu(uuid: str) -> int | None:
+    """Which number a GPU has in this process, by its :func:`uuid_of`; None: it is not visible here. Raises TransportError."""
+    count = ctypes.c_int()
+    _driver().call("cuDeviceGetCount", ctypes.byref(count))
+    # Their contexts are not made for that: each takes half a GB of its GPU.
+    return next((n for n in range(count.value) if _uuid(n) == uuid), None)
+
+
+def _uuid(index: int) -> str:
+    driver, device, found = _driver(), ctypes.c_int(), ctypes.create_string_buffer(16)
+    driver.call("cuDeviceGet", ctypes.byref(device), index)
+    driver.call("cuDeviceGetUuid", found, device)
+    return found.raw.hex()
+
+
 def uuid_of(index: int) -> str:
     """Which GPU that is, whatever number it has in this process; hexadecimal."""
-    driver, found = _driver(), ctypes.create_string_buffer(16)
-    driver.call("cuDeviceGetUuid", found, ctypes.c_int(driver.context(index)[0]))
-    return found.raw.hex()
+    return _uuid(index)
 
 
 class SharedGpuMemory(Closing):
@@ -129,12 +151,13 @@ class MappedGpuMemory(Closing):
     Args:
         handle: As that process got it.
         index: Number of the GPU here that copies; the memory may lie on another one of the host.
+        to: Number of the GPU that it copies to, where that is not the same: the one on which the memory lies then sends it.
 
     Raises:
         TransportError: It cannot be mapped: no such GPU is visible here, or neither reaches the other.
     """
 
-    def __init__(self, handle: str, index: int) -> None:
+    def __init__(self, handle: str, index: int, to: int | None = None) -> None:
         self.index = index
         try:
             raw = bytes.fromhex(handle)
@@ -144,19 +167,21 @@ class MappedGpuMemory(Closing):
             raise TransportError("handle of a GPU's memory", got=handle[:80], expected=f"{_HANDLE_BYTES} bytes")  # fmt: skip
         pointer, driver = ctypes.c_uint64(), _driver()
         with driver.on(index):
+            if to is not None and to != index:
+                driver.let_reach(to)
             driver.call(
                 "cuIpcOpenMemHandle_v2", ctypes.byref(pointer), _Handle.from_buffer_copy(raw),
                 ctypes.c_uint(_ENABLE_PEER_ACCESS),
             )  # fmt: skip
         self._pointer: int | None = pointer.value
-        self._launch = driver.launcher("cuMemcpyAsync")
+        self._launch = driver.launcher(COPY)
 
     def copy(self, offset: int, nbytes: int, target: int, stream: int) -> None:
-        """Launch a copy from there to an address of this process, on a stream of the GPU here. Raises TransportError."""
-        # The stream says on which GPU that is, whatever this thread is at.
+        """Launch a copy from there to an address of this process, on a stream of the GPU that copies. Raises TransportError."""
+        # The stream says which one that is, whatever this thread is at.
         code = self._launch(target, (self._pointer or 0) + offset, nbytes, stream)
         if code:
-            _driver().check("cuMemcpyAsync", code)
+            _driver().check(COPY, code)
 
     def close(self) -> None:
         """Unmap it; copies have ended. Idempotent."""

@@ -168,6 +168,8 @@ class Mappings(Closing):
         Raises:
             TransportError: It cannot be mapped.
         """
+        from user_core.weight_plane.cuda import COPY
+
         with self._lock:
             try:
                 memory = self._there.get((handle, index))
@@ -176,8 +178,10 @@ class Mappings(Closing):
                         self._there.pop(next(iter(self._there))).close()
                     memory = self._there[handle, index] = self._map(handle, index, sender)
                 yield memory
-            except BaseException:
+            except BaseException as error:
                 self._unmap()
+                if sender is not None and COPY in str(error):
+                    self._sends = False  # whatever it is, the next version is fetched
                 raise
 
     def _map(self, handle: str, index: int, sender: int | None) -> MappedGpuMemory:
@@ -282,7 +286,7 @@ class Taking(Closing):
             TransportError: The learner has ended, or what came is not what was offered. The network must not act.
         """
         from user_core.weight_plane import tensors
-        from user_core.weight_plane.cuda import uuid_of
+        from user_core.weight_plane.cuda import number_of_gpu, uuid_of
 
         gone, offer = ends(self._connection), self.offer
         device = tensors.check_targets(offer, targets)
@@ -293,9 +297,11 @@ class Taking(Closing):
         with ExitStack() as stack:
             if mappings is None:
                 mappings = stack.enter_context(Mappings())
-            with mappings.mapped(offer.handle, tensors.number_of(device)) as memory:
-                far = offer.gpu != uuid_of(tensors.number_of(device))
-                tensors.fill(offer, tensors.FromGpu(memory, far), targets, device, pace, gone)
+            number = tensors.number_of(device)
+            far = offer.gpu != uuid_of(number)
+            sender = number_of_gpu(offer.gpu) if far else None
+            memory = stack.enter_context(mappings.mapped(offer.handle, number, sender))
+            tensors.fill(offer, tensors.FromGpu(memory, far), targets, device, pace, gone)
 
     def taken(self, mappings: Mappings | None = None) -> None:
         """Tell the learner that all is here: it need not keep it. ``mappings`` end when the learner does."""
