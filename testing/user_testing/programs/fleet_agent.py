@@ -1,8 +1,9 @@
 """Program: the agents of one or more hosts, each with a robot and cores that are made up.
 
-    fleet_agent ENDPOINT HOST... [--credentials DIR] [--as HOST] [--clock-offset SECONDS] [--state DIR]
+    fleet_agent ENDPOINT HOST... [--credentials DIR] [--as HOST] [--clock-offset SECONDS] [--state DIR] [--alone SECONDS]
 
-With ``--start`` it runs what grants are for, ``set.command`` of a role's ``run``, by a shell, with the variable FENCING.
+With ``--start`` it runs what grants are for, ``set.command`` of a role's ``run``, by a shell, with the variable FENCING; it goes on for ``--alone``
+seconds without an agent.
 
 Prints a line for each change of what it is told and for each new reason why it refuses something, and at the end how often. ``--as`` speaks under the key
 of another host than it names: a forger.
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--clock-offset", type=float, default=0.0)
     parser.add_argument("--state", type=Path)
     parser.add_argument("--start", action="store_true")
+    parser.add_argument("--alone", type=float, default=30.0)
     arguments = parser.parse_args()
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -99,7 +101,8 @@ def main() -> None:
             state = arguments.state / f"{host}.json" if arguments.state else None
             runner: Any = Bookings()
             if arguments.start:
-                runner = Launcher(shell, arguments.state / f"uses_{host}", stop_s=5.0)
+                uses = arguments.state / f"uses_{host}"
+                runner = Launcher(shell, uses, stop_s=5.0, alone_s=arguments.alone)
                 launchers.append(runner)
             agent = Agent(
                 session, lambda host=host, life=life: report_of(host, life), host=host, life=life,

@@ -112,7 +112,7 @@ DRIVES = (
 def test_experiments_are_started_preempted_and_end_and_a_robot_has_one_driver(
     world: FleetWorld,
 ) -> None:
-    agent = world.agent("h1", "--start")
+    agent = world.agent("h1", "--start", "--alone", "2")
     world.is_there("h1")
     driven = world.folder / "driven"
     command = DRIVES.format(folder=world.folder)
@@ -130,7 +130,7 @@ def test_experiments_are_started_preempted_and_end_and_a_robot_has_one_driver(
     wait_until(lambda: len(lines()) == 1)
     submit("high", 5)
     wait_until(lambda: len(lines()) == 3, seen=lines)
-    agent.kill()  # what it has started ends with it
+    agent.kill()  # what it has started ends when no agent has come back for some time
     wait_until(lambda: len(lines()) == 4, seen=lines)
     agent.start()
     wait_until(lambda: len(lines()) == 5, seen=lines)  # the same grant again
