@@ -98,7 +98,7 @@ class Snapshot(Mapping[str, Array]):
                 for entry in self.layout.entries:
                     dtype = getattr(torch, entry.dtype)
                     if dtype.is_floating_point:
-                        values = self._flat[entry.offset : entry.end].view(dtype)
+                        values: Any = self._flat[entry.offset : entry.end].view(dtype)
                         for part in values.split(PIECE_BYTES):
                             self.pace()
                             found.append((entry.name, part.isfinite().all()))
@@ -364,7 +364,8 @@ class FromGpu:
     """
 
     def __init__(self, memory: MappedGpuMemory, far: bool) -> None:
-        self._memory, self.engine = memory, memory.index
+        self._memory = memory
+        self.engine: int | None = memory.index
         self.at_once, self.lanes = (_AFAR, _LANES) if far else (PIECE_BYTES, 1)
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
@@ -379,7 +380,9 @@ class FromFile:
         piece: Bytes of a piece, at most.
     """
 
-    at_once, lanes, engine = 0, 1, None
+    at_once: int = 0
+    lanes: int = 1
+    engine: int | None = None
 
     def __init__(self, data: Any, piece: int) -> None:
         self._data, self._piece = torch.from_numpy(np.frombuffer(data, np.uint8)), piece

@@ -115,8 +115,9 @@ class ShardedParameters:
             fully_shard(module, reshard_after_forward=not keep, **common)
         fully_shard(self._compute, **common)
         # In the order of the network. Where it computes in another one, what is gathered waits.
-        for number, module in enumerate(groups):
-            module.set_modules_to_forward_prefetch(groups[number + 1 : number + 1 + _AHEAD])
+        ahead: list[Any] = list(groups)
+        for number, module in enumerate(ahead):
+            module.set_modules_to_forward_prefetch(ahead[number + 1 : number + 1 + _AHEAD])
 
     def __call__(self, *arguments: Any) -> Any:
         """``compute`` of these, with whole parameters.
