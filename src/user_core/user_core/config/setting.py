@@ -275,11 +275,11 @@ def _schema(hint: Any, rule: Setting, handler: GetCoreSchemaHandler) -> CoreSche
     if hint is bool:
         return _unfit(core_schema.bool_schema(strict=True), hint)
     if hint is Path:
-        text = core_schema.no_info_before_validator_function(
+        place = core_schema.no_info_before_validator_function(
             lambda value: str(value) if isinstance(value, Path) else as_written(value),
             core_schema.str_schema(strict=True),
         )
-        return _unfit(core_schema.no_info_after_validator_function(Path, text), hint)
+        return _unfit(core_schema.no_info_after_validator_function(Path, place), hint)
     return handler.generate_schema(hint)  # another Config, Any
 
 

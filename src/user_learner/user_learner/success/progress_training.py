@@ -101,13 +101,14 @@ def train_progress(
 
     model = what_to_see(view, config)
     episodes = [e for e in labelled(view) if e.outcome.success]
-    courses, shares, left_out = None, [1.0], 0
+    courses: list[Array] = []
+    shares, left_out = [1.0], 0
     if config.stages:
         signals = [_signals(view, episode, config.stages) for episode in episodes]
-        courses, shares = progress_by_stages(signals, config.stage_steps)
-        left_out = sum(course is None for course in courses)
-        episodes = [e for e, course in zip(episodes, courses, strict=True) if course is not None]
-        courses = [course for course in courses if course is not None]
+        found, shares = progress_by_stages(signals, config.stage_steps)
+        episodes = [e for e, course in zip(episodes, found, strict=True) if course is not None]
+        courses = [course for course in found if course is not None]
+        left_out = len(found) - len(courses)
     if len(episodes) < 4:
         raise ConfigError(
             "successful episodes",
@@ -123,7 +124,7 @@ def train_progress(
         one, other = inputs_of(model, seen)
         images.append(one)
         numbers.append(other)
-        course = np.linspace(0, 1, rows) if courses is None else courses[number]
+        course: Array = courses[number] if courses else np.linspace(0, 1, rows)
         targets.append(course.astype(np.float32))
         which.append(np.full(rows, number))
     target, of = torch.from_numpy(np.concatenate(targets)), np.concatenate(which)

@@ -85,7 +85,7 @@ class SteeredNetwork:
         chosen = (self.reach * noise).reshape(len(noise), -1, size)
         if self._shared:
             chosen = chosen.expand(-1, rows, -1)
-        seen = features[:, -self._seen :].unflatten(1, self._seen_shape)
+        seen = features[:, -self._seen :].reshape(len(features), *self._seen_shape)
         made = self._base.generate_from(seen, chosen)
         first: Tensor = made[:, : self._action_numbers]
         return first
