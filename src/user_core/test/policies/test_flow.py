@@ -210,6 +210,16 @@ def test_what_a_teacher_sees_is_encoded_once_and_its_student_does_not_move_it():
         torch.testing.assert_close(one, other)
 
 
+def test_a_student_learns_from_noise_as_small_as_deterministic_chunks_begin_with():
+    network, noises = make(distill=True).network(), []
+    network.student.register_forward_pre_hook(lambda _, given: noises.append(given[1]))
+    inputs = network.inputs({"x": np.zeros((400, 3), np.float32)})
+    network.loss(inputs, torch.zeros((400, 8)), None, torch.Generator().manual_seed(0))
+    size = noises[0].flatten(1).square().mean(1).sqrt()
+    assert 0.4 < (size > 0.7).float().mean() < 0.8
+    assert (size < 0.25).float().mean() > 0.05
+
+
 def test_scales_that_weights_brought_stay():
     policy = make()
     learned(policy, 3)

@@ -18,7 +18,6 @@ from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.network import BatchModel, GenerativeNetwork, mean_of
 from user_core.policies.generative.objectives import Flow
 from user_core.policies.generative.velocity import PLAIN, Velocity
-from user_core.specs import Array
 
 #: What the names of the network begin with that learns from data.
 _TEACHER = "denoiser."
@@ -103,12 +102,12 @@ class FlowNetwork(GenerativeNetwork):
     def steps(self) -> int:
         return self.generation.steps if self.student is None else 1
 
-    def arrays(self) -> dict[str, Array]:
+    def tensors(self) -> dict[str, Tensor]:
         """What an actor needs: of a distilled flow the student alone."""
-        found = super().arrays()
+        found = super().tensors()
         if self.student is None:
             return found
-        return {name: a for name, a in found.items() if not name.startswith(_TEACHER)}
+        return {name: t for name, t in found.items() if not name.startswith(_TEACHER)}
 
     def loss(
         self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None,
@@ -116,7 +115,9 @@ class FlowNetwork(GenerativeNetwork):
     ) -> Tensor:  # fmt: skip
         """That of flow matching; distilled, also how far from the end of the steps the student's chunks are.
 
-        The second is the distillation of flow Q-learning (Park et al. 2025): noise goes to the same chunk in one step.
+        The second is the distillation of flow Q-learning (Park et al. 2025): noise goes to the same chunk in one step. Half
+        of the noise is smaller than usual, by any share: deterministic chunks begin with such (``deterministic_noise``), and
+        a student sees noise as it begins once only, without steps that would mend what it does not know.
         """
         if self.student is None:
             return super().loss(inputs, action, weight, generator)
@@ -124,6 +125,8 @@ class FlowNetwork(GenerativeNetwork):
         loss = self.loss_of(seen, action, weight, generator)
         shape = (len(action), self.rows, self.code.size)
         noise = torch.randn(shape, generator=generator, device=action.device)
+        size = torch.rand((len(action), 1, 1), generator=generator, device=action.device)
+        noise = noise * (2 * size).clamp_max(1)
         with torch.no_grad():
             model = BatchModel(self.denoiser, self.velocity, seen.detach())
             end = self.objective.sample(model, noise, self.generation.steps, self.bounds())
