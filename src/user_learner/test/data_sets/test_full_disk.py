@@ -3,10 +3,13 @@
 import os
 import subprocess
 from contextlib import closing
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from user_core.errors import StoreFull
+from user_learner.cli.data import main
 from user_learner.data.exporting import export_lerobot
 from user_learner.data.importing import import_data
 from user_learner.replay import StoreConfig, StoreReader, StoreWriter
@@ -47,3 +50,18 @@ def test_what_was_taken_stays_and_the_rest_comes_when_there_is_room(tmp_path, sm
     with StoreWriter(small / "back", config=SMALL) as writer:
         report = import_data(small / "v3", writer)
     assert (report.episodes, report.duplicates) == (40 - taken, taken)
+
+
+@pytest.mark.parametrize("kind", ["lerobot-v3", "hdf5", "mcap", "minari"])
+def test_an_export_to_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path, small, kind):
+    pytest.importorskip("h5py")
+    with StoreWriter(tmp_path / "store", config=QUICK) as writer:
+        fill(writer, Actor(1, schema=IMAGE_SCHEMA, chunk_rows=500), [Plan(100)] * 4)
+    words = ["export", str(tmp_path / "store"), str(small / "out"), "--format", kind]
+    (small / "fill").write_bytes(bytes(2**24 - 2**16))
+    out = StringIO()
+    assert main(words, Console(file=out, width=300, highlight=False)) == 2
+    assert "store_full: export to" in out.getvalue() and "Make room" in out.getvalue()
+    (small / "fill").unlink()
+    assert main(words, Console(file=out, width=300, highlight=False)) == 0
+    assert "4 episodes" in out.getvalue()

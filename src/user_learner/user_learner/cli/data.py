@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from user_core.command_line import Parser
-from user_core.errors import SuiteError
+from user_core.errors import StoreFull, SuiteError
 from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
 from user_learner.cli.data_check import add_check
@@ -34,6 +34,7 @@ from user_learner.data.mapping import load_mapping, propose, to_yaml
 from user_learner.data.source import Description, in_one_line, open_source
 from user_learner.edits import EditedEpisodes
 from user_learner.replay.config import CompressionConfig
+from user_learner.replay.index import is_full
 from user_learner.replay.writer import StoreWriter
 from user_learner.upkeep.compression import waits
 
@@ -245,13 +246,21 @@ def _export(options: argparse.Namespace, console: Console) -> int:
                 + (", ".join(f"{count} {name}" for name, count in there.items()) or "none"),
                 expected="at least one", hint="`user episodes ls` shows them",
             )  # fmt: skip
-    with counting(console, "exporting episodes") as update:
-        if options.format in _WHOLE:
-            report = _WHOLE[options.format](options.store, options.data, choice, update)
-        else:
-            report = export_lerobot(
-                options.store, options.data, choice, options.images, update, options.file_steps
-            )
+    try:
+        with counting(console, "exporting episodes") as update:
+            if options.format in _WHOLE:
+                report = _WHOLE[options.format](options.store, options.data, choice, update)
+            else:
+                report = export_lerobot(
+                    options.store, options.data, choice, options.images, update, options.file_steps
+                )
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise StoreFull(
+            f"export to {options.data}", got="a full disk", expected="room for it",
+            hint="Make room, then run the same command again: it continues, or begins anew where a format is one file",
+        ) from error  # fmt: skip
     console.print(
         f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.data}; "
         f"{report.duplicates:,} were there"

@@ -334,6 +334,11 @@ FULL_HINT = "Make room; it goes on by itself, and what was not acknowledged come
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether a disk, a quota or the size of a file is at its end; HDF5 says it in its text only."""
+    return error.errno in _FULL or any(f"errno = {number}," in str(error) for number in _FULL)
+
+
 def require_space(store: Path, nbytes: int) -> None:
     """Raise StoreFull unless so many bytes are free on the disk of a store."""
     disk = os.statvfs(store)
@@ -350,6 +355,6 @@ def require_space(store: Path, nbytes: int) -> None:
 def disk_error(store: Path, error: OSError) -> StoreError:
     """StoreFull for a disk, quota or file size that is full, StoreError for anything else."""
     what = f"cannot write to replay store {store}"
-    if error.errno in _FULL:
+    if is_full(error):
         return StoreFull(what, got=error.strerror, hint=FULL_HINT)
     return StoreError(what, got=error.strerror, hint="See the system log about this disk")
