@@ -9,6 +9,11 @@ packages in that folder, those of an earlier commit; and as a control from a sto
 each draw a yardstick is timed, a gather from two megabytes that nobody shares: what the machine does to it, it does to
 draws.
 
+    tools/run python benchmarks/store_for_weeks.py --steps 40000 --write-images IMAGES
+    tools/run python benchmarks/store_for_weeks.py --compress IMAGES
+
+says the same of draws beside compression, and
+
     tools/run python benchmarks/store_for_weeks.py --memory STORE STORE --times 5
 
 says what processes take that draw from stores, and that look after them, each opened several times, in turns.
@@ -38,10 +43,12 @@ from user_core.command_line import Parser
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome, TrajectorySchema
 from user_learner.replay import RetentionConfig, StoreConfig, StoreReader, StoreWriter
+from user_learner.replay.config import CompressionConfig
 from user_learner.replay.transfer import TransferReport, take
 from user_learner.sampling.pool import give_back_free_memory
 from user_learner.upkeep.apart import Apart
 from user_learner.upkeep.backup import backup
+from user_learner.upkeep.compression import compress
 from user_learner.upkeep.retention import retain
 from user_testing import systems
 
@@ -68,6 +75,12 @@ def main() -> None:
         return
     if options.memory:
         compare_memory([Path(store) for store in options.memory], options.times)
+        return
+    if options.write_images:
+        write_images(Path(options.write_images), options.steps, options.length)
+        return
+    if options.compress:
+        beside_compression(Path(options.compress), Path(options.folder))
         return
     if options.write:
         write(Path(options.write), 0, options.steps, options.length)
@@ -147,6 +160,27 @@ def beside_retention(whole: Path, folder: Path, keep: float, before: str) -> Non
     )
 
 
+def beside_compression(whole: Path, folder: Path) -> None:
+    """Draw from a copy of a store while its images are compressed, and from another copy meanwhile."""
+    shutil.rmtree(folder, ignore_errors=True)
+    store, control = folder / "compressed", folder / "control"
+    for copy in (store, control):
+        shutil.copytree(whole, copy, copy_function=linked)
+    beside = {
+        "sample beside compression": Watched(store, 0.0),
+        "sample meanwhile, control": Watched(control, 0.0),
+    }
+    started = time.perf_counter()
+    with Apart() as apart:  # as a replay node does
+        report = apart.call(compress, store, CompressionConfig(raw_bytes=0), 0)
+    seconds = time.perf_counter() - started
+    for name, watched in beside.items():
+        tell(name, **watched.end())
+    tell("compress", seconds=round(seconds, 1), segments=report.segments,
+         of_raw=round(report.nbytes / max(1, report.raw_nbytes), 3))  # fmt: skip
+    shutil.rmtree(folder)
+
+
 def parser() -> Parser:
     whole = Parser(description=__doc__)
     whole.add_argument("--steps", type=int, default=10_000_000)
@@ -156,6 +190,10 @@ def parser() -> Parser:
     whole.add_argument("--before", default="", help="src of an earlier commit, to compare with")
     whole.add_argument("--keep", type=float, default=0.6, help="share of the rows, by retention")
     whole.add_argument("--write", default="", help="write a store there, and nothing else")
+    whole.add_argument("--write-images", default="", help="write a store with images there only")
+    whole.add_argument(
+        "--compress", default="", help="draw beside compression of a copy of it only"
+    )
     whole.add_argument("--store", default="", help="draw beside retention in copies of it only")
     whole.add_argument("--memory", nargs="+", default=[], help="say only what these stores take")
     whole.add_argument("--times", type=int, default=5, help="how often each is opened for that")
@@ -350,17 +388,18 @@ def compare_memory(stores: list[Path], times: int) -> None:
 
 
 def settle(store: Path) -> dict[str, Any]:
-    """Draw until the cache is full and some more; memory before, at its most, and when it has settled."""
+    """Draw until the cache is full and takes no more; memory before, at its most, and when it has settled."""
     from user_learner.sampling import ReplaySource, SamplerConfig
 
     gc.collect()
     give_back_free_memory()
     before, most = dirty_mb(), 0.0
     with ReplaySource(store, SamplerConfig(memory_bytes=256 * 2**20)) as source:
-        end = time.perf_counter() + 12.0
-        while time.perf_counter() < end:
+        end, grown = time.perf_counter() + 180.0, time.perf_counter()
+        while time.perf_counter() < min(end, grown + 6.0):  # a busy machine fills it slowly
             source.sample(256)
-            most = max(most, private_mb())
+            if private_mb() > most + 0.5:
+                most, grown = private_mb(), time.perf_counter()
             time.sleep(0.005)
         gc.collect()
         give_back_free_memory()
@@ -413,6 +452,34 @@ def write(store: Path, start: int, stop: int, length: int) -> None:
             )  # fmt: skip
             episode = RecordedEpisode(key, EpisodeSource.ONLINE, columns, result, "arm", "t")
             take(writer, episode, SCHEMA.hash, report)
+    if report.skipped:
+        raise SystemExit(report.skipped[0])
+
+
+def write_images(store: Path, steps: int, length: int) -> None:
+    """Episodes with an image of 64 x 64: a gradient that moves, and a little noise."""
+    spec = RobotSpec(
+        "arm", {"image": ArraySpec((64, 64, 3), "uint8")}, ArraySpec((2,), low=-1.0, high=1.0),
+        ActionKind.GENERIC, period_s=0.1,
+    )  # fmt: skip
+    schema, report = TrajectorySchema.of(spec), TransferReport()
+    random, rows = np.random.default_rng(0), length + 1
+    noise = random.integers(0, 3, (rows, 64, 64, 3), np.uint8)
+    place = np.add.outer(np.arange(64), np.arange(64))[..., None] + np.array([0, 40, 80])
+    with StoreWriter(store, schema, StoreConfig(durability="kernel")) as writer:
+        for number in range(steps // length):
+            columns = {n: np.zeros((rows, *s.shape), s.dtype) for n, s in schema.columns.items()}
+            columns["final"][-1] = columns["truncated"][-2] = True
+            moved = place[None] + (np.arange(rows) + number)[:, None, None, None]
+            columns["observation.image"] = moved.astype(np.uint8) + noise
+            columns["stamp_ns"] = (number * rows + np.arange(rows, dtype=np.int64)) * 10**8
+            key = EpisodeKey("weeks", 1, number)
+            result = EpisodeResult(
+                key, EpisodeSource.ONLINE, Outcome.TIMEOUT, length, 0.0, interventions=0,
+                start_ns=0, end_ns=1, reason="",
+            )  # fmt: skip
+            episode = RecordedEpisode(key, EpisodeSource.ONLINE, columns, result, "arm", "t")
+            take(writer, episode, schema.hash, report)
     if report.skipped:
         raise SystemExit(report.skipped[0])
 
