@@ -62,6 +62,41 @@ def stirred(policy):
     return policy
 
 
+@pytest.mark.parametrize(
+    ("name", "params"), [("flow", {}), ("flow", {"distill": True}), ("diffusion", {}), ("act", {})]
+)
+def test_one_that_is_filled_in_place_acts_as_one_that_loads(name, params):
+    policy, other = (make(name, EYES, seed=0, **params) for _ in range(2))
+    source = {
+        k: a * 1.5 if "scale" in k else a + 0.1
+        for k, a in make(name, EYES, seed=5, **params).arrays().items()
+    }
+    seen = {n: EYES.observation[n].zeros() for n in EYES.observation}
+    before = policy.act(seen, deterministic=True)
+    addresses = [p.data_ptr() for p in policy._network.parameters()]
+    with policy.in_place() as tensors:
+        assert tensors.keys() == source.keys() == policy.arrays().keys()
+        for key, tensor in tensors.items():
+            tensor.copy_(torch.from_numpy(source[key]))
+    other.load(source)
+    assert addresses == [p.data_ptr() for p in policy._network.parameters()]
+    planned = policy.act(seen, deterministic=True)
+    np.testing.assert_array_equal(planned, other.act(seen, deterministic=True))
+    assert (planned != before).any()
+    for key, array in policy.arrays().items():
+        np.testing.assert_array_equal(array, source[key])
+    with pytest.raises(PolicyError, match="shapes"):
+        policy.load({k: a[..., None] for k, a in source.items()})
+    copied = policy.network().tensors()
+    np.testing.assert_array_equal(copied["action_scale"].numpy(), source["action_scale"])
+    policy.load(source)
+    np.testing.assert_array_equal(planned, policy.act(seen, deterministic=True))
+
+
+def test_one_that_acts_without_torch_is_not_filled_in_place():
+    assert make("flow").in_place() is None
+
+
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
 @pytest.mark.parametrize("prefix", [0, 2])
 def test_the_light_form_does_what_the_network_does(name, prefix):
