@@ -64,10 +64,8 @@ def has_words(batch: Mapping[str, Tensor]) -> bool:
 
 def drawn_by_host(policy: Any, rows: int, device: torch.device) -> dict[str, Tensor]:
     """What a loss of LeRobot would draw on the host for so many rows, from torch's generator as it is now; by name."""
-    model = getattr(policy, "model", None)
-    if not hasattr(model, "sample_time"):
-        return {}
-    return {_TIMES: model.sample_time(rows, device)}
+    draw = getattr(getattr(policy, "model", None), "sample_time", None)
+    return {} if draw is None else {_TIMES: draw(rows, device)}
 
 
 @contextmanager

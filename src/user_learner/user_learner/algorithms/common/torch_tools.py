@@ -548,7 +548,7 @@ class FlatAdam:
     def _step_loose(self) -> None:
         """The same from gradients as autograd made them, piece by piece; then they are let go."""
         parameters, moments = self._parameters, self._moments
-        norms = []
+        norms: list[Tensor] = []
         for _, grads in parameters.pieces():
             parameters.between()
             if grads:
