@@ -64,6 +64,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Ended by SIGTERM (`timeout`, a CI job that is cancelled), the fixtures end what they started.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    # Beside other work an example takes what it takes; hypothesis would fail after 0.2 s, or after 1 s of drawing.
+    if find_spec("hypothesis") is not None:
+        from hypothesis import HealthCheck, settings
+
+        slow = [HealthCheck.too_slow]
+        settings.register_profile("unhurried", deadline=None, suppress_health_check=slow)
+        settings.load_profile("unhurried")
     # A domain per test session, so that sessions beside each other do not meet. Tests that need
     # one of their own take the fixture `ros_domain`.
     os.environ["ROS_DOMAIN_ID"] = str(claim_domain().number)
