@@ -241,8 +241,8 @@ class RosbagSource:
     def _around(self, recording: Recording, episode: Cut) -> Iterator[Message]:
         start_ns = episode.start_ns - recording.warm_up_ns
         # nothing of what was recorded twice flows into the motion after it
-        before = [last + 1 for _, last in self._twice if last < episode.start_ns]
-        start_ns = max([start_ns, *before])
+        ends = [last + 1 for _, last in self._twice if last < episode.start_ns]
+        start_ns = max([start_ns, *ends])
         kept = recording.kept_topics
         flows = [self._messages(kept, 0, start_ns)] if kept else []
         for topic, times in self._about.items():
@@ -315,7 +315,8 @@ def once(episode: Cut, twice: Sequence[tuple[int, int]], least_ns: int) -> list[
         twice: Spans of time, from and to, sorted.
         least_ns: Shorter parts are none.
     """
-    parts, start_ns = [], episode.start_ns
+    parts: list[Cut] = []
+    start_ns = episode.start_ns
     for first, last in twice:
         if last < start_ns or episode.end_ns < first:
             continue
