@@ -27,7 +27,7 @@ from user_core.policies.generative.config import GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
 from user_core.policies.generative.objectives import Guided, Model
 from user_core.policies.generative.policy import PlainFlowPolicy
-from user_core.policies.language.config import with_advantage_in_words
+from user_core.policies.language.config import TOLD, with_advantage_in_words
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
 from user_core.types import Task
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:  # imported when it is asked for, with torch
     from torch import Tensor
 
     from user_core.policies.improving.advantage_network import AdvantageNetwork, ToldNetwork
-
-#: The observation that tells it to a policy that reads no words, (1,).
-TOLD = "advantage"
 
 
 class AdvantageFlowConfig(GenerativeConfig):

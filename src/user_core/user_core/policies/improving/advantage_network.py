@@ -15,8 +15,7 @@ from user_core.interfaces import PolicyNetwork
 from user_core.policies.features import FeatureLayout
 from user_core.policies.generative.network import GenerativeNetwork
 from user_core.policies.generative.objectives import Guided, Model
-from user_core.policies.improving.advantage import TOLD
-from user_core.policies.language.config import ADVANTAGE, TASK
+from user_core.policies.language.config import ADVANTAGE, TASK, TOLD
 from user_core.policies.torch_policy import batch_inputs
 from user_core.specs import Arrays, RobotSpec
 

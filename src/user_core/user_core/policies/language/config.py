@@ -11,6 +11,8 @@ from user_core.config import Config, setting
 TASK, INSTRUCTION = "@task", "@instruction"
 #: And how good what it did was, (B,): 1 for better than usual, -1 for not, 0 where nothing is said.
 ADVANTAGE = "@advantage"
+#: The observation that tells it to a policy that reads no words, (1,).
+TOLD = "advantage"
 #: Numbers of an embedding.
 INSTRUCTION_SIZE = 384
 
