@@ -263,6 +263,7 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     starts = [line for line in lines if line["way"] == "start"]
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.0), sharey=True, layout="constrained")
@@ -279,10 +280,11 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
             axis.plot(at, [share.rate for share in shares], "o-", ms=4, color=colour, label=way)
             axis.fill_between(at, low, high, color=colour, alpha=0.13, lw=0)
         axis.set_xlabel(label)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.grid(alpha=0.3)
         axis.set_ylim(-0.03, 1.03)
     axes[0].set_ylabel(f"success of {lines[0]['episodes']} starts")
-    axes[0].legend(loc="upper left")
+    axes[0].legend(loc="center right")
     figure.savefig(path, dpi=110)
 
 
