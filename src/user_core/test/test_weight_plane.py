@@ -593,11 +593,13 @@ def offer_of(snapshot):
     return wire.Offer(1, "h" * 64, "c", 1, 1, 1, "gpu", snapshot.layout, snapshot.sums())
 
 
-def filled(snapshot, targets, pace=lambda: None, gone=lambda: False, flat=None, at_once=1):
+def filled(
+    snapshot, targets, pace=lambda: None, gone=lambda: False, flat=None, at_once=1, places=None
+):
     from user_core.weight_plane.tensors import check_targets, fill
 
     offer, source = offer_of(snapshot), FromFlat(snapshot._flat if flat is None else flat, at_once)
-    fill(offer, source, targets, check_targets(offer, targets), pace, gone)
+    fill(offer, source, targets, check_targets(offer, targets), pace, gone, places)
     return source
 
 
@@ -618,6 +620,25 @@ def test_small_arrays_travel_together_and_arrive_where_they_belong(
     assert {name: tensor.data_ptr() for name, tensor in targets.items()} == places
     assert len(source.copies) == 5  # four large ones, and the rest at once
     assert sum(size for _, size in source.copies) <= taken.layout.total
+
+
+def test_what_was_found_out_about_a_network_serves_the_next_version(snapshots, mixed):
+    targets = {name: torch.zeros_like(tensor) for name, tensor in mixed.items()}
+    targets["2.weight"] = torch.zeros(MANY + 2, 2)[:, 0]
+    other = {name: torch.zeros_like(tensor) for name, tensor in mixed.items()}
+    with Mappings() as mappings:
+        for change in range(3):
+            version = {name: tensor + (tensor.is_floating_point() and change) for name, tensor in mixed.items()}  # fmt: skip
+            taken = snapshots.take(version)
+            for network in (targets, other):
+                places = mappings.places(taken.layout, network)
+                assert len(places) == (0 if not change else 3 if network is targets else 4)
+                filled(taken, network, places=places)
+                for name, tensor in version.items():
+                    assert torch.equal(network[name], tensor), name
+            taken.release()
+        moved = {**targets, "0.weight": targets["0.weight"].clone()}
+        assert not mappings.places(taken.layout, moved)
 
 
 def test_what_comes_in_float32_is_rounded_where_the_network_has_bfloat16(snapshots, mixed):

@@ -41,6 +41,8 @@ if TYPE_CHECKING:  # with torch
     from user_core.weight_plane.cuda import MappedGpuMemory
 
 _log = logging.getLogger(__name__)
+#: Those that take turns.
+_POLICIES = 2
 #: How long the learner may take to bring a version into memory, seconds; and how often it is looked meanwhile whether the
 #: version is still wanted.
 _ANSWER_S, _LOOK_S = 60.0, 0.05
@@ -150,6 +152,7 @@ class Mappings(Closing):
         self._make, self._most, self._sends = make, most, True
         self._lock = threading.Lock()
         self._there: dict[tuple[str, int], MappedGpuMemory] = {}
+        self._places: dict[Any, dict[int, tuple[Tensor, Tensor]]] = {}
         self._owner = ""
         self._line: socket.socket | None = None
 
@@ -184,6 +187,17 @@ class Mappings(Closing):
                     self._sends = False  # whatever it is, the next version is fetched
                 raise
 
+    def places(
+        self, layout: Layout, targets: Mapping[str, Tensor]
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """What was found out about a network when it was filled last; of both policies that take turns."""
+        key = layout.name, tuple((n, t.data_ptr(), t.dtype, t.shape) for n, t in targets.items())
+        found = self._places.pop(key, {})
+        self._places[key] = found
+        while len(self._places) > _POLICIES:
+            self._places.pop(next(iter(self._places)))
+        return found
+
     def _map(self, handle: str, index: int, sender: int | None) -> MappedGpuMemory:
         from user_core.weight_plane.cuda import MappedGpuMemory
 
@@ -214,6 +228,7 @@ class Mappings(Closing):
         with self._lock:
             self._unmap()
             line, self._line, self._owner = self._line, None, ""
+            self._places.clear()
         _end(line)
 
     def _watch(self, connection: socket.socket) -> None:
@@ -301,7 +316,8 @@ class Taking(Closing):
             far = offer.gpu != uuid_of(number)
             sender = number_of_gpu(offer.gpu) if far else None
             memory = stack.enter_context(mappings.mapped(offer.handle, number, sender))
-            tensors.fill(offer, tensors.FromGpu(memory, far), targets, device, pace, gone)
+            source, places = tensors.FromGpu(memory, far), mappings.places(offer.layout, targets)
+            tensors.fill(offer, source, targets, device, pace, gone, places)
 
     def taken(self, mappings: Mappings | None = None) -> None:
         """Tell the learner that all is here: it need not keep it. ``mappings`` end when the learner does."""

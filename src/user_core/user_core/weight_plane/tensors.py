@@ -84,7 +84,7 @@ class Snapshot(Mapping[str, Array]):
                 found = _Sums(len(self.layout.pieces), self.device)
                 for piece in self.layout.pieces:
                     pace()
-                    found.add(self._flat[piece.offset : piece.offset + piece.nbytes])
+                    found.add(_numbers(self._flat[piece.offset : piece.offset + piece.nbytes]))
                 return found.values()
 
     def not_finite(self) -> list[str]:
@@ -280,15 +280,21 @@ class _Sums:
         self._found = torch.zeros(count, dtype=torch.int64, device=device)
         self._next = iter(self._found.unbind())
 
-    def add(self, piece: Tensor) -> None:
-        """The next one, as its bytes."""
-        if len(piece) % 4 == 0:
-            piece = (piece.clone() if piece.data_ptr() % 4 else piece).view(torch.int32)
-        torch.sum(piece, 0, dtype=torch.int64, out=next(self._next))
+    def add(self, numbers: Tensor) -> None:
+        """The next one, as :func:`_numbers` gives it."""
+        if numbers.dtype == torch.uint8 and len(numbers) % 4 == 0:  # which lies oddly
+            numbers = numbers.clone().view(torch.int32)
+        torch.sum(numbers, 0, dtype=torch.int64, out=next(self._next))
 
     def values(self) -> tuple[int, ...]:
         """All of them; waits."""
         return tuple(self._found.tolist())
+
+
+def _numbers(piece: Tensor) -> Tensor:
+    """Bytes, four as one number where that can be."""
+    by_four = len(piece) % 4 == 0 and piece.data_ptr() % 4 == 0
+    return piece.view(torch.int32) if by_four else piece
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -471,31 +477,44 @@ class _Landing:
         behind: The stream that sums up pieces, and brings them to their places after that; None on a CPU.
         lanes: The streams on which they come.
         size: Bytes of a piece, at most.
+        places: Of pieces that go where they belong at once, by their offsets. To make them anew for each version would take
+            the processor longer than a copy.
     """
 
     def __init__(
-        self, targets: Mapping[str, Tensor], behind: Any, lanes: list[Any], size: int
-    ) -> None:
+        self, targets: Mapping[str, Tensor], behind: Any, lanes: list[Any], size: int,
+        places: dict[int, tuple[Tensor, Tensor]],
+    ) -> None:  # fmt: skip
         self._targets, self._behind, self._lanes, self._size = targets, behind, lanes, size
+        self._places = places
         self._whole = dict[
             str, Tensor
         ]()  # of tensors whose numbers do not lie in order, or are rounded
         self._beside: list[tuple[Tensor, Any]] = []
 
-    def place(self, piece: Piece, lane: Any) -> Tensor:
-        """For the bytes of a piece that comes on a stream."""
+    def place(self, piece: Piece, lane: Any) -> tuple[Tensor, Tensor]:
+        """For the bytes of a piece that comes on a stream, and the same as numbers to be summed up."""
+        found = self._places.get(piece.offset)
+        if found is not None:
+            return found
         if _is_joined(piece):
-            return self._place_beside(piece.nbytes, lane)
+            there = self._place_beside(piece.nbytes, lane)
+            return there, _numbers(there)
         entry = piece.entries[0]
         target = self._targets[entry.name].detach()
-        if not _is_direct(entry, target):
+        direct = _is_direct(entry, target)
+        if not direct:
             if not piece.start:
                 like = _like(entry, target)
                 self._whole[entry.name] = torch.empty(entry.shape, dtype=like, device=target.device)
                 for one in filter(None, self._lanes):
                     one.wait_stream(self._behind)  # which has had this memory before
             target = self._whole[entry.name]
-        return _bytes(target)[piece.start : piece.start + piece.nbytes]
+        there = _bytes(target)[piece.start : piece.start + piece.nbytes]
+        found = there, _numbers(there)
+        if direct:
+            self._places[piece.offset] = found
+        return found
 
     def came(self, piece: Piece, there: Tensor) -> None:
         """It is there, and was summed up: behind that it goes to where it belongs."""
@@ -537,7 +556,7 @@ class _Landing:
 
 def fill(
     offer: Offer, source: Source, targets: Mapping[str, Tensor], device: torch.device, pace: Callable[[], object],
-    gone: Callable[[], bool],
+    gone: Callable[[], bool], places: dict[int, tuple[Tensor, Tensor]] | None = None,
 ) -> None:  # fmt: skip
     """Fill a network that does not act, in place, piece by piece, and compare what came with the checksums.
 
@@ -550,6 +569,7 @@ def fill(
         device: Where they are, as :func:`check_targets` has found.
         pace: Called before each piece; may wait.
         gone: Whether who offers has ended.
+        places: What was found out about these targets, in the layout of this offer; to be kept for the next version.
 
     Raises:
         TransportError: Who offers has ended, or what came is not what was offered.
@@ -561,7 +581,9 @@ def fill(
         for lane in lanes:
             lane.wait_stream(summing)
     ring = _Ring(summing, max(_UNDER_WAY, source.lanes * source.at_once))
-    landing = _Landing(targets, summing, lanes, offer.layout.piece)
+    landing = _Landing(
+        targets, summing, lanes, offer.layout.piece, {} if places is None else places
+    )
     try:
         with torch.cuda.stream(summing), torch.no_grad():
             sums = _Sums(len(offer.sums), device)
@@ -572,12 +594,12 @@ def fill(
                         "weights of this host", got="the learner has ended", expected="the rest of them"
                     )  # fmt: skip
                 lane = lanes[number % len(lanes)]
-                places = [landing.place(piece, lane) for piece in pieces]
-                for piece, place in zip(pieces, places, strict=True):
+                there = [landing.place(piece, lane) for piece in pieces]
+                for piece, (place, _) in zip(pieces, there, strict=True):
                     source.copy(piece.offset, place, lane)
                 ring.copied(lane, sum(piece.nbytes for piece in pieces))
-                for piece, place in zip(pieces, places, strict=True):
-                    sums.add(place)
+                for piece, (place, numbers) in zip(pieces, there, strict=True):
+                    sums.add(numbers)
                     landing.came(piece, place)
                 ring.limit()
             found = sums.values()
