@@ -401,3 +401,15 @@ def test_beyond_this_machine_it_takes_tls_or_somebodys_word():
     with pytest.raises(ConfigError, match="without TLS"):
         ConsoleConfig(host="0.0.0.0")  # noqa: S104
     assert ConsoleConfig(host="0.0.0.0", plain=True).port == 7460  # noqa: S104
+
+
+def test_who_may_and_asks_for_a_page_is_noticed_before_it_is_made(far):
+    _, given = far
+    asked, tokens = [], far[0]._access
+    guard = Guard(behind, tokens, secure=True, on_page=lambda: asked.append(1))
+    run(guard, scope(path="/", host="lab:1"))
+    assert not asked
+    cookie = f"{COOKIE}={given[Role.LOOK]}"
+    for path in ("/", "/_nicegui/a.js", STOP_PATH):
+        run(guard, scope(path=path, host="lab:1", cookie=cookie))
+    assert asked == [1]

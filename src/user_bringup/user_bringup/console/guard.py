@@ -149,6 +149,7 @@ class Guard:
         access: Who may what.
         secure: Whether browsers come by TLS: cookies then travel by it alone.
         proxied: Whether they come by a proxy.
+        on_page: Called when somebody who may asks for a page, before it is made; must not wait.
 
     Attributes:
         refused: Requests and websockets that were refused.
@@ -157,7 +158,15 @@ class Guard:
         gate: What connections come through, before there is anything to ask of them.
     """
 
-    def __init__(self, app: Any, access: Access, secure: bool, proxied: bool = False) -> None:
+    def __init__(
+        self,
+        app: Any,
+        access: Access,
+        secure: bool,
+        proxied: bool = False,
+        on_page: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_page = on_page
         self._app, self._access, self._secure = app, access, secure
         self._guesses: dict[str, RateLimit] = {}
         self._crowd, self.gate = _Crowd(), Gate(proxied)
@@ -192,6 +201,7 @@ class Guard:
             if self._crowd.takes_request(name, path):
                 alone = path != STOP_PATH and not path.startswith(_FILES)
                 if alone:
+                    self._on_page()
                     await _one_by_one(self._crowd.page(name), self._app, scope, receive, send)
                 else:
                     await self._app(scope, receive, send)

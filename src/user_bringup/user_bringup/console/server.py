@@ -61,7 +61,9 @@ class ConsoleServer:
         secure = bool(config.tls.certificate)
         sys.setswitchinterval(min(_SWITCH_S, sys.getswitchinterval()))
         app = self._app = _application(self.console)
-        self.guard = Guard(app, self.console.access, secure, proxied=config.plain)
+        # On a full machine a page of what runs takes long to make and load, for who gives way to others.
+        looks = self.console.precedence.look if self.console.graph is not None else lambda: None
+        self.guard = Guard(app, self.console.access, secure, config.plain, looks)
         options = uvicorn.Config(
             self.guard,
             http=_gated(self.guard.gate),
