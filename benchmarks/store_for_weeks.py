@@ -466,7 +466,8 @@ def write_images(store: Path, steps: int, length: int) -> None:
     random, rows = np.random.default_rng(0), length + 1
     noise = random.integers(0, 3, (rows, 64, 64, 3), np.uint8)
     place = np.add.outer(np.arange(64), np.arange(64))[..., None] + np.array([0, 40, 80])
-    with StoreWriter(store, schema, StoreConfig(durability="kernel")) as writer:
+    config = StoreConfig(durability="kernel", segment_bytes=16 * 2**20)  # many full ones
+    with StoreWriter(store, schema, config) as writer:
         for number in range(steps // length):
             columns = {n: np.zeros((rows, *s.shape), s.dtype) for n, s in schema.columns.items()}
             columns["final"][-1] = columns["truncated"][-2] = True
