@@ -151,7 +151,7 @@ class Mappings(Closing):
     def __init__(self, make: Callable[..., MappedGpuMemory] | None = None, most: int = 3) -> None:
         self._make, self._most, self._sends = make, most, True
         self._lock = threading.Lock()
-        self._there: dict[tuple[str, int], MappedGpuMemory] = {}
+        self._there: dict[tuple[str, int], list[MappedGpuMemory]] = {}
         self._places: dict[Any, dict[int, tuple[Tensor, Tensor]]] = {}
         self._owner = ""
         self._line: socket.socket | None = None
@@ -159,14 +159,14 @@ class Mappings(Closing):
     @contextmanager
     def mapped(
         self, handle: str, index: int, sender: int | None = None
-    ) -> Iterator[MappedGpuMemory]:
-        """Memory, for copies in the block. After an error there nothing stays mapped.
+    ) -> Iterator[list[MappedGpuMemory]]:
+        """Memory, for copies in the block, by each GPU that can make them. After an error there nothing stays mapped.
 
         Args:
             handle: As the learner has it.
             index: Number of the GPU here that it is copied to.
-            sender: Number of the GPU here on which it lies, where that is another: its copy engines are to send it, if
-                they can reach the other.
+            sender: Number of the GPU here on which it lies, where that is another: it is to send as well, if it can reach
+                the other.
 
         Raises:
             TransportError: It cannot be mapped.
@@ -175,12 +175,12 @@ class Mappings(Closing):
 
         with self._lock:
             try:
-                memory = self._there.get((handle, index))
-                if memory is None:
+                memories = self._there.get((handle, index))
+                if memories is None:
                     while len(self._there) >= self._most:
-                        self._there.pop(next(iter(self._there))).close()
-                    memory = self._there[handle, index] = self._map(handle, index, sender)
-                yield memory
+                        _close(self._there.pop(next(iter(self._there))))
+                    memories = self._there[handle, index] = self._map(handle, index, sender)
+                yield memories
             except BaseException as error:
                 self._unmap()
                 if sender is not None and COPY in str(error):
@@ -198,18 +198,17 @@ class Mappings(Closing):
             self._places.pop(next(iter(self._places)))
         return found
 
-    def _map(self, handle: str, index: int, sender: int | None) -> MappedGpuMemory:
+    def _map(self, handle: str, index: int, sender: int | None) -> list[MappedGpuMemory]:
         from user_core.weight_plane.cuda import MappedGpuMemory
 
         make: Any = self._make or MappedGpuMemory
+        found: list[MappedGpuMemory] = [make(handle, index)]
         if sender is not None and self._sends:
             try:
-                found: MappedGpuMemory = make(handle, sender, index)
-                return found
+                found.append(make(handle, sender, index))
             except TransportError as error:  # no room for a context there, no way from it to here
                 self._sends = False
                 _log.info("weights are fetched, and not sent, by copy engines: %s", error)
-        found = make(handle, index)
         return found
 
     def follow(self, owner: str, connection: socket.socket) -> None:
@@ -243,7 +242,12 @@ class Mappings(Closing):
 
     def _unmap(self) -> None:
         while self._there:
-            self._there.popitem()[1].close()
+            _close(self._there.popitem()[1])
+
+
+def _close(memories: list[MappedGpuMemory]) -> None:
+    for memory in memories:
+        memory.close()
 
 
 def _end(connection: socket.socket | None) -> None:
@@ -315,9 +319,9 @@ class Taking(Closing):
             number = tensors.number_of(device)
             far = offer.gpu != uuid_of(number)
             sender = number_of_gpu(offer.gpu) if far else None
-            memory = stack.enter_context(mappings.mapped(offer.handle, number, sender))
-            source, places = tensors.FromGpu(memory, far), mappings.places(offer.layout, targets)
-            tensors.fill(offer, source, targets, device, pace, gone, places)
+            memories = stack.enter_context(mappings.mapped(offer.handle, number, sender))
+            places = mappings.places(offer.layout, targets)
+            tensors.fill(offer, tensors.FromGpu(memories, far), targets, device, pace, gone, places)
 
     def taken(self, mappings: Mappings | None = None) -> None:
         """Tell the learner that all is here: it need not keep it. ``mappings`` end when the learner does."""

@@ -322,25 +322,27 @@ class _Ring:
 
     def __init__(self, summing: Any, under_way: int = _UNDER_WAY) -> None:
         self._summing, self._under_way = summing, under_way
-        self._free, self._used, self._bytes = list[Any](), deque[tuple[Any, int]](), 0
+        self._free: dict[Any, list[Any]] = {}  # by the stream: an event belongs to its GPU
+        self._used, self._bytes = deque[tuple[Any, Any, int]](), 0
 
     def copied(self, lane: Any, nbytes: int) -> None:
         """The copy of another has been launched on a stream; its sum is launched next."""
         if lane is None:
             return
-        done = self._free.pop() if self._free else _event()
+        free = self._free.setdefault(lane, [])
+        done = free.pop() if free else _event()
         done.record(lane)
         if self._summing is not lane:
             self._summing.wait_event(done)
-        self._used.append((done, nbytes))
+        self._used.append((lane, done, nbytes))
         self._bytes += nbytes
 
     def limit(self) -> None:
         """Return when few bytes are under way."""
         while self._bytes > self._under_way:
-            first, size = self._used.popleft()
+            lane, first, size = self._used.popleft()
             first.synchronize()
-            self._free.append(first)
+            self._free[lane].append(first)
             self._bytes -= size
 
 
@@ -349,13 +351,11 @@ class Source(Protocol):
 
     Attributes:
         at_once: Bytes of pieces that are launched together, about; what is more than one piece waits together, too.
-        lanes: Streams on which they come in turn.
-        engine: Number of the GPU that copies; None: that of the network.
+        engines: Numbers of the GPUs that copy in turn, each on a stream of its own; None: that of the network.
     """
 
     at_once: int
-    lanes: int
-    engine: int | None
+    engines: tuple[int | None, ...]
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
         """Launch a copy of the bytes at an offset to a contiguous tensor, on a stream; None: at once."""
@@ -365,17 +365,20 @@ class FromGpu:
     """A GPU's memory that another process shares.
 
     Args:
-        memory: It, mapped.
+        memories: It, mapped for each GPU that is to copy: for the one that gets it, and for the one where it lies, if that can
+            send it. Both in turn are faster than either.
         far: Whether it is another GPU's than the network.
     """
 
-    def __init__(self, memory: MappedGpuMemory, far: bool) -> None:
-        self._memory = memory
-        self.engine: int | None = memory.index
-        self.at_once, self.lanes = (_AFAR, _LANES) if far else (PIECE_BYTES, 1)
+    def __init__(self, memories: Sequence[MappedGpuMemory], far: bool) -> None:
+        self._memories = {memory.index: memory for memory in memories}
+        indices = [memory.index for memory in memories]
+        self.at_once, count = (_AFAR, _LANES) if far else (PIECE_BYTES, 1)
+        self.engines: tuple[int | None, ...] = tuple((indices * count)[:count])
 
     def copy(self, offset: int, target: Tensor, stream: Any) -> None:
-        self._memory.copy(offset, target.nbytes, target.data_ptr(), stream.cuda_stream)
+        memory = self._memories[stream.device.index]
+        memory.copy(offset, target.nbytes, target.data_ptr(), stream.cuda_stream)
 
 
 class FromFile:
@@ -387,8 +390,7 @@ class FromFile:
     """
 
     at_once: int = 0
-    lanes: int = 1
-    engine: int | None = None
+    engines: tuple[int | None, ...] = (None,)
 
     def __init__(self, data: Any, piece: int) -> None:
         self._data, self._piece = torch.from_numpy(np.frombuffer(data, np.uint8)), piece
@@ -575,12 +577,11 @@ def fill(
         TransportError: Who offers has ended, or what came is not what was offered.
     """
     summing = _stream(device)
-    engine = device if source.engine is None else torch.device("cuda", source.engine)
-    lanes = [_stream(engine) for _ in range(source.lanes)]
-    if engine != device:
-        for lane in lanes:
+    lanes = [_stream(device if n is None else torch.device("cuda", n)) for n in source.engines]
+    for lane in filter(None, lanes):
+        if lane.device != device:
             lane.wait_stream(summing)
-    ring = _Ring(summing, max(_UNDER_WAY, source.lanes * source.at_once))
+    ring = _Ring(summing, max(_UNDER_WAY, len(lanes) * source.at_once))
     landing = _Landing(
         targets, summing, lanes, offer.layout.piece, {} if places is None else places
     )
