@@ -234,6 +234,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--out", default="", help="JSON lines are appended to this file")
     given = parser.parse_args()
+    if given.profile and given.device != "cuda":
+        parser.error("--profile says what a GPU does: give --device cuda")
     every: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "found")
