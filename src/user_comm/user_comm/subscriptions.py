@@ -207,7 +207,8 @@ def let_go(node: Node, destroy: Callable[[], object]) -> None:
     if executor is None:
         quietly()
     else:
-        executor.create_task(quietly)
+        with suppress(AttributeError):  # Jazzy's, when it has ended, has nothing to be woken by
+            executor.create_task(quietly)
 
 
 class BesideExecutor(CallbackGroup):
