@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from user_core.config import Config, setting
+from user_core.config.setting import plain_numbers
 from user_core.errors import ConfigError, SpecError
 from user_core.interfaces import GoalOutcome, GoalReward, Reward, RewardOutcome
 from user_core.plugins import PluginChoice, import_object
@@ -102,11 +103,12 @@ class GoalFunction(GoalReward):
         if not callable(self._function):
             raise ConfigError("function", got=repr(self._function), expected="a function")
         self._info: tuple[Any, ...] = ({},) if takes_info(self._function) else ()
+        self._kwargs = plain_numbers(config.kwargs)
 
     def __call__(self, achieved: Array, desired: Array) -> GoalOutcome:
         config = self.config
         reward = rewards_of(
-            lambda a, d: self._function(a, d, *self._info, **config.kwargs),
+            lambda a, d: self._function(a, d, *self._info, **self._kwargs),
             achieved, desired, config.function, one_by_one=config.one_by_one,
         )  # fmt: skip
         if config.reached_reward is None:

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-from user_core.config import Config, setting
+from user_core.config import Config, setting, yaml_value
 from user_core.plugins import PluginChoice
 from user_fleet.deployment import Faults
 from user_fleet.deployment.check import check_plugins
@@ -43,6 +43,8 @@ def test_only_what_is_right_is_remembered(tmp_path, monkeypatch):
 def test_a_key_is_of_parameters_and_source_but_not_of_a_seed(tmp_path):
     key = key_of_choice("rewards", "pose_threshold", {"position_m": 0.1})
     assert key == key_of_choice("rewards", "pose_threshold", {"position_m": 0.1, "seed": 3})
+    read = yaml_value("{position_m: 0.10, seed: 3}")
+    assert key == key_of_choice("rewards", "pose_threshold", read)
     assert key != key_of_choice("rewards", "pose_threshold", {"position_m": 0.2})
     assert key != key_of_choice("rewards", "pose_threshold", {"position_m": 0.1, "seed": "x"})
     assert not key_of_choice("rewards", "there_is_none", {})

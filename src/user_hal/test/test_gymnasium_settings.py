@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from user_core.config import from_mapping
+from user_core.config import from_mapping, yaml_value
 from user_core.errors import ConfigError, DeviceFault, PluginError, SpecError, SuiteError
 from user_core.specs import ActionKind
 from user_hal.robots.gymnasium import GymnasiumConfig, GymnasiumRobot, making
@@ -416,8 +416,12 @@ def test_wrappers_of_yaml_get_tuples_and_arrays_where_they_need_them() -> None:
     for target in ("ResizeObservation", "gymnasium.wrappers:ResizeObservation"):
         made = wrapped(target, given=colours, shape=[20, 24])
         assert made.spec.observation["image"].shape == (20, 24, 3)
-    made = wrapped("RescaleAction", given={"takes": LARGE}, min_action=[-1, -2], max_action=[1, 2])
-    assert (made.spec.action.low, made.spec.action.high) == ((-1.0, -2.0), (1.0, 2.0))
+    for bounds in (
+        {"min_action": [-1, -2], "max_action": [1, 2.5]},
+        yaml_value("{min_action: [-1, -2], max_action: [1, 2.50]}"),
+    ):
+        made = wrapped("RescaleAction", given={"takes": LARGE}, **bounds)
+        assert (made.spec.action.low, made.spec.action.high) == ((-1.0, -2.0), (1.0, 2.5))
     with pytest.raises(
         ConfigError, match=r"'ResizeObservation' of environment 'UserGiven-v0'.*shape: tuple"
     ):

@@ -73,6 +73,14 @@ def as_number(value: Any) -> Any:
     return float(value) if isinstance(value, WrittenFloat) else value
 
 
+def plain_numbers(value: Any) -> Any:
+    """The same with all numbers in it plain, for code that is not from here: to numpy another type of number is wider than
+    float32, and who asks for the exact type finds another one."""
+    if type(value) is dict:  # other mappings are objects, and not from YAML
+        return {key: plain_numbers(one) for key, one in value.items()}
+    return [plain_numbers(one) for one in value] if type(value) is list else as_number(value)
+
+
 def as_if_written(value: Any) -> Any:
     """A plain number as if it had been read from YAML; any other value as it is."""
     if type(value) is int:

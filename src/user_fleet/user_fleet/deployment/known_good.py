@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from user_core import plugins
+from user_core.config.setting import as_number
 from user_core.errors import SuiteError
 from user_core.runtime.files import write_atomically
 
@@ -92,5 +93,5 @@ def _without_seeds(params: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in params.items()
-        if not (key == "seed" and type(value) is int and 0 <= value < 2**31)
+        if not (key == "seed" and type(as_number(value)) is int and 0 <= value < 2**31)
     }

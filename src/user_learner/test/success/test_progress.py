@@ -145,6 +145,10 @@ def test_what_it_was_not_made_for_is_refused(trained, tmp_path):
     record(tmp_path / "few", 3, 4)
     with EditedEpisodes(tmp_path / "few") as view, pytest.raises(ConfigError, match="4 or more"):
         train_progress(view, ProgressTrainConfig())
+    record(tmp_path / "failed", 2, 4, lambda n: False)
+    with EditedEpisodes(tmp_path / "failed") as view:
+        with pytest.raises(ConfigError, match="4 or more"):
+            train_progress(view, ProgressTrainConfig(stages=("tool[0]",)))
     with (
         EditedEpisodes(trained / "train") as view,
         pytest.raises(ConfigError, match="observations"),

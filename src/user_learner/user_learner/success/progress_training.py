@@ -103,7 +103,7 @@ def train_progress(
     episodes = [e for e in labelled(view) if e.outcome.success]
     courses: list[Array] = []
     shares, left_out = [1.0], 0
-    if config.stages:
+    if config.stages and episodes:
         signals = [_signals(view, episode, config.stages) for episode in episodes]
         found, shares = progress_by_stages(signals, config.stage_steps)
         episodes = [e for e, course in zip(episodes, found, strict=True) if course is not None]

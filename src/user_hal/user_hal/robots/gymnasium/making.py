@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from user_core.config.setting import plain_numbers
 from user_core.errors import ConfigError, DeviceError, PluginError, SuiteError, in_words
 from user_core.plugins import import_object
 from user_hal.robots.gymnasium.config import GymnasiumConfig
@@ -228,7 +229,7 @@ def _called(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
     refused the list itself, and then something else.
     """
     first: Exception | None = None
-    for given in _spellings(kwargs):
+    for given in _spellings(plain_numbers(kwargs)):
         try:
             return function(**given)
         except Exception as error:
