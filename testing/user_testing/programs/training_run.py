@@ -32,9 +32,12 @@ _FLOW = {"rows": 3, "hidden": [8], "steps": 2}
 _CRITICS = {"critic_hidden": [8], "critics": 3, "critic_updates": 2}
 _GAUSSIAN = {"hidden": [8], "normalization": "data", "normalization_calls": 5}
 _ON_BASE = {**_CRITICS, "critic_only_updates": 10}
-#: Algorithm: its parameters, its policy, the parameters of that, settings of the sampler.
+#: Algorithm, and behind it in brackets what is special: its parameters, its policy, the parameters of that, settings of the sampler.
 CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any], dict[str, Any]]] = {
     "advantage_conditioned": ({"values": {"hidden": [8]}}, "advantage_flow", _FLOW, {"window": 3}),
+    "advantage_conditioned (any policy)": (
+        {"values": {"hidden": [8]}}, "advantage", {"policy": {"plugin": "diffusion", "params": _FLOW}}, {"window": 3},
+    ),
     "async_ppo": ({"values": {"hidden": [8]}}, "tanh_gaussian", _GAUSSIAN, {"n_step": 3}),
     "bc": ({}, "flow", _FLOW, {"window": 3}),
     "cal_ql": ({**_CRITICS, "reference": {"hidden": [8]}}, "tanh_gaussian", _GAUSSIAN, {"n_step": 3}),
@@ -78,7 +81,7 @@ def config_of(name: str, folder: Path, run: str, updates: int) -> LearnerConfig:
         LearnerConfig,
         {
             "directory": str(folder / run), "store": str(folder / "replay"), "tensorboard": False,
-            "algorithm": {"plugin": name, "params": params},
+            "algorithm": {"plugin": name.partition(" ")[0], "params": params},
             "policy": {"plugin": policy, "params": policy_params},
             "sampler": {
                 "prefetch": 0, "prefetch_above_bytes": 0, "refresh_period_s": 0.0,

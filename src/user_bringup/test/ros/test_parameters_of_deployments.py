@@ -59,7 +59,7 @@ def test_a_text_of_digits_reaches_fields_of_text_also_in_parameters_of_plugins(t
     words = [
         "actor.instruction:=0012", "actor.policy.plugin:=residual",
         "actor.policy.params.base_hash:=00", "actor.policy.params.base_file:=1234",
-        "actor.policy.params.seed:=007", "learner.algorithm.params.device:=1.10",
+        "actor.policy.params.seed:=007", "actor.policy.params.observations:=[0012, 1.10]", "learner.algorithm.params.device:=1.10",
     ]  # fmt: skip
     faults = Faults()
     composition = read_deployment(
@@ -76,4 +76,5 @@ def test_a_text_of_digits_reaches_fields_of_text_also_in_parameters_of_plugins(t
     policy = from_mapping(ResidualConfig, actor.policy.params)
     assert actor.instruction == "0012"
     assert (policy.base_hash, policy.base_file, policy.seed) == ("00", "1234", 7)
+    assert policy.observations == ("0012", "1.10")
     assert from_mapping(RLPDConfig, learner.algorithm.params).device == "1.10"

@@ -81,7 +81,8 @@ def _ros_value(value: Any, typed: bool) -> Any:
         if value and all(isinstance(k, str) and _NAME.fullmatch(k) for k in value):
             return {k: _ros_value(v, typed) for k, v in value.items()}
         return _marked(dict(value))
-    if typed and is_more_than_its_number(value):
+    elements = value if isinstance(value, list | tuple) else [value]
+    if typed and any(map(is_more_than_its_number, elements)):
         return _marked(value)
     if isinstance(value, list | tuple):
         value = [as_number(v) for v in value]

@@ -23,9 +23,8 @@ def folder(tmp_path_factory):
 
 def test_all_that_are_shipped_are_here():
     found = plugins.available("algorithms")
-    assert {n for n, point in found.items() if point.value.startswith("user_learner.")} == set(
-        CASES
-    )
+    shipped = {n for n, point in found.items() if point.value.startswith("user_learner.")}
+    assert shipped == {name.partition(" ")[0] for name in CASES}
 
 
 def made(folder, name):
