@@ -238,6 +238,12 @@ def test_a_budget_that_is_too_small_is_refused(tmp_path):
             source.sample(BATCH)
 
 
+def test_a_budget_that_the_system_does_not_give_is_refused(tmp_path):
+    layout = RowLayout(SCHEMA)
+    with pytest.raises(ConfigError, match=r"memory_bytes.*what this system gives"):
+        SampleCache(layout, FAST, 2**49)  # more than there are addresses
+
+
 def measured(path, budget, address_space=0):
     """What a process of its own took, and whether it sampled from a resident set."""
     program = [sys.executable, "-m", "user_testing.programs.replay_memory"]

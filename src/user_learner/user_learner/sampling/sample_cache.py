@@ -182,7 +182,7 @@ class SampleCache:
     """See :class:`~user_learner.sampling.pool.Pool`. All methods may be called from any thread."""
 
     def __init__(self, layout: RowLayout, config: SamplerConfig, budget_bytes: int) -> None:
-        """Raises ConfigError when the budget cannot hold two units per stratum."""
+        """Raises ConfigError when the budget cannot hold two units per stratum, or the system does not give so much."""
         self.pins = Pins()
         self._layout, self._config = layout, config
         self._horizon, self._past = config.horizon, config.past
@@ -197,7 +197,15 @@ class SampleCache:
                 f"{layout.row_nbytes + _OVERHEAD_BYTES} bytes",
                 hint="Give more memory, smaller batches, or less prefetch",
             )
-        self._memory = RowMemory(layout, rows)
+        try:
+            self._memory = RowMemory(layout, rows)
+        except MemoryError as error:
+            raise ConfigError(
+                "memory_bytes, less what batches take",
+                got=budget_bytes,
+                expected=f"what this system gives a process ({error})",
+                hint="Give less, or lift the limit on address space (ulimit -v)",
+            ) from error
         self._share_rows(rows)
         self._needs: list[int] = []
         self._shares: list[float] = []
