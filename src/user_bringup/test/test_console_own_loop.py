@@ -8,7 +8,14 @@ import threading
 import time
 from contextlib import closing
 
+import pytest
+
+from user_bringup.console.config import ConsoleConfig, TlsConfig
 from user_bringup.console.own_loop import BesideUrgent
+from user_bringup.console.server import ConsoleServer
+from user_bringup.console.shared import Console
+from user_bringup.console.snapshot import Snapshot
+from user_core.errors import DeviceError
 
 
 async def _urgent(scope, receive, send):
@@ -106,3 +113,23 @@ def test_the_thread_of_pages_interrupts_nobody():
     [(_, event)] = asyncio.run(ask())
     assert event["policy"] == os.SCHED_BATCH
     assert os.sched_getscheduler(0) != os.SCHED_BATCH
+
+
+def test_a_server_that_does_not_start_leaves_no_thread_and_no_socket(tmp_path):
+    """The node tries again, for as long as it runs."""
+    pytest.importorskip("nicegui")
+    bad = tmp_path / "certificate.pem"
+    bad.write_text("none")
+    tls = TlsConfig(certificate=str(bad), key=str(bad))
+    config = ConsoleConfig(port=0, tls=tls, run_dir=str(tmp_path))
+
+    def left():
+        return {t.name for t in threading.enumerate()}, len(os.listdir("/proc/self/fd"))
+
+    found = []
+    for _ in range(3):
+        with pytest.raises(DeviceError, match="a server that starts"):
+            ConsoleServer(Console(config, Snapshot)).__enter__()
+        found.append(left())
+    assert "console pages" not in found[-1][0]
+    assert found[-1] == found[0]

@@ -159,6 +159,7 @@ class _Up:
         self.prepared, self.arguments, self.console = run, arguments, console
         self.history = History(run.history)
         self.board = ProcessBoard(run.folder)
+        self.board.asked()  # what the run before, in this folder, did not hear any more
         self.supervisor = Supervisor(
             run.deployment.processes, run.commands, run.log_dir, self._tell_change
         )

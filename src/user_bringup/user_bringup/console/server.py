@@ -87,6 +87,8 @@ class ConsoleServer:
         while not self._server.started and self._thread.is_alive() and time.monotonic() < end_s:
             time.sleep(0.02)
         if not self._server.started:
+            self.__exit__()  # the node tries again, and leaves nothing of this attempt
+            listening.close()
             raise DeviceError("console", got=repr(self._error), expected="a server that starts")
         shown = "localhost" if self.console.access.is_here else socket.gethostname()
         self.url = f"{'https' if secure else 'http'}://{shown}:{port}/"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from user_fleet.processes import resident_memory
 from user_fleet.resources.machine import gpus
 
 _PERIOD_S = 5.0
+_log = logging.getLogger(__name__)
 
 
 class MemoryWatch:
@@ -56,5 +58,8 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._over.is_set():
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # of a driver: what it says next may be right again
+                _log.debug("memory is not known now: %r", error)
             self._over.wait(self._period_s)

@@ -835,3 +835,50 @@ def test_one_that_waits_for_its_next_start_is_started_at_once_on_request_and_one
         return over.state, over.restarts
 
     assert run(supervisor, story) == (ChildState.ENDED, 0)
+
+
+def test_a_request_before_the_first_start_excuses_no_failure(tmp_path):
+    once = RestartPolicy(max_failures=1, window_s=60)
+    count = tmp_path / "count"
+    code = f"import sys; open({str(count)!r}, 'a').write('x'); sys.exit(1)"
+    supervisor = Supervisor([spec("fails", restart=once)], {"fails": python(code)}, tmp_path)
+    (child,) = supervisor.children.values()
+
+    async def story(task):
+        await child.restart()
+        await wait_until_async(lambda: child.state is ChildState.GIVEN_UP)
+
+    run(supervisor, story)
+    assert count.read_text() == "x"
+
+
+def test_while_one_is_started_anew_those_that_it_depends_on_wait_for_its_end(tmp_path):
+    """All is to end while a process that hangs was asked to."""
+    ends = tmp_path / "ends"
+    code = f"""
+        import signal, sys, time
+        name, takes_s = sys.argv[1], float(sys.argv[2])
+        def end(*_):
+            time.sleep(takes_s)
+            print(name, file=open({str(ends)!r}, 'a'), flush=True)
+            sys.exit(0)
+        signal.signal(signal.SIGINT, end)
+        print('up', file=open({str(tmp_path)!r} + '/' + name, 'w'), flush=True)
+        while True:
+            time.sleep(0.05)
+    """
+    specs = [spec("store"), spec("learner", depends_on=("store",))]
+    takes_s = {"store": "0", "learner": "1"}
+    commands = {n: CommandLine((*python(code).words, n, s)) for n, s in takes_s.items()}
+    supervisor = Supervisor(specs, commands, tmp_path)
+
+    async def story(task):
+        await wait_until_async(lambda: all((tmp_path / name).exists() for name in takes_s))
+        again = asyncio.create_task(supervisor.children["learner"].restart())
+        await asyncio.sleep(0.2)
+        supervisor.request_stop()
+        await asyncio.wait_for(task, 20)
+        await again
+
+    run(supervisor, story)
+    assert ends.read_text().split() == ["learner", "store"]

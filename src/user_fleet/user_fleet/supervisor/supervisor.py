@@ -150,7 +150,6 @@ class Child:
                 if self._stop.is_set() or exit_code is None:
                     break
                 if self._anew.is_set():
-                    self._anew.clear()
                     self.cause = NO_REASON
                     self.restarts += 1
                     continue
@@ -184,7 +183,6 @@ class Child:
         await asyncio.wait(wakes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         for one in wakes:
             one.cancel()
-        self._anew.clear()
 
     async def restart(self) -> None:
         """Start it anew, because somebody asks for it: in order, and without waiting; that it ended is no failure.
@@ -203,6 +201,10 @@ class Child:
     async def _end_process(self) -> None:
         while self._starts:  # it is just being created, and can be asked to end after that
             await asyncio.sleep(0.02)
+        while (
+            self.pid and self.state is ChildState.STOPPING
+        ):  # who has asked it to end kills it in time
+            await asyncio.sleep(0.02)
         if self.state is ChildState.RUNNING:
             self._change(ChildState.STOPPING)
             self._signal(signal.SIGINT)
@@ -217,6 +219,7 @@ class Child:
 
     async def _run_once(self, log: LogFile) -> int | None:
         log.write(f"--- {time.strftime('%F %T')} {' '.join(self.command.words)}\n".encode())
+        self._anew.clear()  # whoever wanted it started has it so
         self._endings.begin()
         self._up.unlink(missing_ok=True)
         self._queue.began(self.spec.name, time.monotonic())
