@@ -1,6 +1,7 @@
 """Several robots and one policy: batches, places, and robots that send rubbish."""
 
 import contextlib
+import itertools
 import threading
 from dataclasses import replace
 
@@ -437,6 +438,54 @@ def test_places_come_back_when_a_slow_host_is_as_quick_as_before():
     assert made.capacity >= 4
     made.measured(4, 0.03)  # what it took when the host was slow is forgotten
     assert made.capacity >= 4
+
+
+def slow_then_quick(made, names, begin_s, slow_s, quick_s, until_s):
+    """One robot is answered twice a second, as slowly as a large policy; when others asked and got a place."""
+    now_s, came = begin_s, {}
+    while now_s < until_s:
+        now_s += 0.5
+        made.measured(1, slow_s if now_s < begin_s + 40.0 else quick_s, now_s)
+        for name in names:
+            had = name in made.robots
+            if not made.admit(name, now_s) and not had:
+                came.setdefault(name, []).append(now_s - begin_s)
+        made.shed(now_s)
+    return came
+
+
+def test_a_robot_that_lost_its_place_comes_back_within_a_minute_of_quick_batches():
+    """With so few batches that they are not what is counted."""
+    made = admission({1: 0.05, 2: 0.06, 4: 0.08}, budget_s=1.0)
+    assert not any(made.admit(name, 0.0) for name in "abcd")
+    now_s = 0.0
+    for _ in range(20):
+        now_s += 0.8
+        made.measured(len(made.robots), 0.8, now_s)
+        for name in made.robots:
+            made.admit(name, now_s)
+        made.shed(now_s)
+    assert made.robots == ("a",)
+    came = slow_then_quick(made, "abcd", now_s, 0.8, 0.05, now_s + 100.0)
+    assert sorted(came) == ["b", "c", "d"] and len(made.robots) == 4
+    assert all(len(times) == 1 and 40.0 < times[0] < 80.0 for times in came.values()), came
+
+
+def test_a_host_that_is_slow_for_two_and_quick_for_one_does_not_let_one_come_and_go():
+    made, now_s, lost = admission({1: 0.05, 2: 0.06}, budget_s=0.3), 0.0, []
+    while now_s < 900.0:
+        now_s += 0.2
+        for name in "ab":
+            made.admit(name, now_s)
+        made.measured(len(made.robots), 0.4 if len(made.robots) == 2 else 0.05, now_s)
+        if made.shed(now_s):
+            lost.append(now_s)
+    assert 2 <= len(lost) <= 8
+    gaps = [later - sooner for sooner, later in itertools.pairwise(lost)]
+    assert gaps == sorted(gaps) and gaps[-1] > 150.0
+    made.shed(now_s)
+    if "b" not in made.robots:
+        assert "lost its place" in made.admit("b", now_s)
 
 
 def test_one_slow_batch_of_a_size_that_seldom_comes_takes_no_place():

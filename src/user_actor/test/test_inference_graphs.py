@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from user_actor.inference.compiling import PreparedCalls
 from user_actor.inference.graphs import CallGraphs, _addresses, _keep_weights_in
 from user_actor.loop.acting.policy import PolicyHolder, planned, planned_together
 from user_core.fakes import PolicyMailbox
@@ -43,6 +44,39 @@ def asked(count, plan=None, frozen=1, deterministic=True):
     ]
 
 
+class Replays(CallGraphs):
+    """As on a GPU, but what is replayed is called."""
+
+    def _is_warm(self):
+        return True
+
+    def _call(self, owner, name, own, *arguments, **keywords):
+        self._warming.used = True
+        return own(*arguments, **keywords)
+
+    def warm(self, policy):
+        PreparedCalls.warm(self, policy)
+
+    pass_in = PreparedCalls.pass_in
+
+
+def test_it_is_said_that_policies_act_by_graphs_and_that_answers_do_without(caplog):
+    caplog.set_level("INFO", "user_actor")
+    graphs = Replays(4, SPEC, Task("t"), no_context)
+    policy = build("policies", "act", ACT, SPEC)
+    graphs.warm(policy)
+    assert not graphs.why_not and "0 CUDA graphs of what ActPolicy does" in caplog.text
+    with graphs.pass_in(policy):
+        planned_together(policy, asked(2))
+    assert graphs.passes_without == 0
+    for _ in range(2):
+        with graphs.pass_in(policy):
+            pass  # an answer by something else
+    assert graphs.passes_without == 2
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert told == ["no CUDA graphs for an answer that did without generate"]
+
+
 def other_weights(policy, share):
     rng = np.random.default_rng(0)
     return {
@@ -51,11 +85,13 @@ def other_weights(policy, share):
     }
 
 
-def test_a_policy_on_a_cpu_acts_as_it_is_and_says_why():
+def test_a_policy_on_a_cpu_acts_as_it_is_and_says_why(caplog):
+    caplog.set_level("INFO", "user_actor")
     graphs = CallGraphs(4, SPEC, Task("t"), no_context)
     policy = build("policies", "flow", FLOW, SPEC)
     graphs.warm(policy)
     assert graphs.why_not == "no CUDA graphs: FlowPolicy does not act on a GPU"
+    assert graphs.why_not in caplog.text
     assert graphs.size(3) == 3
     with graphs.pass_in(policy):
         made = planned(policy, asked(1)[0].observation, None, True)
@@ -185,7 +221,7 @@ def test_what_cannot_be_recorded_acts_as_it_is_and_says_why(monkeypatch):
 @on_a_gpu
 @pytest.mark.parametrize("kind", ["act", "smolvla", "pi0"])
 def test_policies_of_lerobot_answer_the_same_by_graphs(kind, tmp_path):
-    """The chunks of several seeds, of each version; what goes on from a plan is launched."""
+    """The chunks of several seeds, of each version, and what goes on from plans wherever robots are in them."""
     pytest.importorskip("lerobot")
     spec = RobotSpec(
         "arm",
@@ -216,7 +252,15 @@ def test_policies_of_lerobot_answer_the_same_by_graphs(kind, tmp_path):
             with half(policy):
                 expected = planned_together(policy, batch)
             np.testing.assert_allclose(made, expected, atol=2e-2)
-    assert graphs.unwarmed == 0 and graphs.count
+            if kind == "act":
+                continue
+            batch = [Query(one, True, task, made[0][i:], 1 + i) for i, one in enumerate(seen)]
+            with graphs.pass_in(policy):
+                made = planned_together(policy, batch)
+            with half(policy):
+                expected = planned_together(policy, batch)
+            np.testing.assert_allclose(made, expected, atol=2e-2)
+    assert graphs.unwarmed == graphs.passes_without == 0 and graphs.count
 
 
 def lerobot_config(kind, folder):

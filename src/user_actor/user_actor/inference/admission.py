@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Hashable
 
@@ -14,6 +15,13 @@ _REMEMBERED = 64
 _SLOWEST = 0.05
 #: Batches after which a size that did not come is no longer known as it was.
 _STALE = 256
+#: The same, seconds: a policy that takes half a second a batch makes so few that they are not counted.
+_STALE_S = 15.0
+#: What batches took so long ago is no longer what they take, seconds; of the last few it is.
+_RECENT_S, _FEW = 30.0, 4
+#: Who lost its place gets one again after this time at the earliest, seconds; each time that it loses that one too, after
+#: twice as long, up to the second. Who kept it for longer than the second begins anew.
+_AWAY_S, _AWAY_MOST_S = 10.0, 320.0
 #: Overload must last before a robot loses its place, seconds.
 _PATIENCE_S = 3.0
 #: More robots than one host ever serves.
@@ -27,7 +35,8 @@ class Admission:
     those of the others, and is answered with the last of ceil(N / n) batches. So N robots fit if
     (ceil(N / n) + 1) times what such a batch takes, and the time that a batch waits for its last, are within the
     budget. Robots with other versions have batches of their own, which come on top. How long batches take is measured:
-    before the first robot comes, and all the time afterwards.
+    before the first robot comes, and all the time afterwards. A robot that lost its place as batches took longer comes back by
+    itself once they are quicker; one that loses it again and again, after ever longer times.
 
     Args:
         config: Budget and sizes.
@@ -39,6 +48,11 @@ class Admission:
     def __init__(self, config: BatchingConfig) -> None:
         self._config = config
         self._times_s: dict[int, deque[float]] = {}
+        self._at_s: dict[int, deque[float]] = {}
+        self._now_s = 0.0
+        self._away: dict[
+            str, tuple[float, float]
+        ] = {}  # when each lost its place, and for how long
         self._usual_s: dict[int, float] = {}
         self._quickest_s: dict[int, float] = {}
         self._batches, self._newest_of = 0, dict[int, int]()
@@ -51,13 +65,28 @@ class Admission:
     def robots(self) -> tuple[str, ...]:
         return tuple(self._heard_s)
 
-    def measured(self, size: int, took_s: float) -> None:
-        """A batch of this size took so long."""
+    def measured(self, size: int, took_s: float, now_s: float = 0.0) -> None:
+        """A batch of this size took so long.
+
+        Args:
+            size: Observations in it.
+            took_s: Seconds.
+            now_s: The time, seconds; 0: not known, and only batches are counted.
+        """
+        self._now_s = max(self._now_s, now_s)
         times_s = self._times_s.setdefault(size, deque(maxlen=_REMEMBERED))
+        at_s = self._at_s.setdefault(size, deque(maxlen=_REMEMBERED))
         if self._expected_s and (not times_s or self._is_stale(size)):
+            expected_s = self.takes_s(size)
             times_s.clear()  # one batch that happens to be slow says little: it stands beside what was expected
-            times_s.append(self.takes_s(size))
+            at_s.clear()
+            times_s.append(expected_s)
+            at_s.append(self._now_s)
         times_s.append(took_s)
+        at_s.append(self._now_s)
+        while len(at_s) > _FEW and self._now_s - at_s[0] > _RECENT_S:
+            times_s.popleft()
+            at_s.popleft()
         self._batches += 1
         self._newest_of[size] = self._batches
         left_out = min(len(times_s) - 1, max(1, round(_SLOWEST * len(times_s))))
@@ -66,7 +95,10 @@ class Admission:
         self._expected_s = self._expected()
 
     def _is_stale(self, size: int) -> bool:
-        return self._batches - self._newest_of.get(size, self._batches) >= _STALE
+        times = self._at_s.get(size)
+        since_s = self._now_s - times[-1] if times else 0.0
+        batches = self._batches - self._newest_of.get(size, self._batches)
+        return batches >= _STALE or (since_s > _STALE_S and batches > 0)
 
     def _expected(self) -> dict[int, float]:
         """What batches take, by size. Of a size that has not come for long, as robots have lost their places, it is not
@@ -76,8 +108,13 @@ class Admission:
             for size, quickest_s in self._quickest_s.items()
             if not self._is_stale(size)
         )
+        quickest_s = self._quickest_s
         return {
-            size: min(usual_s, slower * self._quickest_s[size]) if self._is_stale(size) else usual_s
+            size: min(usual_s, slower * min(s for n, s in quickest_s.items() if n >= size))
+            if self._is_stale(
+                size
+            )  # one that came only when the host was slow: no slower than a larger one
+            else usual_s
             for size, usual_s in self._usual_s.items()
         }
 
@@ -133,8 +170,15 @@ class Admission:
             version: Robots with the same may be answered by one batch.
         """
         self._forget_silent(now_s)
-        if robot not in self._heard_s and not self._fit(*(wanted := self._of_versions(version))):
-            return self._full(wanted)
+        if robot not in self._heard_s:
+            if not self._fit(*(wanted := self._of_versions(version))):
+                return self._full(wanted)
+            lost_s, away_s = self._away.get(robot, (0.0, 0.0))
+            if self._heard_s and now_s < lost_s + away_s:
+                return (
+                    f"{robot} lost its place on the inference host {now_s - lost_s:.0f} s ago, as batches took too long; "
+                    f"it gets one again in {lost_s + away_s - now_s:.0f} s if they are still quick enough then"
+                )
         self._heard_s[robot], self._version_of[robot] = now_s, version
         return ""
 
@@ -151,11 +195,15 @@ class Admission:
         self._over_since_s = None
         robot = list(self._heard_s)[-1]
         del self._heard_s[robot]
+        lost_s, away_s = self._away.get(robot, (-math.inf, 0.0))
+        again = now_s - (lost_s + away_s) < _AWAY_MOST_S
+        self._away[robot] = now_s, min(2 * away_s, _AWAY_MOST_S) if again else _AWAY_S
         return robot
 
     def leave(self, robot: str) -> None:
         """A robot is gone."""
         self._heard_s.pop(robot, None)
+        self._away.pop(robot, None)
 
     def _forget_silent(self, now_s: float) -> None:
         for silent in [r for r, at in self._heard_s.items() if now_s - at > self._config.forget_s]:

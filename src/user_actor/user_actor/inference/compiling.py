@@ -52,6 +52,7 @@ class PreparedCalls(ABC):
         quiet: As given.
         why_not: Why nothing is prepared; empty while something is.
         unwarmed: Calls in forms that were not warm.
+        passes_without: Answers that made no prepared call, as the policy does something else for them.
     """
 
     #: What was not done, for :attr:`why_not`, and what policies name.
@@ -68,7 +69,8 @@ class PreparedCalls(ABC):
             self._sizes.append(min(most, 2 * self._sizes[-1]))
         self._warming = threading.local()
         self.why_not = ""
-        self.unwarmed = 0
+        self.unwarmed = self.passes_without = 0
+        self._said = ""
 
     @abstractmethod
     def _calls(self, policy: Policy) -> list[tuple[Any, str]]:
@@ -89,6 +91,17 @@ class PreparedCalls(ABC):
         """Whether this thread prepares a policy."""
         return bool(getattr(self._warming, "on", False))
 
+    def _launched(self, name: str) -> None:
+        """A call was made in a form that was not warm: the first is told of."""
+        self.unwarmed += 1
+        self._warming.used = True
+        if self.unwarmed == 1:
+            _log.warning("%s for a call of %s in a form that was not warm", self._not_done, name)
+
+    def _prepared(self) -> str:
+        """What was prepared, in words."""
+        return "calls were compiled"
+
     def size(self, count: int) -> int:
         """How many observations a batch of so many is filled up to."""
         return count if self.why_not else next(size for size in self._sizes if size >= count)
@@ -102,8 +115,14 @@ class PreparedCalls(ABC):
             before = [vars(owner).get(name) for owner, name in calls]
             for owner, name in calls:
                 setattr(owner, name, partial(self._call, owner, name, getattr(owner, name)))
+            self._warming.used = False
             try:
                 yield
+                if calls and not self._warming.used and not self.warming:
+                    self.passes_without += 1
+                    if self.passes_without == 1:
+                        named = ", ".join(name for _, name in calls)
+                        _log.warning("%s for an answer that did without %s", self._not_done, named)
             finally:
                 for (owner, name), one in zip(calls, before, strict=True):
                     if one is None:
@@ -130,6 +149,9 @@ class PreparedCalls(ABC):
                 policy.reset(self._task)
             if not self._is_warm():
                 raise _NotPrepared(f"nothing that {type(policy).__name__} names was called")
+            if (said := self._prepared()) != self._said:
+                self._said = said
+                _log.info("%s of what %s does", said, type(policy).__name__)
         except Exception as error:  # of torch, its compilers, or the policy: it acts as it is
             said = str(error) if isinstance(error, _NotPrepared) else in_words(error)
             self.why_not = f"{self._not_done}: {said.splitlines()[0][:300]}"
@@ -192,7 +214,7 @@ class Compiler(PreparedCalls):
             torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"),
         )  # fmt: skip
         if form not in self._warm and not self.warming:
-            self.unwarmed += 1
+            self._launched(name)
             return own(*arguments, **keywords)
         compiled = self._compiled.get(key)
         if compiled is None:
@@ -205,6 +227,7 @@ class Compiler(PreparedCalls):
             compiled = self._compiled[key] = torch.compile(function, dynamic=False)
         made = compiled(owner, *arguments, **keywords)
         self._warm.add(form)
+        self._warming.used = True
         return made
 
 

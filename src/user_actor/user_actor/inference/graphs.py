@@ -8,6 +8,7 @@ that policy are recorded anew, before it is offered.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from weakref import WeakKeyDictionary
 from user_actor.inference.compiling import PreparedCalls
 from user_core.interfaces import Policy
 
+_log = logging.getLogger(__name__)
 #: Calls before one is recorded: libraries choose their kernels.
 _WARM = 2
 
@@ -70,6 +72,9 @@ class CallGraphs(PreparedCalls):
     def _is_warm(self) -> bool:
         return self.count > 0
 
+    def _prepared(self) -> str:
+        return f"{self.count} CUDA graphs"
+
     @contextmanager
     def pass_in(self, policy: Policy) -> Iterator[None]:
         """A pass of a policy is made in this: on a stream of its thread, which of the thread that answers comes before
@@ -96,6 +101,7 @@ class CallGraphs(PreparedCalls):
         device = _device_of(policy)
         if device is None:
             self.why_not = f"{self._not_done}: {type(policy).__name__} does not act on a GPU"
+            _log.info("%s", self.why_not)
             return
         import torch
 
@@ -140,7 +146,7 @@ class CallGraphs(PreparedCalls):
         found = None if kept is None else kept.graphs.get(form)
         if found is None:
             if not self.warming:
-                self.unwarmed += 1
+                self._launched(name)
                 return own(*arguments, **keywords)
             if kept is None:
                 kept = _OfOwner(_addresses(owner), torch.cuda.graph_pool_handle())
@@ -149,6 +155,7 @@ class CallGraphs(PreparedCalls):
         for there, new in zip(tensors_of(found.arguments), tensors_of(given), strict=True):
             there.copy_(new, non_blocking=True)
         found.graph.replay()
+        self._warming.used = True
         return mapped(found.made, torch.Tensor.clone)  # the next call writes over it
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -240,28 +241,44 @@ class InferenceServer:
         policies, spec, task = client.policies, client.spec, client.task
         ready = policies.current()
         together = answers_in_batches(ready.policy)
+        goes_on = hasattr(ready.policy, "continue_plan")
+        prepares = 2 if goes_on else 1  # the first of a kind has all to prepare
         rng = np.random.default_rng(0)
         size = 1
         while size <= (self._batching.most if together else 1):
             history = ready.policy.observation_history
             seen = [spec.sample_observation(rng, history) for _ in range(size)]
+            plans: Sequence[Array | None] = [None] * size
             for number in range(_TRIES):
                 if self._ending:
                     return
                 begin_ns = time.perf_counter_ns()
                 with policies.pass_in(ready.policy):
-                    if size > 1:
-                        planned_together(ready.policy, [Query(one, task=task) for one in seen])
-                    else:
-                        ready.policy.reset(task)
-                        planned(ready.policy, seen[0], None, False)
-                if number:  # the first has all to prepare
+                    made = self._try(ready.policy, seen, plans, task)
+                if number >= prepares:
                     took_s = (time.perf_counter_ns() - begin_ns) * 1e-9
                     with self._changed:
-                        self.admission.measured(size, took_s)
+                        now_s = self._clock.monotonic_ns() * 1e-9
+                        self.admission.measured(size, took_s, now_s)
+                if goes_on:  # most plans do, and they may take longer
+                    plans = made
             if size > 1 and self.admission.takes_s(size) > self._batching.budget_s:
                 break  # larger ones do not fit either
             size *= 2
+
+    @staticmethod
+    def _try(
+        policy: Policy, seen: Sequence[Any], plans: Sequence[Array | None], task: Task
+    ) -> list[Array]:
+        if len(seen) > 1:
+            queries = [
+                Query(one, task=task, plan=plan, frozen=min(1, 0 if plan is None else len(plan)))
+                for one, plan in zip(seen, plans, strict=True)
+            ]
+            return list(planned_together(policy, queries))
+        policy.reset(task)
+        going_on = None if plans[0] is None else GoingOn(plans[0], 1)
+        return [planned(policy, seen[0], going_on, False)]
 
     def answer(self, batch: Sequence[tuple[Client, Observation]]) -> None:
         """Answer observations of robots that have their policy in common; each gets an answer, or is told why not."""
@@ -291,7 +308,8 @@ class InferenceServer:
         # The first of a size has all to prepare; and one robot's rubbish must cost no other one its place.
         if self.batches[size] > 1 and not failed:
             with self._changed:
-                self.admission.measured(size, took_ns * 1e-9)
+                now_s = self._clock.monotonic_ns() * 1e-9
+                self.admission.measured(size, took_ns * 1e-9, now_s)
         for asked, found in zip(readable, answers, strict=True):
             self._send(asked, found, ready.number)
         with self._changed:

@@ -363,6 +363,7 @@ class InferenceNode(LifecycleNode):
         for kind, one in self._prepared.items():
             values[kind] = one.why_not or "yes"
             values[f"{kind} calls_not_warmed"] = one.unwarmed
+            values[f"{kind} answers_without"] = one.passes_without
         return Item("inference", Level.WARN if why else Level.OK, why, values)
 
 
