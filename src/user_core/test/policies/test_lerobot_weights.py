@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from user_core.policies.lerobot.weights import FileHash, alias_frozen, common_of, read, share
 
@@ -47,16 +49,28 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> type[Theirs]:
     return Theirs
 
 
+class Drawn(TorchDispatchMode):
+    """Shapes of what is filled with numbers at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.uniform_.default:
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
 def test_what_comes_from_a_checkpoint_is_not_drawn_and_everything_else_is(
-    theirs: type[Theirs], monkeypatch: pytest.MonkeyPatch
+    theirs: type[Theirs],
 ) -> None:
-    drawn = []
-    uniform = torch.Tensor.uniform_
-    monkeypatch.setattr(
-        torch.Tensor, "uniform_", lambda t, *a, **k: drawn.append(t.shape) or uniform(t, *a, **k)
-    )
-    policy = read(theirs, "", None, "cpu", strict=True)
-    assert type(policy) is theirs and not drawn
+    with Drawn() as drawn:
+        policy = read(theirs, "", None, "cpu", strict=True)
+    assert type(policy) is theirs and not drawn.shapes
+    with Drawn() as drawn:
+        read(theirs, "", None, "cpu", strict=False)
+    assert (4, 4) in drawn.shapes
     for name, tensor in policy.state_dict().items():
         torch.testing.assert_close(tensor, theirs.state[name], rtol=0, atol=0)
     assert policy.table.std() > 0  # no parameter: it comes from nowhere else
@@ -125,3 +139,57 @@ def test_a_hash_is_found_once_for_the_file_as_it_is(
     assert FileHash(file).result() == hashlib.sha256(b"short").hexdigest()
     with pytest.raises(OSError, match="No such file"):
         FileHash(tmp_path / "none")
+
+
+def test_a_file_that_only_looks_the_same_is_hashed_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file, content = tmp_path / "model.safetensors", bytearray(os.urandom(3_000_000))
+    file.write_bytes(content)
+    stat = file.stat()
+    with (
+        monkeypatch.context() as times
+    ):  # as in an image of a file system, where they are always the same
+        times.setattr(os, "fstat", lambda handle: stat)
+        times.setattr(Path, "stat", lambda path, **_: stat)
+        first = FileHash(file).result()
+        content[: 1 << 20] = os.urandom(1 << 20)
+        file.write_bytes(content)
+        assert FileHash(file).result() == hashlib.sha256(content).hexdigest() != first
+
+
+def test_a_file_that_is_written_to_while_it_is_read_has_no_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file, other = tmp_path / "model.safetensors", tmp_path / "other"
+    file.write_bytes(b"first")
+    other.write_bytes(b"other")
+    hashed = FileHash(file)
+    os.replace(other, file)
+    with pytest.raises(OSError, match="changed while it was read"):
+        hashed.result()
+    assert FileHash(file).result() == hashlib.sha256(b"other").hexdigest()
+
+
+def test_a_hash_is_found_without_a_home_and_none_is_taken_from_a_broken_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"here")
+    right, thrown = hashlib.sha256(b"here").hexdigest(), []
+    with monkeypatch.context() as homeless:
+        homeless.delenv("XDG_CACHE_HOME", raising=False)
+        homeless.setattr(Path, "home", nowhere)
+        homeless.setattr(threading, "excepthook", thrown.append)
+        assert FileHash(file).result() == right and not thrown
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("user_core.policies.lerobot.weights._HASHES", {})
+    assert FileHash(file).result() == right
+    next((tmp_path / "cache/user/hashes").iterdir()).write_bytes(b"\0" * 64)
+    monkeypatch.setattr("user_core.policies.lerobot.weights._HASHES", {})
+    assert FileHash(file).result() == right

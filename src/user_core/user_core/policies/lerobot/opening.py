@@ -295,7 +295,11 @@ def _weights(
     try:
         base_hash = hashed.result()
     except OSError as error:
-        raise _unreadable(config, error) from error
+        raise PolicyError(
+            f"checkpoint {config.checkpoint}", got=error.strerror or str(error),
+            expected=f"a {_WEIGHTS} that can be read, and stays as it is meanwhile",
+            hint="Begin again when nobody writes to it",
+        ) from error  # fmt: skip
     if config.checkpoint_hash and base_hash != config.checkpoint_hash:
         raise PolicyError(
             f"checkpoint {config.checkpoint}", got=f"SHA-256 {base_hash}", expected=config.checkpoint_hash,

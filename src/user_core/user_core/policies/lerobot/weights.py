@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -196,6 +197,8 @@ def alias_frozen(module: nn.Module) -> dict[int, Any]:
 # --------------------------------------------------------------------------------------------------
 
 _PIECE = 1 << 22
+#: How many bytes are looked at, at how many places, to tell a file from another that was copied there with its times.
+_SAMPLE, _SAMPLES = 1 << 12, 64
 _HASHES: dict[str, str] = {}
 
 
@@ -203,17 +206,25 @@ class FileHash:
     """SHA-256 of a large file, found in a thread of its own while the caller does something else.
 
     What was found is remembered, in this process and in ``$XDG_CACHE_HOME/user/hashes`` (``~/.cache/user/hashes``), for
-    the file as it is: its place, size, inode and times.
+    the file as it is: its place, size, inode and times, and samples of its bytes: images of file systems have the same
+    times and inodes for whatever is in them.
 
     Raises:
         OSError: The file cannot be opened.
     """
 
     def __init__(self, file: Path) -> None:
-        self._stream = file.open("rb")
-        stat = os.fstat(self._stream.fileno())
-        sign = (str(file.resolve()), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns)
-        self._key = hashlib.sha256(repr(sign).encode()).hexdigest()
+        self._path, self._stream = file, file.open("rb")
+        try:
+            handle = self._stream.fileno()
+            self._stat = stat = os.fstat(handle)
+            sign = (str(file.resolve()), *_written(stat), stat.st_ctime_ns)
+            self._key = hashlib.sha256(
+                repr(sign).encode() + _samples(handle, stat.st_size)
+            ).hexdigest()
+        except OSError:
+            self._stream.close()
+            raise
         self._error: OSError | None = None
         self._found = _HASHES.get(self._key) or self._remembered()
         self._thread: threading.Thread | None = None
@@ -229,11 +240,16 @@ class FileHash:
         return self._found
 
     def result(self) -> str:
-        """The hash, waited for. Raises OSError where the file could not be read."""
+        """The hash, waited for. Raises OSError where the file could not be read, or has become another meanwhile: whoever
+        has read it at the same time may have something of both."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:
             raise self._error
+        if _written(self._path.stat()) != _written(self._stat):
+            raise OSError("it was changed while it was read")
+        if not self._found:
+            raise OSError("its hash could not be computed")
         _HASHES[self._key] = self._found
         return self._found
 
@@ -243,11 +259,14 @@ class FileHash:
             with self._stream as stream:
                 for piece in _pieces(stream):
                     digest.update(piece)
+                changed = _written(os.fstat(stream.fileno())) != _written(self._stat)
         except OSError as error:
             self._error = error
             return
         self._found = digest.hexdigest()
-        with suppress(OSError):
+        if changed:
+            return
+        with suppress(OSError, RuntimeError):  # no room, or no home
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._file, self._found, durable=False)
 
@@ -261,7 +280,21 @@ class FileHash:
             text = self._file.read_text(encoding="ascii")
         except (OSError, RuntimeError, ValueError):
             return ""
-        return text if len(text) == 64 else ""
+        return (
+            text if re.fullmatch("[0-9a-f]{64}", text) else ""
+        )  # after a power cut it may be anything
+
+
+def _written(stat: os.stat_result) -> tuple[int, ...]:
+    """What another file, or a file that is written to, has otherwise."""
+    return stat.st_size, stat.st_ino, stat.st_mtime_ns
+
+
+def _samples(handle: int, size: int) -> bytes:
+    """Bytes from everywhere in a file, its beginning and its end among them."""
+    last = max(0, size - _SAMPLE)
+    places = sorted({last * n // (_SAMPLES - 1) for n in range(_SAMPLES)})
+    return b"".join(os.pread(handle, _SAMPLE, place) for place in places)
 
 
 def _pieces(stream: Any) -> Iterator[memoryview]:
