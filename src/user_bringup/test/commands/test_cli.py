@@ -1,3 +1,5 @@
+import runpy
+import shutil
 import subprocess
 import sys
 
@@ -36,6 +38,11 @@ def test_the_installed_command_runs():
     result = subprocess.run(["user", "version"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "ROS 2" in result.stdout
+
+
+def test_processes_that_the_installed_command_starts_do_not_run_it_again():
+    """Spawned, they load its file under another name; `user data import` starts some."""
+    assert runpy.run_path(shutil.which("user"), run_name="__mp_main__")["main"] is main
 
 
 @pytest.mark.parametrize("name", ["report", "version"])
