@@ -83,3 +83,38 @@ def two_layers_of_pi0() -> Iterator[None]:
         yield
     finally:
         modeling.get_gemma_config = whole
+
+
+@contextmanager
+def tiny_pi0() -> Iterator[None]:
+    """Within this LeRobot makes pi0 with two narrow layers of each kind, for a CPU; only its table of words is as long as
+    ever."""
+    modeling = pytest.importorskip("lerobot.policies.pi0.modeling_pi0")
+    names = ("get_gemma_config", "CONFIG_MAPPING", "PaliGemmaForConditionalGenerationWithPiGemma")
+    whole = {name: getattr(modeling, name) for name in names}
+
+    def narrow(variant: str) -> Any:
+        found = whole["get_gemma_config"](variant)
+        found.width, found.depth, found.mlp_dim, found.num_heads, found.head_dim = 64, 2, 64, 8, 8
+        return found
+
+    def settings() -> Any:
+        found = whole["CONFIG_MAPPING"]["paligemma"]()
+        sight = found.vision_config
+        sight.hidden_size, sight.num_hidden_layers, sight.num_attention_heads = 64, 2, 2
+        sight.patch_size, found.projection_dim = 28, 64
+        return found
+
+    def network(config: Any) -> Any:
+        config.vision_config.projection_dim = config.projection_dim = 64
+        config.vision_config.intermediate_size = 64
+        return whole["PaliGemmaForConditionalGenerationWithPiGemma"](config=config)
+
+    modeling.get_gemma_config = narrow
+    modeling.CONFIG_MAPPING = {"gemma": whole["CONFIG_MAPPING"]["gemma"], "paligemma": settings}
+    modeling.PaliGemmaForConditionalGenerationWithPiGemma = network
+    try:
+        yield
+    finally:
+        for name, one in whole.items():
+            setattr(modeling, name, one)

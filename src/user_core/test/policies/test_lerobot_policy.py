@@ -16,7 +16,7 @@ from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Task
-from user_testing.small_vlm import make_small_vlm
+from user_testing.small_vlm import make_small_vlm, make_tokenizer, tiny_pi0
 
 pytest.importorskip("lerobot", reason="LeRobot is not installed: USER_EXTRA=lerobot make setup")
 
@@ -219,6 +219,69 @@ def test_plans_go_on_where_lerobot_can(vlm):
     assert going_on.shape == (8, 3)
     np.testing.assert_array_equal(going_on[:3], plan[2:5])
     assert not hasattr(make(type="act"), "continue_plan")
+
+
+@pytest.fixture(scope="module")
+def two_that_go_on(vlm, tmp_path_factory):
+    words = tmp_path_factory.mktemp("words")
+    make_tokenizer(words, ("reach", "the", "target"))
+    with tiny_pi0():
+        pi0 = make(
+            type="pi0", config={"chunk_size": 8, "n_action_steps": 8, "num_inference_steps": 3},
+            processors={"tokenizer_processor": {"tokenizer_name": str(words)}},
+        )  # fmt: skip
+    return {"pi0": pi0, "smolvla": make(type="smolvla", config=vlm)}
+
+
+@pytest.mark.parametrize("kind", ["pi0", "smolvla"])
+def test_plans_go_on_as_lerobots_own_real_time_chunking_makes_them(two_that_go_on, kind):
+    """Without gradients, and with weights that are given to it."""
+    policy = two_that_go_on[kind]
+    policy.reset(TASK)
+    network, theirs = policy._network, policy._network.policy
+    plan = np.linspace([-0.9, -0.5, 0.1], [0.5, 0.9, 0.9], 6).astype(np.float32)
+    inputs = network.inputs(seen(rows=1))
+    with torch.no_grad():
+        goes_on = policy._goes_on_from([plan], [2])
+        given = network.batch(inputs) | {"action": network.theirs(goes_on.plans)}
+        batch = network.prepared(given)
+        left_over = batch.pop("action")
+        noise = torch.randn(1, 8, theirs.config.max_action_dim)
+        made = network.continue_chunk(batch, noise, *network._guide(left_over, goes_on))
+        expected = theirs.predict_action_chunk(
+            batch, noise=noise, prev_chunk_left_over=left_over[:, :6], inference_delay=2, execution_horizon=6,
+        )  # fmt: skip
+        alone = theirs.predict_action_chunk(batch, noise=noise)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-6)
+    assert not torch.allclose(made, alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["pi0", "smolvla"])
+def test_robots_are_answered_by_one_pass_wherever_their_plans_are(
+    two_that_go_on, kind, monkeypatch
+):
+    """Those that do not explore have the answer that they would have alone."""
+    policy = two_that_go_on[kind]
+    rng, passes = np.random.default_rng(0), []
+    plans = [SPEC.action.sample(rng) * np.ones((n, 1), np.float32) for n in (6, 3, 8)]
+    queries = [
+        Query(seen(seed=i), i != 1, TASK, plan, frozen)
+        for i, (plan, frozen) in enumerate(
+            [*zip(plans, (1, 2, 3), strict=True), (None, 0), (None, 0)]
+        )
+    ]
+    alone = [policy.act_batch([one])[0] for one in queries]
+    for name in ("chunk", "continue_chunk"):
+        own = getattr(policy._network, name)
+        monkeypatch.setattr(
+            policy._network, name, lambda *a, own=own, n=name: passes.append(n) or own(*a)
+        )
+    made = policy.act_batch(queries)
+    assert sorted(passes) == ["chunk", "continue_chunk"]
+    for i, (one, other) in enumerate(zip(made, alone, strict=True)):
+        if i != 1:  # it explores
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    np.testing.assert_array_equal(made[2][:3], plans[2][:3])
 
 
 def test_a_robot_with_other_units_and_names(tmp_path):

@@ -24,6 +24,10 @@ def without_folders(value: Any) -> Any:
     return value
 
 
+#: Seed of the noise of deterministic actions.
+STILL = 0
+
+
 class AdapterConfig(Config):
     """Low-rank matrices that are trained beside frozen weights (LoRA, Hu et al. 2021)."""
 

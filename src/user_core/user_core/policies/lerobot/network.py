@@ -5,28 +5,33 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from user_core.errors import PolicyError, SpecError
 from user_core.policies.features import ActionScale
 from user_core.policies.language.config import ADVANTAGE, TASK, with_advantage_in_words
 from user_core.policies.lerobot.adapters import merged
+from user_core.policies.lerobot.config import STILL
 from user_core.policies.lerobot.inputs import ACTION
 from user_core.policies.lerobot.opening import Opened, lags_of, noise_state, normalising, seeded
 from user_core.policies.lerobot.recordable import (
     drawn_by_host,
     given_by_host,
+    going_on,
     has_words,
     make_recordable,
+    noise_for,
     padded_words,
     recomputing,
+    takes_noise,
 )
 from user_core.policies.lerobot.weights import alias_frozen, share
 from user_core.specs import Array, Arrays
@@ -34,6 +39,21 @@ from user_core.specs import Array, Arrays
 _BASE = "base.sha256"
 #: What names of inputs begin with that LeRobot's preprocessor has made, and the actions among them.
 _READY = "ready/"
+
+
+@dataclass(frozen=True)
+class GoesOn:
+    """What chunks go on from.
+
+    Attributes:
+        plans: In network units, (B, P x A).
+        frozen: Rows of each that are carried out whatever is generated.
+        left: Rows of each that there are; of policies that do not take noise the same for all, as ``frozen`` is.
+    """
+
+    plans: Tensor
+    frozen: Sequence[int]
+    left: Sequence[int]
 
 
 class LeRobotNetwork(nn.Module):
@@ -302,26 +322,85 @@ class LeRobotNetwork(nn.Module):
             yield
 
     def generate(
-        self, inputs: Mapping[str, Tensor], seed: int, words: Sequence[str] | None = None, **keywords: Any
+        self, inputs: Mapping[str, Tensor], seed: int, words: Sequence[str] | None = None, *,
+        still: Sequence[bool] = (), goes_on: GoesOn | None = None,
     ) -> Tensor:  # fmt: skip
-        """Chunks (B, T, A) in network units, of the noise of a seed; ``words`` are the task of each row."""
+        """Chunks (B, T, A) in network units.
+
+        Args:
+            inputs: Of :meth:`inputs`.
+            seed: Of the noise.
+            words: The task of each row.
+            still: Rows whose noise is always the same, wherever they are in a batch; only where :attr:`takes_noise`.
+            goes_on: The plans that they go on from, by LeRobot's real-time chunking.
+        """
         self.policy.eval()
         if hasattr(self.policy, "reset"):
             self.policy.reset()
+        rows = len(next(iter(inputs.values())))
         with torch.no_grad(), seeded(seed, self.device):
-            batch, before = self.prepared(self.batch(inputs, words)), noise_state(self.device)
-            tensors = None if keywords else self._tensors(batch, len(next(iter(inputs.values()))))
-            if tensors is None:
-                made = self.policy.predict_action_chunk(batch, **keywords)
+            given = self.batch(inputs, words)
+            if goes_on is not None:
+                given[ACTION] = self.theirs(goes_on.plans.to(self.device))
+            batch, before = self.prepared(given), noise_state(self.device)
+            left_over = None if goes_on is None else batch.pop(ACTION)
+            tensors = self._tensors(batch, rows)
+            known = batch if tensors is None else tensors
+            if self.takes_noise:
+                noise = self._noise(rows, still)
+                if goes_on is None or left_over is None:
+                    made = self.chunk(known, noise)
+                else:
+                    made = self.continue_chunk(known, noise, *self._guide(left_over, goes_on))
+            elif goes_on is not None:
+                made = self.policy.predict_action_chunk(
+                    batch, prev_chunk_left_over=left_over, inference_delay=goes_on.frozen[0],
+                    execution_horizon=goes_on.left[0],
+                )  # fmt: skip
             else:
-                made = self.chunk(tensors)
+                made = self.chunk(known) if tensors is not None else self.policy.predict_action_chunk(batch)  # fmt: skip
             self.draws_noise = not torch.equal(before, noise_state(self.device))
             self._bind()
             return self.ours(self.after(made))
 
-    def chunk(self, batch: dict[str, Tensor]) -> Tensor:
-        """Chunks (B, T, A) as LeRobot makes them of what its preprocessor gave: all of it on the GPU, with its own noise."""
-        made: Tensor = self.policy.predict_action_chunk(batch)
+    @property
+    def takes_noise(self) -> bool:
+        """Whether rows of a batch may differ in how they draw noise, and in how much of which plan they go on from."""
+        return takes_noise(self.policy)
+
+    def _noise(self, rows: int, still: Sequence[bool]) -> Tensor:
+        noise = noise_for(self.policy, rows, self.device)
+        if not any(still):
+            return noise
+        with seeded(STILL, self.device):
+            same = noise_for(self.policy, 1, self.device)
+        return torch.where(torch.tensor(still, device=self.device)[:, None, None], same, noise)
+
+    def _guide(self, left_over: Tensor, goes_on: GoesOn) -> tuple[Tensor, Tensor]:
+        """What is left of plans, as LeRobot's network has actions, and the weights of its rows."""
+        theirs, rows = self.policy.config, left_over.shape[1]
+        weights_of = self.policy.model.rtc_processor.get_prefix_weights
+        weights = [weights_of(f, n, theirs.chunk_size) for f, n in zip(goes_on.frozen, goes_on.left, strict=True)]  # fmt: skip
+        there = torch.arange(rows) < torch.tensor(goes_on.left)[:, None]
+        known = torch.where(there.to(self.device)[..., None], left_over, torch.zeros_like(left_over))  # fmt: skip
+        lacking = (0, theirs.max_action_dim - known.shape[2], 0, theirs.chunk_size - rows)
+        return pad(known.float(), lacking), torch.stack(weights).to(self.device)[..., None]
+
+    def chunk(self, batch: dict[str, Any], noise: Tensor | None = None) -> Tensor:
+        """Chunks (B, T, A) as LeRobot makes them of what its preprocessor gave: all of it on the GPU, with its own noise
+        where none is given."""
+        given = {} if noise is None else {"noise": noise}
+        made: Tensor = self.policy.predict_action_chunk(batch, **given)
+        return made
+
+    def continue_chunk(
+        self, batch: dict[str, Any], noise: Tensor, before: Tensor, weights: Tensor
+    ) -> Tensor:
+        """:meth:`chunk`, going on from what is left of others; see :func:`~user_core.policies.lerobot.recordable.going_on`."""
+        with going_on(self.policy, before, weights):
+            made: Tensor = self.policy.predict_action_chunk(
+                batch, noise=noise, prev_chunk_left_over=before
+            )
         return made
 
     def recompute(self) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from user_core.errors import PluginError, PolicyError
 from user_core.interfaces import Policy, Query
 from user_core.policies.features import ActionScale, together
-from user_core.policies.lerobot.config import LeRobotConfig
+from user_core.policies.lerobot.config import STILL, LeRobotConfig
 from user_core.policies.loading import check_fits
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Task
@@ -26,10 +26,7 @@ from user_core.types import Task
 if TYPE_CHECKING:  # imported with torch and LeRobot, when it is made
     from torch import Tensor
 
-    from user_core.policies.lerobot.network import LeRobotNetwork
-
-#: Seed of the noise of deterministic actions.
-_STILL = 0
+    from user_core.policies.lerobot.network import GoesOn, LeRobotNetwork
 
 
 class LeRobotPolicy(Policy):
@@ -103,27 +100,29 @@ class LeRobotPolicy(Policy):
 
     def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
         """The next actions, (T, A)."""
-        return self._chunks(together([observation]), deterministic)[0]
+        return self._chunks(together([observation]), [deterministic])[0]
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
-        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`: one pass for all that explore
-        and whose plans go on alike. Of policies with noise, which LeRobot draws for a batch at once, those that do not
-        explore are answered one by one: their noise is always the same, and not that of a place in the batch."""
+        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`: one pass for all that begin and one for
+        all whose plans go on, where LeRobot's policy can be given its noise. Of others one for those whose plans go on alike;
+        and those that do not explore are answered one by one: their noise is always the same, and not that of a place in the
+        batch."""
         made: list[Array] = [np.zeros(0)] * len(queries)
         alike: dict[tuple[int, int, int], list[int]] = {}
+        noisy, apart = self._network.draws_noise is not False, self._network.takes_noise
         for i, one in enumerate(queries):
-            plan = None if one.plan is None else one.plan[: self.rows]
-            left = 0 if plan is None else len(plan)
-            noisy = self._network.draws_noise is not False
+            left = 0 if one.plan is None else min(len(one.plan), self.rows)
             alone = i + 1 if one.deterministic and noisy else 0
-            alike.setdefault((alone, left, min(one.frozen, left)), []).append(i)
-        for (_, left, frozen), rows in alike.items():
-            still = all(queries[i].deterministic for i in rows)
+            kind = (0, min(left, 1), 0) if apart else (alone, left, min(one.frozen, left))
+            alike.setdefault(kind, []).append(i)
+        for (_, goes_on, _), rows in alike.items():
             some = [queries[i] for i in rows]
-            plans = None if not left else np.stack([np.asarray(one.plan)[:left] for one in some])
-            words = [self.words(one.task) for one in some]
             chunks = self._chunks(
-                together([one.observation for one in some]), still, plans, frozen, words
+                together([one.observation for one in some]),
+                [one.deterministic for one in some],
+                [np.asarray(one.plan) for one in some] if goes_on else None,
+                [one.frozen for one in some],
+                [self.words(one.task) for one in some],
             )
             for i, chunk in zip(rows, chunks, strict=True):
                 made[i] = chunk
@@ -139,11 +138,14 @@ class LeRobotPolicy(Policy):
         return [(policy.diffusion.unet, "forward")] if kind == "diffusion" else []
 
     def graphed_calls(self) -> list[tuple[Any, str]]:
-        """All that is done on the GPU for a chunk, with every step that takes noise away. Of diffusion the network only: its
-        steps are counted on the host. A plan that goes on is launched: LeRobot's real-time chunking follows gradients."""
-        if self._network.policy.config.type == "diffusion":
+        """All that is done on the GPU for a chunk, with every step that takes noise away, and for one that goes on from another.
+        Of diffusion the network only: its steps are counted on the host. What goes on is launched where LeRobot's policy cannot
+        be given its noise."""
+        network = self._network
+        if network.policy.config.type == "diffusion":
             return self.acting_calls()
-        return [(self._network, "chunk")]
+        own = [(network, "chunk")]
+        return [*own, (network, "continue_chunk")] if network.takes_noise else own
 
     def arrays(self) -> dict[str, Array]:
         return self._network.arrays()
@@ -189,36 +191,41 @@ class LeRobotPolicy(Policy):
     ) -> Array:
         """Actions that go on from a plan, by LeRobot's own real-time chunking; see
         :class:`~user_core.interfaces.ContinuingPolicy`."""
-        plan = plan[: self.rows]
         if not len(plan):
             return self.act(observation, deterministic=deterministic)
-        frozen = min(frozen, len(plan))
-        return self._chunks(together([observation]), deterministic, plan[None], frozen)[0]
+        return self._chunks(together([observation]), [deterministic], [plan], [frozen])[0]
 
     def _chunks(
-        self, observation: Arrays, deterministic: bool, plans: Array | None = None, frozen: int = 0,
-        words: Sequence[str] | None = None,
+        self, observation: Arrays, still: Sequence[bool], plans: Sequence[Array] | None = None,
+        frozen: Sequence[int] = (), words: Sequence[str] | None = None,
     ) -> list[Array]:  # fmt: skip
-        """Chunks (T, A) for observations, each array (B, ...), that go on from ``plans`` (B, P, A), if any."""
+        """Chunks (T, A) for observations, each array (B, ...), that go on from ``plans``, (P, A) each, if any."""
         network = self._network
         inputs = network.inputs(observation)
-        keywords: dict[str, Any] = {}
+        goes_on = None
         if plans is not None:
-            import torch
+            plans = [plan[: self.rows] for plan in plans]
+            frozen = [min(some, len(plan)) for some, plan in zip(frozen, plans, strict=True)]
+            goes_on = self._goes_on_from(plans, frozen)
+        seed = STILL if all(still) else int(self._rng.integers(2**31))
+        unit = network.generate(inputs, seed, words, still=still, goes_on=goes_on)
+        made = list(self._scale.to_robot(unit.float().cpu().numpy()))
+        for chunk, plan, some in zip(made, plans or (), frozen, strict=False):
+            chunk[:some] = plan[:some]  # they are carried out, whatever was generated
+        return made
 
-            self._let_go_on()
-            unit = torch.from_numpy(self._scale.unit(plans)).flatten(1).to(network.device)
-            batch = {**network.batch(inputs, words), "action": network.theirs(unit)}
-            keywords = {
-                "prev_chunk_left_over": network.prepared(batch)["action"],
-                "inference_delay": frozen, "execution_horizon": plans.shape[1],
-            }  # fmt: skip
-        seed = _STILL if deterministic else int(self._rng.integers(2**31))
-        unit = network.generate(inputs, seed, words, **keywords)
-        made = self._scale.to_robot(unit.float().cpu().numpy())
-        if plans is not None:
-            made[:, :frozen] = plans[:, :frozen]  # they are carried out, whatever was generated
-        return list(made)
+    def _goes_on_from(self, plans: Sequence[Array], frozen: Sequence[int]) -> GoesOn:
+        import torch
+
+        from user_core.policies.lerobot.network import GoesOn
+
+        self._let_go_on()
+        left = [len(plan) for plan in plans]
+        # Filled up to the same length with what does not count.
+        most = self.rows if self._network.takes_noise else max(left)
+        even = [np.concatenate([p, np.repeat(p[-1:], most - len(p), axis=0)]) for p in plans]
+        unit = torch.from_numpy(self._scale.unit(np.stack(even))).flatten(1)
+        return GoesOn(unit, frozen, left)
 
     def _let_go_on(self) -> None:
         """Switch LeRobot's real-time chunking on."""

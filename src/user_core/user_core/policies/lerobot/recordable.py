@@ -7,8 +7,9 @@ given to it, and what looks at tensors of a host is done once. What a host gives
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,6 +81,65 @@ def given_by_host(policy: Any, batch: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         del policy.model.sample_time
+
+
+#: Types of policies whose ``sample_actions`` takes its noise from who asks, and LeRobot's real-time chunking as they are
+#: written: their answers are tensors made of tensors.
+_GIVEN_NOISE = ("pi0", "pi05", "smolvla")
+
+
+def takes_noise(policy: Any) -> bool:
+    """Whether a policy of LeRobot can be given the noise that a chunk is made of, and what it goes on from, for each row."""
+    return policy.config.type in _GIVEN_NOISE and hasattr(policy.model, "sample_noise")
+
+
+def noise_for(policy: Any, rows: int, device: torch.device) -> Tensor:
+    """What a policy that takes noise would draw itself for so many rows."""
+    theirs = policy.config
+    drawn: Tensor = policy.model.sample_noise(
+        (rows, theirs.chunk_size, theirs.max_action_dim), device
+    )
+    return drawn
+
+
+@contextmanager
+def going_on(policy: Any, before: Tensor, weights: Tensor) -> Iterator[None]:
+    """Within this a policy that takes noise makes chunks that go on from others, as LeRobot's real-time chunking does.
+
+    That one's weights are numbers of the host, the same for all rows; and it asks for gradients, though what it follows is the
+    error itself: its network has been asked before gradients are kept, so that none come through it
+    (``RTCProcessor.denoise_step``).
+
+    Args:
+        policy: Of LeRobot, its real-time chunking switched on.
+        before: What is left of the chunks before, as the network has actions, (B, T, its A); 0 where nothing is.
+        weights: How much each row of it counts, (B, T, 1).
+    """
+    processor = policy.model.rtc_processor
+    most = float(processor.rtc_config.max_guidance_weight)
+    processor.denoise_step = partial(_guided, before, weights, most)
+    try:
+        yield
+    finally:
+        del processor.denoise_step
+
+
+def _guided(
+    before: Tensor, weights: Tensor, most: float, *, x_t: Tensor, time: float,
+    original_denoise_step_partial: Callable[[Tensor], Tensor], **_: Any,
+) -> Tensor:  # fmt: skip
+    velocity = original_denoise_step_partial(x_t)
+    error = (before - (x_t - time * velocity)) * weights
+    return velocity - _strength(time, most) * error
+
+
+def _strength(time: float, most: float) -> float:
+    """How strongly an error is corrected at a time of the flow, in float32 as LeRobot has it."""
+    done, largest = torch.tensor(1 - time, device="cpu"), torch.tensor(most, device="cpu")
+    left = (1 - done) ** 2
+    inverse = (left + done**2) / left
+    strength = torch.nan_to_num((1 - done) / done, posinf=most)
+    return float(torch.minimum(torch.nan_to_num(strength * inverse, posinf=most), largest))
 
 
 def recomputing(policy: Any) -> bool:
