@@ -65,8 +65,9 @@ def recorded(what, notes_on=""):
     return made
 
 
-def all_is_recorded(network, ready, plain):
-    """An update of ``network``, and a chunk."""
+def all_is_recorded(policy, network, ready, plain):
+    """An update of ``network``, a chunk, and one that goes on from another."""
+    policy._let_go_on()
     for module in network.modules():  # what its own code found on the host, once
         places = module.__dict__.get("_kept_places", {})
         places |= {(*key[:2], torch.device("meta")): on_meta(one) for key, one in places.items()}
@@ -78,19 +79,28 @@ def all_is_recorded(network, ready, plain):
         network.zero_grad()
         network.loss(on_meta(ready), action, None, torch.Generator()).backward()
 
+    noise = torch.rand((ROWS, network.rows, network.policy.config.max_action_dim), device="meta")
+    weights = torch.rand((ROWS, network.rows, 1), device="meta")
+
     def chunk():
         network.policy.eval()
         with torch.no_grad():
-            return network.chunk(on_meta(plain))
+            return network.chunk(on_meta(plain), noise)
+
+    def going_on():
+        with torch.no_grad():
+            return network.continue_chunk(on_meta(plain), noise, noise, weights)
 
     recorded(update, "meta")
     unreached = [name for name, p in network.named_parameters() if p.grad is None]
-    assert recorded(chunk).shape == (ROWS, network.rows, 3)
+    for call in (chunk, going_on):
+        assert recorded(call).shape == (ROWS, network.rows, 3)
     return unreached
 
 
 def test_smolvla_needs_the_host_for_nothing_that_is_recorded(vlm):
-    network = smolvla(vlm)._network
+    policy = smolvla(vlm)
+    network = policy._network
     inputs = network.inputs(seen())
     ready = network.ready(inputs, torch.zeros(ROWS, network.rows * 3), None, torch.Generator())
     plain = network._tensors(network.prepared(network.batch(inputs)), ROWS)
@@ -98,7 +108,7 @@ def test_smolvla_needs_the_host_for_nothing_that_is_recorded(vlm):
     with torch.no_grad():
         network.chunk(dict(plain))
     network.policy.reset()
-    all_is_recorded(network, ready, plain)
+    all_is_recorded(policy, network, ready, plain)
 
 
 def test_pi0_needs_the_host_for_nothing_that_is_recorded_and_trains_what_its_loss_reaches(
@@ -112,7 +122,8 @@ def test_pi0_needs_the_host_for_nothing_that_is_recorded_and_trains_what_its_los
     )  # fmt: skip
     with monkeypatch.context() as patch, torch.device("meta"), two_layers_of_pi0():
         patch.setattr(torch.nn.Module, "to", lambda self, *args, **keywords: self)
-        network = LeRobotPolicy(config, SPEC)._network
+        policy = LeRobotPolicy(config, SPEC)
+    network = policy._network
     heads = [n for n, p in network.policy.named_parameters() if not p.requires_grad]
     assert {n.split(".")[-2] for n in heads} >= {"lm_head", "o_proj", "down_proj"}
     images = {f"observation.images.{n}": torch.rand(ROWS, 3, 64, 64) for n in ("image_front", "image_wrist")}  # fmt: skip
@@ -123,7 +134,7 @@ def test_pi0_needs_the_host_for_nothing_that_is_recorded_and_trains_what_its_los
     }
     learned = {"action": torch.rand(ROWS, 8, 3), "action_is_pad": torch.zeros(ROWS, 8, dtype=torch.bool)}  # fmt: skip
     ready = {f"ready/{n}": one for n, one in (plain | learned | {"drawn.times": torch.rand(ROWS)}).items()}  # fmt: skip
-    assert all_is_recorded(network, ready, plain) == []
+    assert all_is_recorded(policy, network, ready, plain) == []
 
 
 def test_images_without_padding_are_seen_as_by_its_own_code(vlm):
