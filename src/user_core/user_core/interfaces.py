@@ -277,6 +277,9 @@ class Policy(ABC):
         of its start and hundreds of megabytes. ``user check policy`` tries it."""
         return False
 
+    #: Another policy that answers for it, and may remember what happens; None: it answers itself.
+    answers_by: Policy | None = None
+
     #: Whether who lets it act may keep the weights of its layers in bfloat16 where it computes in that. They are then no longer
     #: exactly those of the version, in :meth:`arrays` either.
     may_be_rounded: ClassVar[bool] = False
@@ -395,7 +398,9 @@ class BatchingPolicy(Protocol):
 
 def answers_in_batches(policy: Policy) -> bool:
     """Whether a policy is a :class:`BatchingPolicy`. One that acts in another way than the class from which it has
-    ``act_batch`` is none."""
+    ``act_batch`` is none, nor is one that answers by another policy that is none."""
+    if policy.answers_by is not None and not answers_in_batches(policy.answers_by):
+        return False
     kinds = type(policy).__mro__
     made = next((kind for kind in kinds if "act_batch" in vars(kind)), None)
     if made is None:

@@ -7,8 +7,9 @@ import torch
 from user_core import plugins
 from user_core.conformance import check_algorithm, check_policy
 from user_core.errors import ConfigError, SpecError
-from user_core.interfaces import Query
+from user_core.interfaces import Query, answers_in_batches
 from user_core.policies import policy_config_hash
+from user_core.policies.generative.flow import FlowPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch, Task
 
@@ -133,6 +134,30 @@ def test_queries_and_plans_that_go_on_are_asked_alike():
     (made,) = policy.act_batch([Query(seen, True, Task("t"))])
     np.testing.assert_allclose(made, plan, atol=1e-5)
     assert not hasattr(told("tanh_gaussian"), "continue_plan")
+
+
+class Remembers(FlowPolicy):
+    """Answers one robot, in a way of its own: the first action of an episode is another one."""
+
+    first = True
+
+    def reset(self, task):
+        super().reset(task)
+        self.first = True
+
+    def act(self, observation, *, deterministic=False):
+        found = super().act(observation, deterministic=deterministic)
+        self.first, share = False, 0.0 if self.first else 1.0
+        return share * found
+
+
+def test_one_that_remembers_is_not_asked_for_several_robots():
+    inner = {"plugin": f"{__name__}:Remembers", "params": POLICIES["flow"]}
+    policy = plugins.build("policies", "advantage", {"policy": inner}, NUMBERS)
+    assert not answers_in_batches(policy) and answers_in_batches(told("flow"))
+    seen = {"x": np.ones(3, np.float32)}
+    policy.reset(Task("t"))
+    assert not policy.act(seen).any() and policy.act(seen).any()
 
 
 def test_what_it_cannot_be_told_is_refused_in_words():

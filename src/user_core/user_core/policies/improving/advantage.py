@@ -21,7 +21,7 @@ import numpy as np
 
 from user_core.config import Config, from_mapping, identity, setting
 from user_core.errors import SpecError
-from user_core.interfaces import FrozenFeatures, Policy, Query, answers_in_batches
+from user_core.interfaces import FrozenFeatures, Policy, Query
 from user_core.plugins import PluginChoice, load
 from user_core.policies.generative.config import GenerativeConfig
 from user_core.policies.generative.mlp import PerceptronLayout
@@ -127,6 +127,7 @@ class AdvantagePolicy(Policy):
             choice = choice.replace(params=_with_told(choice.params))
             made = choice.build("policies", _told_spec(spec), path=where)
         self.config, self.spec, self.policy = config, spec, made
+        self.answers_by = made
         self.observation_history, self.tasks = made.observation_history, made.tasks
         if hasattr(made, "continue_plan"):
             self.continue_plan = self._continue_plan
@@ -166,23 +167,13 @@ class AdvantagePolicy(Policy):
         return made
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
-        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`: by one pass where the policy can."""
+        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`, where the policy is one."""
         asked = [
             replace(one, observation=self._told(one.observation), task=self._asked(one.task))
             for one in queries
         ]
-        if answers_in_batches(self.policy):
-            together: list[Array] = self.policy.act_batch(asked)
-            return together
-        made: list[Array] = []
-        for one in asked:
-            self.policy.reset(one.task)
-            how = {"deterministic": one.deterministic}
-            if one.plan is None:
-                made.append(self.policy.act(one.observation, **how))
-            else:
-                made.append(self.policy.continue_plan(one.observation, one.plan, one.frozen, **how))
-        return made
+        together: list[Array] = self.policy.act_batch(asked)
+        return together
 
     def _continue_plan(
         self, observation: Arrays, plan: Array, frozen: int, *, deterministic: bool = False
