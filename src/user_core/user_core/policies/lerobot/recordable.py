@@ -76,11 +76,15 @@ def given_by_host(policy: Any, batch: dict[str, Any]) -> Iterator[None]:
     if times is None:
         yield
         return
-    policy.model.sample_time = lambda *_: times
+    model = policy.model
+    own = model.__dict__.get("sample_time")  # of somebody who has replaced the class's
+    model.sample_time = lambda *_: times
     try:
         yield
     finally:
-        del policy.model.sample_time
+        del model.sample_time
+        if own is not None:
+            model.sample_time = own
 
 
 #: Types of policies whose ``sample_actions`` takes its noise from who asks, and LeRobot's real-time chunking as they are
