@@ -97,12 +97,12 @@ class GpuTurns:
         """Training says how long what it has launched goes on after a turn was taken."""
         struct.pack_into(_FORMAT, self._memory, _TAIL, int(1e9 * tail_s))
 
-    def wait(self) -> float:
-        """Return when training may go on; how long that took, seconds."""
+    def wait(self, at_most_s: float = float("inf")) -> float:
+        """Return when training may go on, or after so long; how long that took, seconds."""
         if not self.taken:
             return 0.0
         start_s = time.monotonic()
-        while self.taken:
+        while self.taken and time.monotonic() - start_s < at_most_s:
             time.sleep(_LOOK_S)
         return time.monotonic() - start_s
 

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from user_core.runtime.gpu_turns import GpuTurns
-from user_learner.training.gpu_pace import GpuPace
+from user_learner.training import gpu_pace
+from user_learner.training.gpu_pace import LEAST_SHARE, GpuPace
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_there_is_a_place_before_each_block_forward_and_backward(
     calls: list[int] = []
     pace = GpuPace(GpuTurns(tmp_path / "turns"), ahead=None)
     assert pace.between_blocks_of(network) == 3
-    monkeypatch.setattr(GpuTurns, "wait", lambda self: calls.append(1) or 0.0)
+    monkeypatch.setattr(GpuTurns, "wait", lambda self, most: calls.append(1) or 0.0)
     y = forward(network, torch.randn(2, 4))
     assert len(calls) == 3
     y.sum().backward()
@@ -57,7 +58,7 @@ def test_there_is_a_place_before_the_largest_part_of_a_block(tmp_path: Path) -> 
     pace = GpuPace(GpuTurns(tmp_path / "turns"), ahead=None)
     assert pace.between_blocks_of(network) == 6 + 3  # and the layer in each mlp
     calls: list[int] = []
-    pace._turns.wait = lambda: calls.append(1) or 0.0  # type: ignore[method-assign, func-returns-value]
+    pace._turns.wait = lambda most: calls.append(1) or 0.0  # type: ignore[method-assign, func-returns-value]
     for one in network:
         one["mlp"](torch.randn(2, 4))
     assert len(calls) >= 3
@@ -84,3 +85,36 @@ def test_it_waits_until_the_answer_is_there(tmp_path: Path, network: nn.Module) 
 
 def test_on_a_cpu_there_is_nothing_to_leave_to_others() -> None:
     assert GpuPace.on("cpu") is None
+
+
+def test_training_never_stands_still_though_an_answer_is_always_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four simulated arms with a large policy ask for more than the GPU can answer: not one update was made."""
+    monkeypatch.setattr(gpu_pace, "_PATIENCE_S", 0.05)
+    ends = threading.Event()
+
+    def answers() -> None:
+        turns = GpuTurns(tmp_path / "turns")
+        while not ends.is_set():
+            turns.take(0.25)
+            time.sleep(1e-3)
+
+    thread = threading.Thread(target=answers)
+    thread.start()
+    try:
+        pace = GpuPace(GpuTurns(tmp_path / "turns"), ahead=None)
+        while not pace._turns.taken:
+            time.sleep(1e-3)
+        start_s, computed_s = time.monotonic(), 0.0
+        for _ in range(30):
+            pace()
+            piece_s = time.monotonic()
+            time.sleep(2e-3)
+            computed_s += time.monotonic() - piece_s
+        took_s = time.monotonic() - start_s
+    finally:
+        ends.set()
+        thread.join()
+    assert computed_s < 2 * LEAST_SHARE * took_s + 0.05  # and answers keep the rest
+    assert pace.waited_s > 0
