@@ -303,3 +303,14 @@ def test_another_file_of_weights_is_another_question(tmp_path: Path) -> None:
     assert "" not in signs and len(set(signs)) == 4
     weights.unlink()
     assert fit._sign(asked, False) == signs[0] != fit._sign(asked, True)
+
+
+def test_a_file_in_a_folder_that_parameters_name_is_seen_to_change(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"first")
+    before = fit._files({"checkpoint": str(tmp_path)})
+    assert fit._files({"checkpoint": str(tmp_path)}) == before
+    weights.write_bytes(b"second")  # in place: the folder itself stays as it is
+    assert fit._files({"checkpoint": str(tmp_path)}) != before
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert fit._files({"checkpoint": str(tmp_path)})

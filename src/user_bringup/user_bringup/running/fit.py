@@ -113,14 +113,16 @@ def _sign(request: list[dict[str, Any]], asks_success: bool) -> str:
 
 
 def _files(value: Any) -> list[tuple[str, int, int]]:
-    """Size and time of the files that parameters name, for instance models and weights."""
+    """Size and time of the files that parameters name, for instance models and weights, and of those in a folder."""
     if isinstance(value, Mapping):
         return _files(list(value.values()))
     if isinstance(value, list):
         return [file for part in value for file in _files(part)]
     with contextlib.suppress(OSError, ValueError, ConfigError):
         if isinstance(value, str) and "/" in value and (file := path_of_file(value)).exists():
-            return [(value, (stat := file.stat()).st_size, stat.st_mtime_ns)]
+            inside = sorted(one for one in file.iterdir() if one.is_file()) if file.is_dir() else []
+            stats = [(one, one.stat()) for one in (file, *inside)]
+            return [(str(one), stat.st_size, stat.st_mtime_ns) for one, stat in stats]
     return []
 
 
