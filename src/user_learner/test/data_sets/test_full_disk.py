@@ -65,3 +65,5 @@ def test_an_export_to_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_pat
     (small / "fill").unlink()
     assert main(words, Console(file=out, width=300, highlight=False)) == 0
     assert "4 episodes" in out.getvalue()
+    said = out.getvalue().split("written to ")[1].split(";")[0]
+    assert small.joinpath(said).exists()  # Minari's has a version in its name

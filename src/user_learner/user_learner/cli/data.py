@@ -262,7 +262,7 @@ def _export(options: argparse.Namespace, console: Console) -> int:
             hint="Make room, then run the same command again: it continues, or begins anew where a format is one file",
         ) from error  # fmt: skip
     console.print(
-        f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.data}; "
+        f"{report.episodes:,} episodes, {report.rows:,} rows written to {report.path}; "
         f"{report.duplicates:,} were there"
     )
     if report.psnr_db != float("inf"):

@@ -79,9 +79,11 @@ class ExportReport(TransferReport):
 
     Attributes:
         psnr_db: What the coding of images has lost, dB; infinite without loss.
+        path: Where it lies: Minari's names end with a version.
     """
 
     psnr_db: float = field(default=float("inf"))
+    path: Path = Path()
 
 
 def chosen_episodes(
@@ -174,6 +176,9 @@ class _Writer(Protocol):
     """What writes one format."""
 
     @property
+    def path(self) -> Path: ...
+
+    @property
     def written(self) -> Collection[tuple[str, int, int]]: ...
 
     @property
@@ -214,6 +219,7 @@ def _export(
         episodes = list(chosen_episodes(edited, choice, report))
         origin = {"store": reader.meta.store, "edits": len(edited.log.edits), **choice.to_dict()}
         writer = make(reader, spec, origin)
+        report.path = writer.path
         try:
             for done, chosen in enumerate(episodes):
                 if progress:
