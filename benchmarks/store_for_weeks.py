@@ -16,7 +16,8 @@ says the same of draws beside compression, and
 
     tools/run python benchmarks/store_for_weeks.py --memory STORE STORE --times 5
 
-says what processes take that draw from stores, and that look after them, each opened several times, in turns.
+says what processes take that draw from stores, and that look after them, each opened several times, in turns; with
+``--changes 8`` also what one that draws takes at its most while episodes come.
 """
 
 from __future__ import annotations
@@ -71,10 +72,15 @@ def main() -> None:
         print(json.dumps(hold(Path(options.hold))))
         return
     if options.settle:
-        print(json.dumps(settle(Path(options.settle))))
+        print(json.dumps(settle(Path(options.settle), options.changes, Path(options.folder))))
         return
     if options.memory:
-        compare_memory([Path(store) for store in options.memory], options.times)
+        compare_memory(
+            [Path(store) for store in options.memory],
+            options.times,
+            options.changes,
+            options.folder,
+        )
         return
     if options.write_images:
         write_images(Path(options.write_images), options.steps, options.length)
@@ -83,7 +89,8 @@ def main() -> None:
         beside_compression(Path(options.compress), Path(options.folder))
         return
     if options.write:
-        write(Path(options.write), 0, options.steps, options.length)
+        stop = options.first + options.steps
+        write(Path(options.write), options.first, stop, options.length)
         return
     folder = Path(options.folder)
     shutil.rmtree(folder, ignore_errors=True)
@@ -197,6 +204,10 @@ def parser() -> Parser:
     whole.add_argument("--store", default="", help="draw beside retention in copies of it only")
     whole.add_argument("--memory", nargs="+", default=[], help="say only what these stores take")
     whole.add_argument("--times", type=int, default=5, help="how often each is opened for that")
+    whole.add_argument(
+        "--changes", type=int, default=0, help="how often episodes come to a copy of it meanwhile"
+    )
+    whole.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     whole.add_argument("--settle", default="", help=argparse.SUPPRESS)
     whole.add_argument("--hold", default="", help=argparse.SUPPRESS)
     whole.add_argument("--watch", default="", help=argparse.SUPPRESS)
@@ -339,10 +350,10 @@ class Waits:
         """Nanoseconds that each thread ran, and that it waited for a core."""
         found = {}
         for thread in os.listdir("/proc/self/task"):
-            if thread not in self._files:
-                path = f"/proc/self/task/{thread}/schedstat"
-                self._files[thread] = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # it has ended
+                if thread not in self._files:
+                    path = f"/proc/self/task/{thread}/schedstat"
+                    self._files[thread] = os.open(path, os.O_RDONLY)
                 ran, waited, _ = os.pread(self._files[thread], 99, 0).split()
                 found[thread] = int(ran), int(waited)
         return found
@@ -367,13 +378,14 @@ def hold(store: Path) -> dict[str, Any]:
             }
 
 
-def compare_memory(stores: list[Path], times: int) -> None:
+def compare_memory(stores: list[Path], times: int, changes: int, folder: str) -> None:
     """What a process takes that draws from each store, and one that holds what a replay node does; medians."""
+    more = ["--changes", str(changes), "--folder", folder]
     found: dict[tuple[Path, str], list[dict[str, Any]]] = {}
     for _ in range(times):
         for store in stores:
             for way in ("--settle", "--hold"):
-                words = [sys.executable, __file__, way, str(store)]
+                words = [sys.executable, __file__, way, str(store), *more]
                 ended = systems.run_to_end(words, capture_output=True, text=True, check=True)
                 row = json.loads(ended.stdout.splitlines()[-1])
                 found.setdefault((store, way), []).append(row)
@@ -381,39 +393,86 @@ def compare_memory(stores: list[Path], times: int) -> None:
         medians = {k: round(float(np.median([row[k] for row in rows])), 2) for k in rows[0]}
         ranges = {
             k: [min(row[k] for row in rows), max(row[k] for row in rows)]
-            for k in ("settled_mb", "most_private_mb")
+            for k in ("settled_mb", "most_private_mb", "changing_mb")
             if k in rows[0]
         }
         tell("draws" if way == "--settle" else "holds", store=str(store), **medians, from_to=ranges)
 
 
-def settle(store: Path) -> dict[str, Any]:
-    """Draw until the cache is full and takes no more; memory before, at its most, and when it has settled."""
+def settle(store: Path, changes: int, folder: Path) -> dict[str, Any]:
+    """Draw until the cache is full and takes no more; memory before, at its most, and when it has settled. And, of a copy
+    of the store, at its most while episodes come to it, when tables are made anew, and settled after that."""
     from user_learner.sampling import ReplaySource, SamplerConfig
 
-    gc.collect()
-    give_back_free_memory()
-    before, most = dirty_mb(), 0.0
-    with ReplaySource(store, SamplerConfig(memory_bytes=256 * 2**20)) as source:
+    drawn_from = store
+    if changes:
+        shutil.rmtree(folder, ignore_errors=True)
+        drawn_from = folder / "changing"
+        shutil.copytree(store, drawn_from, copy_function=linked)
+        last = max((drawn_from / "segments").iterdir())  # episodes that come go on there
+        shutil.rmtree(last)
+        shutil.copytree(store / "segments" / last.name, last)
+    before, most = settled_mb(), 0.0
+    with ReplaySource(drawn_from, SamplerConfig(memory_bytes=256 * 2**20)) as source:
         end, grown = time.perf_counter() + 180.0, time.perf_counter()
         while time.perf_counter() < min(end, grown + 6.0):  # a busy machine fills it slowly
             source.sample(256)
             if private_mb() > most + 0.5:
                 most, grown = private_mb(), time.perf_counter()
             time.sleep(0.005)
-        gc.collect()
-        give_back_free_memory()
-        settled = dirty_mb()
-    return {
-        "before_mb": round(before, 1),
-        "settled_mb": round(settled, 1),
-        "of_it_ours_mb": round(settled - before, 1),
-        "most_private_mb": round(most, 1),
-    }
+        settled = settled_mb()
+        found = {
+            "before_mb": before, "settled_mb": settled, "of_it_ours_mb": settled - before,
+            "most_private_mb": most,
+        }  # fmt: skip
+        if changes:
+            found["changing_mb"] = most_through_changes(source, drawn_from, changes)
+            found["settled_after_mb"] = settled_mb()
+    if changes:
+        shutil.rmtree(folder)
+    return {name: round(mb, 1) for name, mb in found.items()}
+
+
+def settled_mb() -> float:
+    gc.collect()
+    give_back_free_memory()
+    return dirty_mb()
+
+
+def most_through_changes(source: Any, store: Path, changes: int) -> float:
+    """The most memory of this process, looked at every two milliseconds, while ten episodes at a time come to a store."""
+    most, over = 0.0, threading.Event()
+
+    def look_on() -> None:
+        nonlocal most
+        while not over.wait(0.002):
+            most = max(most, private_mb())
+
+    looking = threading.Thread(target=look_on)
+    looking.start()
+    try:
+        for number in range(changes):
+            there, first = len(source), 10**9 + 5_000 * number
+            words = [sys.executable, __file__, "--write", str(store), "--steps", "5000"]
+            child = systems.start([*words, "--first", str(first)])
+            end = time.perf_counter() + 60.0
+            while len(source) < there + 5_000 and time.perf_counter() < end:
+                source.sample(256)
+                time.sleep(0.005)
+            end = time.perf_counter() + 3.0  # the cache goes on for a while
+            while time.perf_counter() < end:
+                source.sample(256)
+                time.sleep(0.005)
+            if child.wait() or len(source) < there + 5_000:
+                raise SystemExit("what was written did not come")
+    finally:
+        over.set()
+        looking.join()
+    return most
 
 
 def linked(source: str, target: str) -> None:
-    """A copy, of segments by a link: they never change."""
+    """A copy, of segments by a link: they never change, but the last one, where episodes go on."""
     (os.link if source.endswith((".col", ".log")) else shutil.copy2)(source, target)
 
 
