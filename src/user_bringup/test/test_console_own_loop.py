@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextlib import closing
+from urllib.request import urlopen
 
 import pytest
 
@@ -16,6 +17,7 @@ from user_bringup.console.server import ConsoleServer
 from user_bringup.console.shared import Console
 from user_bringup.console.snapshot import Snapshot
 from user_core.errors import DeviceError
+from user_testing.ports import free_port
 
 
 async def _urgent(scope, receive, send):
@@ -133,3 +135,17 @@ def test_a_server_that_does_not_start_leaves_no_thread_and_no_socket(tmp_path):
         found.append(left())
     assert "console pages" not in found[-1][0]
     assert found[-1] == found[0]
+
+
+def test_a_server_serves_again_in_the_same_process_and_open_pages_load_anew(tmp_path):
+    """As when the console's node is started anew: NiceGUI has one application in a process."""
+    pytest.importorskip("nicegui")
+    from nicegui import Client
+
+    config = ConsoleConfig(port=free_port(), run_dir=str(tmp_path))
+    for _ in range(2):
+        with ConsoleServer(Console(config, Snapshot)) as server:
+            assert not Client.instances, "pages of before are taken for those of this server"
+            with urlopen(f"{server.url}acts", timeout=30) as answer:
+                assert b"What people did at this console" in answer.read()
+            assert Client.instances

@@ -64,7 +64,7 @@ class ConsoleServer:
         # On a full machine a page of what runs takes long to make and load, for who gives way to others.
         looks = self.console.precedence.look if self.console.graph is not None else lambda: None
         self.guard = Guard(app, self.console.access, secure, config.plain, looks)
-        options = uvicorn.Config(
+        options: Any = uvicorn.Config(
             self.guard,
             http=_gated(self.guard.gate),
             log_level="warning",
@@ -77,6 +77,9 @@ class ConsoleServer:
             ws_per_message_deflate=False,  # most of what is sent is JPEG, and the rest little
             ssl_certfile=config.tls.certificate or None,
             ssl_keyfile=config.tls.key or None,
+        )
+        options.loaded_app = (
+            None  # NiceGUI asks all servers for it, also one that has failed before it had one
         )
         self._server = _waiting(uvicorn.Server)(options)
         self._thread = threading.Thread(
@@ -178,7 +181,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _application(console: Console) -> BesideUrgent:
     """The pages, and what is no page."""
-    from nicegui import ui
+    from nicegui import Client, core, ui
 
     from user_bringup.console.pages.acts import add_acts_page
     from user_bringup.console.pages.driving import add_driving_page
@@ -187,6 +190,11 @@ def _application(console: Console) -> BesideUrgent:
     from user_bringup.console.pages.live import add_live_page
     from user_bringup.console.routes import URGENT, make_app, make_urgent_app
 
+    # NiceGUI's application is one in a process, and takes no more once it has served: a node that is started anew serves
+    # again. Pages that are still open load anew, as after the process: who kept them up to date went with its loop.
+    core.app.user_middleware.clear()
+    core.app.middleware_stack = None
+    Client.instances.clear()
     app = make_app(console)
     for add in (add_live_page, add_driving_page, add_acts_page):
         add(console)
