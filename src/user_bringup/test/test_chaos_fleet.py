@@ -7,13 +7,18 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from user_bringup.chaos.fleet import LEARNER_HOST, SITES, made_fleet, obeyed_one
+from user_bringup.chaos.evidence import Evidence
+from user_bringup.chaos.fleet import LEARNER_HOST, SITES, FleetTrial, made_fleet, obeyed_one
 from user_bringup.chaos.links import LinkProcess
 from user_bringup.cli.chaos import chaos
 from user_bringup.cli.chaos.fleet import victims_of
+from user_core.config import file_meant
 from user_core.errors import ConfigError
-from user_fleet.deployment import load_deployment
+from user_fleet.deployment import ProcessSpec, load_deployment
+from user_fleet.scheduling.experiment import load_experiment
+from user_fleet.scheduling.store import FleetStore
 from user_hal.runtime.obeyed import Obeyed
+from user_testing.waiting import wait_until
 
 DOMAINS = [60, 61, 62, 63, 64]
 
@@ -110,3 +115,64 @@ def test_links_in_another_process_carry_are_cut_and_end_with_it():
                     assert near.recv(9) == b"two"
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", first.port), 1).close()
+
+
+@pytest.fixture
+def trial(fleet, tmp_path):
+    experiment = load_experiment(file_meant("experiments", "three_arms"))
+    made = FleetTrial(fleet, experiment, tmp_path / "f", Evidence(), print)
+    made.deployment = load_deployment(fleet.file)
+    learner = ProcessSpec(name="learner", package="user_learner", executable="learner_node")
+    made._own["hall_learner"] = (learner, [learner])
+    return made
+
+
+@pytest.mark.parametrize("later_s", [0.05, 0.2, 0.9])
+def test_an_agent_works_whenever_between_its_heartbeats_the_learner_says_that_it_trains(
+    trial, later_s
+):
+    """Both speak once a second, and may keep their distance for as long as they run."""
+    agent, evidence = trial.deployment.process("agent_hall"), trial.evidence
+    evidence.trained_s["learner/learner_status"] = 105.0
+    assert trial._works_since(agent, 100.0) is None  # the agent is not heard of
+    seen = []
+    for beat_s in (110.0, 111.0, 112.0):
+        evidence.active_s["hall/agent_hall"] = beat_s
+        seen.append(trial._works_since(agent, 100.0))
+        evidence.trained_s["learner/learner_status"] = beat_s + later_s
+        seen.append(trial._works_since(agent, 100.0))
+    assert seen[0] is None
+    assert seen[-1] == 112.0 + later_s
+    assert None not in seen[3:]  # once it works it goes on to do so
+    evidence.active_s["hall/agent_hall"] = 130.0
+    assert (
+        trial._works_since(agent, 120.0) is None
+    )  # after a kill: the learner was not heard of since
+
+
+def test_hosts_that_are_here_are_so_however_often_it_is_asked(trial, fleet):
+    store, router = FleetStore(fleet.state), trial.deployment.process("fleet_router")
+    try:
+        store.take_over()
+        hosts = sorted(fleet.domains)
+
+        def say(state, *names):
+            with store.transaction():
+                for name in names:
+                    store.note_host(name, state, "", None)
+
+        def all_here():
+            return trial._works_since(router, since_s)
+
+        since_s = time.monotonic() - 10.0
+        say("here", *hosts[1:])
+        assert all_here() is None
+        say("here", hosts[0])
+        wait_until(all_here, "all are here")
+        assert None not in [all_here() for _ in range(5)]
+        assert trial._works_since(router, time.monotonic()) is None  # it may be the last to know
+        say("gone", hosts[0])
+        wait_until(lambda: all_here() is None, "one is gone")
+    finally:
+        store.close()
+        trial._fleet_store().close()

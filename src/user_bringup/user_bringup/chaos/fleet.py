@@ -182,6 +182,7 @@ class FleetTrial(Trial):
         self._own: dict[str, tuple[ProcessSpec, Sequence[ProcessSpec]]] = {}
         self._store: FleetStore | None = None
         self._all_here_s = self._next_here_s = 0.0
+        self._first_active_s: dict[tuple[str, float], float] = {}
         self.state_at_end = ""
 
     def start(self) -> None:
@@ -293,15 +294,19 @@ class FleetTrial(Trial):
         worker = self._worker(agent.name)
         if active_s is None or not worker:
             return active_s
-        return works_since(self._own[worker][0], self.evidence, active_s)
+        # Since its first heartbeat, not its newest: a learner's status has the same period, and one that always comes
+        # just after a heartbeat would never be late enough after the newest.
+        first_s = self._first_active_s.setdefault((agent.name, since_s), active_s)
+        return works_since(self._own[worker][0], self.evidence, first_s)
 
     def _all_here_since(self, since_s: float) -> float | None:
-        """When all hosts were first seen to be here, at least 3 s (the patience of presence) later."""
+        """When all hosts were seen to be here, at least 3 s (the patience of presence) later; looked at twice a second."""
         now_s = time.monotonic()
-        if now_s < max(since_s + 3.0, self._next_here_s):
-            return None
-        self._next_here_s = now_s + 0.5
-        return now_s if self._hosts_here() >= set(self.fleet.domains) else None
+        if now_s >= self._next_here_s:
+            self._next_here_s = now_s + 0.5
+            here = self._hosts_here() >= set(self.fleet.domains)
+            self._all_here_s = now_s if here else 0.0
+        return self._all_here_s if self._all_here_s >= since_s + 3.0 else None
 
     # --- afterwards -----------------------------------------------------------------------------
 
