@@ -78,9 +78,8 @@ class ConsoleServer:
             ssl_certfile=config.tls.certificate or None,
             ssl_keyfile=config.tls.key or None,
         )
-        options.loaded_app = (
-            None  # NiceGUI asks all servers for it, also one that has failed before it had one
-        )
+        # NiceGUI asks all servers of this process for it, also one that has failed before it had one.
+        options.loaded_app = None
         self._server = _waiting(uvicorn.Server)(options)
         self._thread = threading.Thread(
             target=self._serve, args=(listening,), name="console server", daemon=True
