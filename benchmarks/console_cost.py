@@ -127,6 +127,21 @@ class Turn:
     late_ms: Array = field(default_factory=lambda: np.zeros(0))
 
 
+@contextmanager
+def _learning() -> Iterator[tuple[Path, Updates, subprocess.Popen[Any]]]:
+    """The system to measure, from its first update on: the folder of its run, its updates, its process."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "cost.yaml").write_text(_COST % RATE_HZ, encoding="utf-8")
+        words = words_of_run(
+            folder / "cost.yaml", f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
+        )
+        updates = stack.enter_context(Updates())
+        system = stack.enter_context(started(words, stdout=subprocess.DEVNULL))
+        _wait(lambda: updates.said and updates.said[-1][1] > 0, system, "the first update")
+        yield folder, updates, system
+
+
 def cost(kinds: Sequence[str], total_s: float, seconds: float, apart: bool) -> None:
     """Measure, and print.
 
@@ -142,24 +157,16 @@ def cost(kinds: Sequence[str], total_s: float, seconds: float, apart: bool) -> N
     browsers_cores = set(cores[-1:]) if apart else set(cores)
     if apart:
         os.sched_setaffinity(0, cores[:-1])  # all that is started inherits it
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "cost.yaml").write_text(_COST % RATE_HZ, encoding="utf-8")
-        words = words_of_run(
-            folder / "cost.yaml", f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
-        )
-        updates = stack.enter_context(Updates())
-        with started(words, stdout=subprocess.DEVNULL) as system:
-            _wait(lambda: updates.said and updates.said[-1][1] > 0, system, "the first update")
-            say(f"the system runs; {_WARM_S:g} s until it does so evenly")
-            time.sleep(_WARM_S)
-            turns = list(_turns(kinds, system, folder, total_s, seconds, browsers_cores))
-            for turn in turns:
-                turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
-            _note_lateness(folder / "r" / "replay", turns)
-            _tell(kinds, turns)
-            if len(kinds) == len(KINDS):
-                print(_compare(folder, browsers_cores), flush=True)
+    with _learning() as (folder, updates, system):
+        say(f"the system runs; {_WARM_S:g} s until it does so evenly")
+        time.sleep(_WARM_S)
+        turns = list(_turns(kinds, system, folder, total_s, seconds, browsers_cores))
+        for turn in turns:
+            turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
+        _note_lateness(folder / "r" / "replay", turns)
+        _tell(kinds, turns)
+        if len(kinds) == len(KINDS):
+            print(_compare(folder, browsers_cores), flush=True)
 
 
 #: A frozen page has let go of its cameras, one that goes on shows them again, after this. Of DDS a participant may be silent
@@ -177,29 +184,21 @@ def paired(total_s: float, seconds: float) -> None:
     if seconds + _CHANGE_S > _LONGEST_FROZEN_S:
         sys.exit(f"--seconds: at most {_LONGEST_FROZEN_S - _CHANGE_S:g} with --paired")
     kinds = (KINDS[0], KINDS[2])
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "cost.yaml").write_text(_COST % RATE_HZ, encoding="utf-8")
-        words = words_of_run(
-            folder / "cost.yaml", f"policy_endpoint:=tcp/127.0.0.1:{free_port()}", runs=folder
-        )
-        updates = stack.enter_context(Updates())
-        with started(words, stdout=subprocess.DEVNULL) as system:
-            _wait(lambda: updates.said and updates.said[-1][1] > 0, system, "the first update")
-            with (
-                _console(folder) as (url, console),
-                _light(url, total_s + 120, set(os.sched_getaffinity(0))) as page,
-            ):
-                # It stands for another device: what it computes itself is to take from nobody.
-                os.sched_setscheduler(page.pid, os.SCHED_IDLE, os.sched_param(0))
-                say(f"the system runs; {_WARM_S:g} s until it does so evenly")
-                time.sleep(_WARM_S)
-                turns = list(_pairs(system, console, page, total_s, seconds))
-            for turn in turns:
-                turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
-            _note_lateness(folder / "r" / "replay", turns)
-            _tell(kinds, turns)
-            _tell_pairs(turns)
+    with _learning() as (folder, updates, system):
+        with (
+            _console(folder) as (url, console),
+            _light(url, total_s + 120, set(os.sched_getaffinity(0))) as page,
+        ):
+            # It stands for another device: what it computes itself is to take from nobody.
+            os.sched_setscheduler(page.pid, os.SCHED_IDLE, os.sched_param(0))
+            say(f"the system runs; {_WARM_S:g} s until it does so evenly")
+            time.sleep(_WARM_S)
+            turns = list(_pairs(system, console, page, total_s, seconds))
+        for turn in turns:
+            turn.updates_per_s = updates.rate(turn.begin_s, turn.end_s)
+        _note_lateness(folder / "r" / "replay", turns)
+        _tell(kinds, turns)
+        _tell_pairs(turns)
 
 
 def _pairs(

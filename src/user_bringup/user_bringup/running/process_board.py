@@ -40,6 +40,11 @@ class ProcessLine:
     restarts: int = 0
     pid: int = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is not started again in this run."""
+        return self.state in ("ended", "given up")
+
 
 class ProcessBoard:
     """Both sides of it.
@@ -101,7 +106,7 @@ class ProcessBoard:
             raise ConfigError(
                 "process", got=name, expected=_names(known) or "`user up` to run here"
             )
-        if known[name].state in ("ended", "given up"):
+        if known[name].is_over:
             raise ConfigError(
                 f"process {name}", got=known[name].state, expected="one that runs",
                 hint="It is over in this run: end `user up` and start it again.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -128,18 +129,14 @@ def _node_button(console: Console, frame: Frame, line: NodeLine) -> None:
             "It lets go of what it has, reads its parameters and begins again; what depends on it waits. "
             "A robot that it drives stands still meanwhile.",
         ):
-            ok, text = await console.restart(frame.visitor, line.node)
-            ui.notify(f"start {line.name} anew: {text}", type="positive" if ok else "negative")
+            _tell(line.name, await console.restart(frame.visitor, line.node))
 
     text = line.name if line.state == "active" else f"{line.name} {line.state}"
     colour = ("positive", "warning", "negative", "negative")[min(line.level, 3)]
     may = frame.visitor.role >= Role.DRIVE and console.graph is not None and bool(line.node)
-    with ui.badge(text, color=colour) as badge:
-        failed = f", failed {line.failures} times lately" if line.failures not in ("", "0") else ""
-        ui.tooltip((line.why or line.state) + failed + ("; click: start anew" if may else ""))
-    badge.classes("text-base").props(f'data-node="{line.name}"')
-    if may:
-        badge.classes("cursor-pointer").on("click", restart)
+    failed = f", failed {line.failures} times lately" if line.failures not in ("", "0") else ""
+    tip = (line.why or line.state) + failed
+    _badge(text, colour, tip, f'data-node="{line.name}"', restart if may else None)
 
 
 async def _is_sure(question: str, what_happens: str) -> bool:
@@ -161,19 +158,32 @@ def _process_button(console: Console, frame: Frame, line: ProcessLine) -> None:
             "It ends in order, and is started again with the parameters that it had; a robot that it drives stands "
             "still meanwhile. For a node that hangs; else starting the node anew takes less time.",
         ):
-            ok, text = await console.restart_process(frame.visitor, line.name)
-            ui.notify(f"start {line.name} anew: {text}", type="positive" if ok else "negative")
+            _tell(line.name, await console.restart_process(frame.visitor, line.name))
 
     runs = line.state == "running"
     colour = "negative" if line.trouble else "positive" if runs else "grey-7"
-    may = frame.visitor.role >= Role.DRIVE and line.state not in ("ended", "given up")
-    with ui.badge(line.name if runs else f"{line.name} {line.state}", color=colour) as badge:
-        again = f", started again {line.restarts} times" if line.restarts else ""
-        said = (line.trouble or line.state) + (f", pid {line.pid}" if line.pid else "") + again
-        ui.tooltip(said + ("; click: start anew" if may else ""))
-    badge.classes("text-base").props(f'data-process="{line.name}"')
-    if may:
+    may = frame.visitor.role >= Role.DRIVE and not line.is_over
+    text = line.name if runs else f"{line.name} {line.state}"
+    again = f", started again {line.restarts} times" if line.restarts else ""
+    tip = (line.trouble or line.state) + (f", pid {line.pid}" if line.pid else "") + again
+    _badge(text, colour, tip, f'data-process="{line.name}"', restart if may else None)
+
+
+def _badge(
+    text: str, colour: str, tip: str, mark: str, restart: Callable[[], Awaitable[None]] | None
+) -> None:
+    """What runs, by its state; a click starts it anew where that may be."""
+    with ui.badge(text, color=colour) as badge:
+        ui.tooltip(tip + ("; click: start anew" if restart else ""))
+    badge.classes("text-base").props(mark)
+    if restart:
         badge.classes("cursor-pointer").on("click", restart)
+
+
+def _tell(name: str, came: tuple[bool, str]) -> None:
+    """What came of starting it anew."""
+    ok, text = came
+    ui.notify(f"start {name} anew: {text}", type="positive" if ok else "negative")
 
 
 class _Warnings:
