@@ -18,6 +18,13 @@ SECOND_NS = 10**9
 NOW_NS = 10**18
 
 
+class OneMoment(LocalTopics):
+    """Topics of which all messages arrive at the moment at which they are read: amounts are exact."""
+
+    def monotonic_ns(self) -> int:
+        return SECOND_NS
+
+
 def told(
     stamps_ns: list[int], now_ns: int, io: LocalTopics | None = None, **entry: Any
 ) -> DeviceError | None:
@@ -36,7 +43,7 @@ def told(
             },
         },
     )  # fmt: skip
-    io = io or LocalTopics(lambda: now_ns)
+    io = io or OneMoment(lambda: now_ns)
     observer = Observer(config)
     observer.subscribe(io)
     publisher = io.publisher("/q", STATE)
