@@ -34,6 +34,7 @@ from user_bringup.running import PreparedRun, find_deployment, prepare_run
 from user_bringup.running.explain import yaml_text
 from user_bringup.rviz import ShownRobot, robots_of, rviz_view
 from user_core.config import path_of_file
+from user_core.runtime.processes.endings import PATIENCE_VARIABLE
 from user_core.runtime.processes.last_words import VARIABLE as LAST_WORDS
 from user_fleet.deployment import (
     Argument,
@@ -189,7 +190,11 @@ class _Kept:
 
 def _action(process: ProcessSpec, prepared: PreparedRun, last_words: Path) -> ExecuteProcess:
     common: dict[str, Any] = {
-        "additional_env": {LAST_WORDS: str(last_words), **process.environment},
+        "additional_env": {
+            LAST_WORDS: str(last_words),
+            PATIENCE_VARIABLE: str(process.stop_timeout_s),
+            **process.environment,
+        },
         "output": "screen",
         "sigterm_timeout": str(process.stop_timeout_s),
         "prefix": _prefix(process),

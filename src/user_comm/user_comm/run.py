@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from user_core.reasons import Reason
 from user_core.runtime.dds.replaced_ports import OwnPorts
 from user_core.runtime.files import write_atomically
 from user_core.runtime.processes import last_words
-from user_core.runtime.processes.endings import limited
+from user_core.runtime.processes.endings import leave, limited
 
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"
@@ -56,6 +56,9 @@ def run(
 ) -> int:
     """Run one node until it is finalized, or SIGINT or SIGTERM ends it in good order.
 
+    Where threads are left that have not ended in time (a large policy tries out a version), the process ends here
+    (:func:`~user_core.runtime.processes.endings.leave`).
+
     Use it as ``sys.exit(run(...))`` or as the return value of a console script's function.
 
     Args:
@@ -72,6 +75,15 @@ def run(
         itself, 2 where it could not be built, 3 where it ended itself because it would fail
         again in the same way.
     """
+    code = _run(node_class, name, args, threads, options)
+    leave(code)
+    return code
+
+
+def _run(
+    node_class: Callable[..., LifecycleNode], name: str, args: Sequence[str] | None, threads: int,
+    options: Mapping[str, Any],
+) -> int:  # fmt: skip
     note_imported_modules()
     faulthandler.enable()  # a crash in C says where
     if _standby is None:

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-#: How long an orderly end may take before the process is ended anyway, seconds. Less than
-#: supervisors wait before they kill (ours 10 s), so that the stacks say what it hung in.
-STOP_TIMEOUT_S = 8.0
+from user_core.runtime.processes.endings import time_to_end_s
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -34,7 +33,7 @@ class StopSignals:
 
     Args:
         on_stop: Called from a thread.
-        timeout_s: How long the context may take to be left then.
+        timeout_s: How long the context may take to be left then; None: what :func:`time_to_end_s` says.
         final: The process ends after the context: once stopped, it ignores both signals for good. If
             it does not end in the same time after the context either (a thread, a library that is being
             unloaded), SIGALRM prints the stacks, if it still can, and ends it.
@@ -43,11 +42,12 @@ class StopSignals:
     def __init__(
         self,
         on_stop: Callable[[str], None],
-        timeout_s: float = STOP_TIMEOUT_S,
+        timeout_s: float | None = None,
         *,
         final: bool = False,
     ) -> None:
-        self._on_stop, self._timeout_s, self._final = on_stop, timeout_s, final
+        self._on_stop, self._final = on_stop, final
+        self._timeout_s = time_to_end_s() if timeout_s is None else timeout_s
         self._stopped = False
         self._left = threading.Event()
         self._old: dict[signal.Signals, Any] = {}

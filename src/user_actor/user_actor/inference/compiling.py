@@ -71,6 +71,7 @@ class PreparedCalls(ABC):
         self.why_not = ""
         self.unwarmed = self.passes_without = 0
         self._said = ""
+        self._given_up = False
 
     @abstractmethod
     def _calls(self, policy: Policy) -> list[tuple[Any, str]]:
@@ -130,9 +131,13 @@ class PreparedCalls(ABC):
                     else:
                         setattr(owner, name, one)
 
+    def give_up(self) -> None:
+        """Prepare nothing more: nobody is to be answered any more. From any thread; the call that is being prepared goes on."""
+        self._given_up = True
+
     def warm(self, policy: Policy) -> None:
         """Prepare what a policy calls, in all forms that it answers batches in; not in the thread that answers."""
-        if self.why_not:
+        if self.why_not or self._given_up:
             return
         try:
             if not self._calls(policy):
@@ -173,6 +178,8 @@ class PreparedCalls(ABC):
             return
         rng = np.random.default_rng(0)
         for size in self._sizes:
+            if self._given_up:
+                return
             seen = [
                 self._spec.sample_observation(rng, policy.observation_history) for _ in range(size)
             ]

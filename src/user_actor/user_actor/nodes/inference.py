@@ -122,8 +122,17 @@ class InferenceNode(LifecycleNode):
             target=self._serve_all, args=(self._stop,), name="inference", daemon=True
         )
         thread.start()
-        stack.callback(thread.join, _JOIN_S)  # a policy that hangs is left behind
+        stack.callback(self._join_thread, thread)
         stack.callback(self._stop_serving)
+
+    def _join_thread(self, thread: threading.Thread) -> None:
+        """Wait for the serving thread, and leave it behind where a policy does not return in time."""
+        thread.join(_JOIN_S)
+        if thread.is_alive():
+            self.get_logger().warning(
+                f"a policy has not returned within {_JOIN_S:g} s (it is made, or a version of it is prepared): "
+                "it is left behind"
+            )
 
     # --- acting, in a thread of its own: a large model may take a minute to load
 
@@ -282,6 +291,8 @@ class InferenceNode(LifecycleNode):
 
     def _stop_serving(self) -> None:
         self._stop.set()
+        for one in self._prepared.values():
+            one.give_up()
         if self._server is not None:
             self._server.stop()
 

@@ -18,6 +18,7 @@ from user_core.reasons import NO_REASON
 from user_core.runtime.dds.abandoned_mutexes import release_abandoned_mutexes
 from user_core.runtime.dds.half_made_ports import mend_half_made_ports
 from user_core.runtime.processes import came_up, last_words
+from user_core.runtime.processes.endings import PATIENCE_VARIABLE
 from user_core.runtime.processes.parents import end_with_parent
 from user_fleet.deployment.model import ProcessSpec, start_order
 from user_fleet.deployment.render import CommandLine
@@ -306,6 +307,7 @@ class Child:
             "PYTHONUNBUFFERED": "1",
             last_words.VARIABLE: str(self._last_words),
             came_up.VARIABLE: str(self._up),
+            PATIENCE_VARIABLE: str(self.spec.stop_timeout_s),
         }
         if self.spec.restart.has_standby:
             ours[MODULES_VARIABLE] = str(self._modules)

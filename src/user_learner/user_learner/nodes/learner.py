@@ -31,6 +31,7 @@ from user_core.errors import (
 )
 from user_core.reasons import NO_REASON, NO_ROBOT_SPEC, NO_STORE, Reason
 from user_core.runtime.files import write_atomically
+from user_core.runtime.processes.endings import time_to_end_s
 from user_core.runtime.scheduling import let_threads_of_torch_sleep
 from user_core.specs import RobotSpec
 from user_core.weight_plane.offers import Offers
@@ -42,6 +43,8 @@ from user_learner.training.loop import TrainingDiverged, TrainingLoop
 from user_learner.training.progress import LearnerState, Progress
 
 _LOOK_PERIOD_S = 0.2
+#: What else is to be done at the end of the process, seconds.
+_REST_S = 1.5
 #: What comes again for certain.
 _HOPELESS = (ConfigError, SpecError, PluginError, SchemaMismatch, TrainingDiverged)
 
@@ -153,12 +156,26 @@ class LearnerNode(LifecycleNode):
         stop.set()
         if self._loop is not None:
             self._loop.stop()
-            thread.join()  # it keeps a last checkpoint
+            self._join(thread)  # it keeps a last checkpoint
             self._loop = None
         else:
             # It waits, or is importing torch, which cannot be interrupted and takes long on a
             # machine under load; there is nothing to be kept yet.
             thread.join(1.0)
+
+    def _join(self, thread: threading.Thread) -> None:
+        """Wait for the training thread, in a process that ends for as long as it may. An update of a large policy may take
+        longer, above all the first, or its checkpoint."""
+        ends = self.owns_process and self.state == "shuttingdown"
+        limit_s = max(1.0, time_to_end_s() - _REST_S) if ends else None
+        thread.join(limit_s)
+        if thread.is_alive():
+            update = self._progress().checkpoint_update
+            kept = f"its last checkpoint is of update {update}" if update >= 0 else "it has kept no checkpoint"  # fmt: skip
+            self.get_logger().warning(
+                f"training has not ended within {limit_s:g} s and is left behind: {kept}. Where updates or checkpoints "
+                "take so long, give this process a larger stop_timeout_s in the deployment"
+            )
 
     def _wait_for_spec_and_store(self, stop: threading.Event) -> RobotSpec | None:
         while not stop.is_set():

@@ -8,14 +8,21 @@ both, for ever.
 So what destroys such things does it by :func:`end_last`: at once under a limit, or, in a program that has :func:`last_acts`,
 when all else is done and its exit status is known. What ends the process needs nothing of Python: a timer of the kernel
 calls ``_exit`` in a new thread.
+
+A thread that is still at work in C++ when the interpreter is taken down ends the process by SIGABRT ("terminate called
+without an active exception"): before Python 3.14 the interpreter unwinds such a thread when it comes back, through
+destructors that may not be left so (pybind11's, in every call of torch). So :func:`leave` takes no interpreter down while
+there are any.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import faulthandler
 import logging
+import math
 import os
 import sys
 import threading
@@ -25,8 +32,14 @@ from user_core.errors import in_words
 
 #: How long an end may take, seconds. It takes milliseconds; this is for busy hosts.
 LIMIT_S = 20.0
+#: Environment variable: after how many seconds this process is killed by who asked it to end.
+PATIENCE_VARIABLE = "USER_STOP_TIMEOUT_S"
+#: That of supervisors that do not say it; an orderly end may take this part of it, so that it can still be said what hung.
+_PATIENCE_S, _PART = 10.0, 0.8
 #: Between the stacks, which say where it hung, and the end.
 _STACKS_S = 0.5
+#: What is left to do where threads are left: exit handlers.
+_LEAVE_S = 1.5
 _SIGEV_THREAD, _CLOCK_MONOTONIC = 2, 1
 _log = logging.getLogger(__name__)
 
@@ -118,6 +131,36 @@ def limited(status: int = 1, limit_s: float = LIMIT_S) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         if timer is not None:
             timer.cancel()
+
+
+def time_to_end_s() -> float:
+    """How long an orderly end of this process may take, seconds: less than its supervisor waits before it kills."""
+    try:
+        patience_s = float(os.environ.get(PATIENCE_VARIABLE, _PATIENCE_S))
+    except ValueError:
+        patience_s = _PATIENCE_S
+    return _PART * patience_s if 0.0 < patience_s < math.inf else _PART * _PATIENCE_S
+
+
+def leave(status: int) -> None:
+    """End this process with this exit status where daemon threads are left, else return: the last that a main function
+    does before ``sys.exit``.
+
+    As ``sys.exit`` does, it waits for threads that are no daemons, and runs exit handlers, under a limit.
+
+    Args:
+        status: Exit status, 0 to 255.
+    """
+    here = threading.current_thread()
+    if not any(one.daemon and one is not here for one in threading.enumerate()):
+        return
+    with limited(status, _LEAVE_S):
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # none, or closed
+                stream.flush()
+        os._exit(status)
 
 
 class LastActs:
