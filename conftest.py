@@ -22,6 +22,7 @@ import pytest
 
 from user_testing.domains import claim_domain
 from user_testing.processes import begin_test, close_all, kill_group, logs_of_test
+from user_testing.waiting import forget_dead_threads, watch_threads
 
 _ROOT = Path(__file__).parent
 _HAS_ROS = find_spec("rclpy") is not None
@@ -151,8 +152,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         threading._register_atexit(end_in_spite_of_threads)  # type: ignore[attr-defined]
 
 
+def pytest_sessionstart() -> None:
+    watch_threads()  # behind pytest's own, which is there by now
+
+
 def pytest_runtest_setup() -> None:
     begin_test()
+    forget_dead_threads()
 
 
 def pytest_runtest_teardown() -> None:

@@ -240,7 +240,7 @@ def test_it_ends_in_good_order_when_the_robot_has_gone(lab: Lab, how: signal.Sig
     try:
         lab.probe.until(lambda: lab.probe.actor.state == ActorStatus.WAITING, "it waits")
         actor.send_signal(signal.SIGTERM)
-        assert actor.wait(timeout=30) == 0, lab.actor.log[-3000:]
+        assert actor.wait(timeout=60) == 0, lab.actor.log[-3000:]
     finally:
         lab.hal.kill()
     assert "state: finalized" in lab.actor.log.splitlines()[-1]

@@ -77,7 +77,7 @@ def console(tmp_path, start_process, ros_domain):
              "--runs", str(tmp_path), "--run", "r", "--no-table"]  # fmt: skip
     start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))
 
-    wait_until(lambda: _listens(port), "the console listens", 120)
+    wait_until(lambda: _listens(port), "the console listens")
     return f"http://127.0.0.1:{port}"
 
 
@@ -173,7 +173,7 @@ def test_the_page_has_the_certificate_of_the_network_and_its_token_travels_by_tl
     words = ["user", "console", str(tmp_path / "store"), "--finished", "--host", "0.0.0.0",
              "--port", str(port), "--net", net, "--tokens", str(tokens)]  # fmt: skip
     start_process(words, stdout=subprocess.DEVNULL)
-    wait_until(lambda: _listens(port), "the console listens", 60)
+    wait_until(lambda: _listens(port), "the console listens")
     trusting = ssl.create_default_context(cafile=f"{net}/ca.pem")
     for name in ("localhost", "127.0.0.1"):
         with socket.create_connection(("127.0.0.1", port)) as plain:
@@ -204,7 +204,7 @@ def _serves(start_process, page, port, *words):
     start_process(
         ["user", "console", "--finished", "--port", str(port), *words], stdout=subprocess.DEVNULL
     )
-    wait_until(lambda: _listens(port), "the console listens", 60)
+    wait_until(lambda: _listens(port), "the console listens")
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
@@ -320,7 +320,7 @@ class Drawn:
 
     def close(self):
         self.loop.stop()
-        self.thread.join(20)
+        self.thread.join(60)
         self.stack.close()
 
 
@@ -337,10 +337,10 @@ def test_what_is_said_of_an_episode_on_its_page_reaches_the_sampler_of_a_learner
     )
     running = Drawn(tmp_path, monkeypatch, steps)
     try:
-        wait_until(lambda: running.newest, "the episode is drawn", 60)
+        wait_until(lambda: running.newest, "the episode is drawn")
         recorded = running.newest
         assert recorded == (pytest.approx(reward_of(1, steps - 1)), pytest.approx(0.99, abs=0.02))
-        wait_until(lambda: _listens(port), "the console listens", 60)
+        wait_until(lambda: _listens(port), "the console listens")
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{port}/episode?key=actor1~1~1")
         page.get_by_test_id("relabel success").click()
@@ -360,7 +360,7 @@ def test_what_is_said_of_an_episode_on_its_page_reaches_the_sampler_of_a_learner
             lambda: running.without > 50, "it is drawn no more", 30, seen=lambda: running.without
         )
         updates = running.batches
-        wait_until(lambda: running.batches > updates + 20, "training goes on", 30)
+        wait_until(lambda: running.batches > updates + 20, "training goes on")
     finally:
         running.close()
 
@@ -428,7 +428,7 @@ def _drives_to_the_goal(page, console, eyes, solved):
     page.wait_for_function("() => window.userDrive && document.querySelector('[data-testid=take]')")
     page.get_by_test_id("take").click()
     page.wait_for_function("() => userDrive.state.answered > 0", timeout=30_000)
-    wait_until(lambda: eyes.newest is not None, "observations", 30)
+    wait_until(lambda: eyes.newest is not None, "observations")
     page.keyboard.down("Space")
     page.wait_for_function("() => userDrive.state.engaged", timeout=30_000)
     down = set()
@@ -451,7 +451,7 @@ def _drives_to_the_goal(page, console, eyes, solved):
         page.keyboard.up(key)
     assert solved(), f"not reached: {eyes.way()} m are left"
     page.keyboard.up("Space")
-    page.wait_for_function("() => !userDrive.state.engaged", timeout=10_000)
+    page.wait_for_function("() => !userDrive.state.engaged", timeout=30_000)
 
 
 #: A gamepad in place of those of the browser.
@@ -510,7 +510,7 @@ def _drives_by_other_hands(page, eyes):
             moved, f"axis {axis} moves", 30, seen=lambda: page.evaluate("userDrive.state.axes")
         )
         let_go()
-        page.wait_for_function("() => !userDrive.state.engaged", timeout=10_000)
+        page.wait_for_function("() => !userDrive.state.engaged", timeout=30_000)
     page.evaluate("navigator.getGamepads = () => []")
     tools.detach()
 
@@ -571,7 +571,7 @@ def _engages(page):
         page.wait_for_timeout(200)
         page.keyboard.down("Space")
         with contextlib.suppress(playwright.TimeoutError):
-            page.wait_for_function("() => userDrive.state.engaged", timeout=5_000)
+            page.wait_for_function("() => userDrive.state.engaged", timeout=30_000)
         return page.evaluate("userDrive.state.engaged")
 
     wait_until(is_engaged, "he drives", 60, seen=lambda: page.evaluate("userDrive.state.message"))
@@ -651,5 +651,5 @@ def _starts_a_process_anew(page, board):
     page.locator("[data-process=replay]").click()
     page.get_by_test_id("restart").click()
     page.get_by_text("start replay anew: `user up` does it").wait_for(timeout=30_000)
-    wait_until(lambda: pid() not in (0, before), "the store's process is another one", 30)
+    wait_until(lambda: pid() not in (0, before), "the store's process is another one")
     page.locator("[data-process=replay]", has_text=re.compile("^replay$")).wait_for(timeout=30_000)

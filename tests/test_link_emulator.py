@@ -50,7 +50,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 def ping(link: Link, sender: Host, receiver: Host, count: int, timeout_s: float) -> list[float]:
     words = [sys.executable, "-c", PING, link.address_of(receiver), str(count), str(timeout_s)]
     process = sender.popen(words, stdout=-1)
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=60)
     times: list[float] = json.loads(out)
     return times
 
@@ -75,7 +75,7 @@ def test_a_link_delays_cuts_loses_and_counts(hosts: tuple[Host, Host]) -> None:
         assert there.dropped == 4
         echo.stdout.close()
         right.close()  # ends what runs in it
-        assert echo.wait(5) != 0
+        assert echo.wait(60) != 0
 
 
 def test_a_packet_waits_its_turn_and_is_dropped_where_the_queue_is_full() -> None:
@@ -100,7 +100,7 @@ def test_a_proxy_delays_limits_and_cuts_without_root() -> None:
         probe.close()
         quality = LinkQuality(rate_mbit_s=8.0, delay_ms=50.0)
         with LinkProxy(port, server.getsockname()[1], quality) as link:
-            client = socket.create_connection(("127.0.0.1", port), timeout=10.0)
+            client = socket.create_connection(("127.0.0.1", port), timeout=60.0)
             near, _ = server.accept()
             near.settimeout(10.0)
             start_s = time.monotonic()
@@ -116,10 +116,10 @@ def test_a_proxy_delays_limits_and_cuts_without_root() -> None:
             assert link.traffic()[1].bytes == 500_001
             link.cut()
             assert not read_end(client) and not read_end(near)
-            with socket.create_connection(("127.0.0.1", port), timeout=10.0) as refused:
+            with socket.create_connection(("127.0.0.1", port), timeout=60.0) as refused:
                 assert not read_end(refused)
             link.restore()
-            with socket.create_connection(("127.0.0.1", port), timeout=10.0) as again:
+            with socket.create_connection(("127.0.0.1", port), timeout=60.0) as again:
                 near, _ = server.accept()
                 near.settimeout(10.0)
                 again.sendall(b"y")

@@ -196,7 +196,7 @@ def test_a_rank_that_is_killed_while_it_writes_leaves_the_last_whole_checkpoint(
     first = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     folder = settings.directory / CHECKPOINTS
     try:
-        wait_until(lambda: list(folder.glob("*.safetensors")), "a checkpoint", 60)
+        wait_until(lambda: list(folder.glob("*.safetensors")), "a checkpoint")
         (other,) = [p for p in psutil.Process(first.pid).children() if is_rank(p)]
         wait_until(
             lambda: list(folder.glob(f".*{SHARDS_ENDING}.tmp")),

@@ -237,7 +237,7 @@ def test_the_end_of_a_rank_is_told_and_ends_the_others(tmp_path, store):
         killer.start()
         loop.run()
     killer.join()
-    assert found.wait(10)
+    assert found.wait(60)
     (error,) = lost
     assert isinstance(error, RankLost), error
     assert "rank 1 of 2 was ended by SIGKILL" in str(error)

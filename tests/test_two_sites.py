@@ -117,7 +117,7 @@ class Run:
         thread.start()
         try:
             client = node.create_client(ChangeState, "/learner/learner/change_state")
-            assert client.wait_for_service(20)
+            assert client.wait_for_service(60)
             request = ChangeState.Request(
                 transition=Transition(id=Transition.TRANSITION_DEACTIVATE)
             )

@@ -68,10 +68,10 @@ class LinkProxy:
         self._call(self._drop())
         self._call(self._cancel_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
+        self._thread.join(60)
 
     def _call(self, task: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(task, self._loop).result(10.0)
+        return asyncio.run_coroutine_threadsafe(task, self._loop).result(60)
 
     async def _drop(self) -> None:
         for writer in self._writers:

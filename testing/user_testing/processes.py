@@ -102,6 +102,21 @@ class Process:
         self.close()
 
 
+def waited_for_core_s(*pids: int) -> float:
+    """How long the threads of processes have waited for a core so far (Linux counts it), and how long what is below
+    this machine took its cores away; seconds.
+
+    What is promised within a time is promised for a free core: on a busy machine it comes so much later.
+    """
+    waited_ns = 0
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                waited_ns += int(file.read_text().split()[1])
+    stolen = int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
+    return waited_ns * 1e-9 + stolen / os.sysconf("SC_CLK_TCK")
+
+
 class NodeProcess(Process):
     """A ROS node in a process of its own, with its parameters in a file.
 

@@ -195,7 +195,7 @@ class Slow(Policy):
         self.fails = False
 
     def act(self, observation, *, deterministic=False):
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         self.calls += 1
         if self.fails:
             raise ValueError("it fell over")

@@ -51,7 +51,7 @@ class Policy(TanhGaussianPolicy):
         self.fails_at = None
 
     def act_batch(self, queries):
-        self.go.wait(10.0)
+        self.go.wait(60)
         self.sizes.append(len(queries))
         self.tasks_told += [query.task.name for query in queries]
         if self.fails_at is not None and any(
@@ -86,7 +86,7 @@ class Hosts:
     def __exit__(self, *_):
         self.policy.go.set()
         self.server.stop()
-        self.thread.join(5.0)
+        self.thread.join(60)
 
     def counts(self, name):
         return self.server.clients[name].counts

@@ -59,7 +59,7 @@ class Echo(Policy):
         self.bad = False
 
     def act(self, observation, *, deterministic=False):
-        self.go.wait(10.0)
+        self.go.wait(60)
         self.seen.append(
             (float(observation["x"][0]), deterministic, int(observation["image"].sum()))
         )
@@ -336,7 +336,7 @@ class Pair:
     def __exit__(self, *_):
         self.link.close()
         self.server.stop()
-        self.thread.join(5.0)
+        self.thread.join(60)
 
     def there(self, seen, deterministic, going_on):
         coded = encode_observation(

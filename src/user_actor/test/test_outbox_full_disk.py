@@ -58,9 +58,9 @@ def test_a_full_disk_pauses_collecting_loses_nothing_and_acks_make_room(small_di
     assert "full" in outbox.why_paused().text
     store = MemoryStore()
     outbox.deliver_to(store.serve(outbox))
-    wait_until(lambda: not outbox.why_paused(), "it resumes once acknowledged chunks made room", 30)
+    wait_until(lambda: not outbox.why_paused(), "it resumes once acknowledged chunks made room")
     assert ballast.exists()
-    wait_until(lambda: outbox.flush(1) and not outbox.status().pending_chunks, "all is through", 30)
+    wait_until(lambda: outbox.flush(1) and not outbox.status().pending_chunks, "all is through")
     assert store.stamps() == list(range(number + 1))
     outbox.close()
 
@@ -76,6 +76,6 @@ def test_an_outbox_opens_on_a_full_disk_so_that_acks_can_make_room(small_disk):
     fill(small_disk)
     again, store = Outbox(config_for(small_disk), "actor", SPEC), MemoryStore()
     again.deliver_to(store.serve(again))
-    wait_until(lambda: not again.status().pending_chunks, "all is through", 30)
+    wait_until(lambda: not again.status().pending_chunks, "all is through")
     assert store.stamps() == list(range(2001))
     again.close()

@@ -182,14 +182,14 @@ def test_current_never_waits_for_a_version_that_is_being_loaded(holder):
 
     def load(arrays):
         loading.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         real(arrays)
 
     spare.load = load
     holder.mailbox.publish(version(1))
     thread = threading.Thread(target=holder.load_newest)
     thread.start()
-    assert loading.wait(10)
+    assert loading.wait(60)
     assert holder.current().number == 0
     go_on.set()
     thread.join()

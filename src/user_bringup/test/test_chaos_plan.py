@@ -169,7 +169,7 @@ def test_faults_hit_a_real_process_and_go_away_again(tmp_path):
         assert find_processes([str(file)]) == {str(file): process.pid}
         assert session_members([process.pid]) == [process.pid]
         inflict("kill", process.pid)
-        process.wait(10)
+        process.wait(60)
         assert not is_alive(process.pid)
         with pytest.raises(ProcessLookupError):
             inflict("kill", process.pid)

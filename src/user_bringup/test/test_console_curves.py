@@ -27,7 +27,7 @@ class Histories:
     def curves_of(self, runs, over):
         self.asked.append(over)
         if over == "minutes":
-            assert self.go.wait(10.0)
+            assert self.go.wait(60)
         return {"updates": {"r": [(0.0, 1.0), (1.0, 2.0)]}}
 
 

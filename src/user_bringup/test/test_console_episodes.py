@@ -93,7 +93,7 @@ def test_a_store_that_could_not_be_read_ahead_is_read_at_the_next_visit(tmp_path
 
     def visit():
         episodes.read_ahead()
-        wait_until(lambda: not episodes._reads_ahead, "it was tried", 10)
+        wait_until(lambda: not episodes._reads_ahead, "it was tried")
 
     visit()  # it is not there yet
     with StoreWriter(tmp_path / "store") as writer:
@@ -158,7 +158,7 @@ def test_nothing_is_measured_while_somebody_drives(tmp_path):
     drives, asked = [True], threading.Event()
     episodes = EpisodeList(tmp_path / "store", lambda: asked.set() or drives[0])
     episodes.find(EpisodeFilter(anomalous=True))
-    assert asked.wait(20)
+    assert asked.wait(60)
     assert episodes.find(EpisodeFilter(anomalous=True)).quality.done < 45
     drives[0] = False
     wait_until(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from contextlib import closing
 from urllib.request import urlopen
 
@@ -43,25 +42,24 @@ async def _ask(app, scope, came=()):
 
 
 def test_what_is_urgent_is_answered_while_a_page_is_made():
-    begins = threading.Event()
+    begins, answered = threading.Event(), threading.Event()
 
     async def page(scope, receive, send):
         begins.set()
-        time.sleep(1.0)  # a page that is made; the loop of pages does nothing else
+        assert answered.wait(60)  # a page that is made; the loop of pages does nothing else
         await send({"type": "page", "by": threading.current_thread().name})
 
     async def both():
         with closing(BesideUrgent(_urgent, {"/stop"}, page)) as app:
             slow = asyncio.create_task(_ask(app, _http("/")))
-            await asyncio.to_thread(begins.wait, 5)
-            began_s = time.monotonic()
+            await asyncio.to_thread(begins.wait, 60)
             await _ask(app, _http("/stop"))
-            took_s = time.monotonic() - began_s
-            return took_s, slow.done(), await slow
+            was_done = slow.done()
+            answered.set()
+            return was_done, await slow
 
-    took_s, was_done, [(where, event)] = asyncio.run(both())
+    was_done, [(where, event)] = asyncio.run(both())
     assert not was_done
-    assert took_s < 0.9
     assert (where, event["by"]) == (threading.current_thread().name, "console pages")
 
 
@@ -93,7 +91,7 @@ def test_websockets_pass_in_order_and_what_fails_or_is_cancelled_is_so_for_who_a
                 await asyncio.sleep(0.01)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            assert await asyncio.to_thread(ended.wait, 5)
+            assert await asyncio.to_thread(ended.wait, 60)
             try:
                 await _ask(app, _http("/bad"))
             except ValueError as error:

@@ -20,7 +20,7 @@ def niceness():
     return int(Path("/proc/self/autogroup").read_text().split()[-1])
 
 async def until(wanted):
-    end_s = time.monotonic() + 10
+    end_s = time.monotonic() + 60
     while niceness() != wanted and time.monotonic() < end_s:
         await asyncio.sleep(0.02)
     return niceness()

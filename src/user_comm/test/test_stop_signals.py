@@ -33,7 +33,7 @@ def test_a_second_signal_does_not_kill_who_ends_in_order(kind, code):
         if code == 0:
             process.stdin.write("\n")
             process.stdin.flush()
-        assert process.wait(10) == code
+        assert process.wait(60) == code
     assert said == ["ready", "SIGINT", "left"]
 
 
@@ -67,7 +67,7 @@ def test_a_process_that_hangs_after_its_orderly_end_is_ended(what):
             assert process.stdout.readline().strip() == "ready"
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline().strip() == "left"
-            assert process.wait(20) == -signal.SIGALRM
+            assert process.wait(60) == -signal.SIGALRM
             if what != "library":
                 assert "Current thread" in process.stderr.read() or what == "thread"
         finally:
@@ -80,7 +80,7 @@ def test_a_process_that_ends_in_time_is_let_alone():
     ) as process:
         assert process.stdout.readline().strip() == "ready"
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 SDK = """
@@ -125,4 +125,4 @@ def test_handlers_of_a_library_are_replaced_by_ours(who, word):
         assert process.stdout.readline() == "nothing\n"
         process.send_signal(signal.SIGTERM)
         assert [process.stdout.readline().strip() for _ in range(2)] == ["SIGTERM", "left"]
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0

@@ -36,7 +36,7 @@ def test_the_gate_keeps_to_each_robots_own_joints_and_limits() -> None:
     for number, arm in enumerate(("panda", "ur5e")):
         file = file_of(arm, number, **limits)
         with LocalHal.of(file) as hal:
-            first = hal.reset(1).result(10)
+            first = hal.reset(1).result(60)
             assert first.arrays["joint_mask"].sum() == 7 - number
             assert first.arrays["embodiment"].argmax() == number
             hal.send(ActionChunk(np.array([[0.03, 0, 0]], np.float32), PERIOD_NS, 0, 1))
@@ -58,7 +58,7 @@ def test_the_expert_solves_the_tasks_in_the_common_space(task: str) -> None:
         with LocalHal.of(file_of(arm, number, task)) as hal:
             specs.append(replace(hal.spec, robot=""))
             expert = ScriptedExpert(hal.spec)
-            seen = hal.reset(5).result(10)
+            seen = hal.reset(5).result(60)
             for sequence in range(1, 100):
                 for name, array in seen.arrays.items():
                     hal.spec.observation[name].check(array, name)

@@ -156,9 +156,9 @@ class Client:
         client = self._clients.get(name)
         if client is None:
             client = self._clients[name] = self.node.create_client(kind, f"hal/{name}")
-        assert client.wait_for_service(10.0), f"no service {name}"
+        assert client.wait_for_service(60.0), f"no service {name}"
         future = client.call_async(kind.Request(**fields))
-        self.wait_for(future.done, 15.0)
+        self.wait_for(future.done, 60.0)
         return future.result()
 
     def acquire(self, holder: str, duration_s: float = 5.0, preempt: bool = False) -> Any:

@@ -17,7 +17,7 @@ from user_testing.domains import claim_domain
 from user_testing.link_emulator import Host, Link, LinkQuality
 from user_testing.link_proxy import LinkProxy
 from user_testing.ports import free_port
-from user_testing.processes import NodeProcess, Process
+from user_testing.processes import NodeProcess, Process, waited_for_core_s
 from user_testing.waiting import TIMEOUT_S, wait_until
 from user_testing.worlds.acting import committed_steps
 
@@ -242,20 +242,22 @@ class DriverLog:
 
 def stop_answers(
     world: RemoteWorld, driver: DriverLog, stop: Callable[[], Any], resume: Callable[[], Any]
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float, float]:
     """Have answers stop while the robot is on its way, until its watchdog has stopped it.
 
     Where it reaches its goal with the rows that are left, and is stopped for the next episode, it
-    is done again. When it was done, when the last command came, when the stop (monotonic, seconds).
+    is done again. When it was done, when the last command came, when the stop (monotonic, seconds); and for how long
+    the robot's process has waited for a core meanwhile.
     """
     for _ in range(8):
         world.until(lambda: time.monotonic() - driver.last("command") < 0.1, "it moves")
+        waited_s = waited_for_core_s(world.hal.pid)
         stop()
         done_s = time.monotonic()
         world.until(lambda: driver.last("stop") > driver.last("command") > 0, "it is stopped")
         commanded_s, stopped_s = driver.last("command"), driver.first_stop()
         if stopped_s - commanded_s > WATCHDOG_S / 2:
-            return done_s, commanded_s, stopped_s
+            return done_s, commanded_s, stopped_s, waited_for_core_s(world.hal.pid) - waited_s
         resume()
         successes = world.episodes(Outcome.SUCCESS)
         world.until(lambda n=successes: world.episodes(Outcome.SUCCESS) > n, "it goes on")

@@ -40,7 +40,7 @@ class SimProcess(Process):
             "/sim_ros_robot/set_parameters",
             "rcl_interfaces/srv/SetParameters",
             {"parameters": [parameter]},
-            timeout_s=10.0,
+            timeout_s=60.0,
         )
         assert answer.results[0].successful, answer.results[0].reason
 

@@ -1,8 +1,13 @@
-"""An arm of a few joints in real time, without ROS, that can be told to misbehave."""
+"""An arm of a few joints in real time, without ROS, that can be told to misbehave.
+
+In a test's own time (:func:`hal_in_test_time`) it is run as in real time, but no machine is too busy for it.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -10,7 +15,13 @@ from user_core.config import Config, setting
 from user_core.errors import DeviceNotConnected
 from user_core.interfaces import Robot
 from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
-from user_core.types import AppliedAction, Observation
+from user_core.types import ActionChunk, AppliedAction, Observation
+from user_hal.local import LocalHal
+from user_hal.runtime.control_loop import SENTINEL_PERIOD_S, HalLoop, LoopConfig
+from user_hal.runtime.leases import LeaseConfig
+from user_hal.safety import SafetyConfig
+from user_testing.invariant.world import PACKAGES, StepStopper
+from user_testing.virtual_time import VirtualTime
 
 
 class SmallArmConfig(Config):
@@ -114,3 +125,50 @@ class SmallArm(Robot):
     def close(self) -> None:
         """Let go."""
         self._connected = False
+
+
+class TimedHal(LocalHal):
+    """``LocalHal`` of a robot in real time, whose loop and sentinel run while a test's time passes."""
+
+    def __init__(self, robot: Robot, safety: SafetyConfig, time: VirtualTime) -> None:
+        super().__init__(robot, safety)
+        self._loop = HalLoop(
+            robot, LoopConfig(), safety, LeaseConfig(required=True),
+            on_observation=self.observations.put, clock=time, make_stopper=StepStopper,
+        )  # fmt: skip
+        self._supervisor, self._time = self._loop.path.supervisor, time
+        self._stopper: StepStopper = self._loop._stopper  # type: ignore[assignment]
+        self._stopper.start()
+        self._loop_ns = self._look_ns = time.now_ns
+        time.let_pass = self.run
+        self._token = self._loop.leases.acquire(self._holder, 60.0).token
+        self.run(robot.spec.period_s)
+
+    def send(self, chunk: ActionChunk) -> None:
+        super().send(chunk)
+        self._loop_ns = self._time.now_ns  # it is woken
+
+    def run(self, duration_s: float) -> None:
+        """Let time pass."""
+        time = self._time
+        end_ns = time.now_ns + round(duration_s * 1e9)
+        while True:
+            time.now_ns = max(time.now_ns, min(self._look_ns, self._loop_ns, end_ns))
+            if time.now_ns >= self._look_ns:
+                self._look_ns += int(SENTINEL_PERIOD_S * 1e9)
+                self._stopper.pump()
+                self._loop.look()
+            elif time.now_ns >= self._loop_ns:
+                self._loop_ns = max(self._loop.step(), time.now_ns + 1_000_000)
+            else:
+                return
+
+
+@contextmanager
+def hal_in_test_time(robot: Robot, safety: SafetyConfig) -> Iterator[TimedHal]:
+    """A robot behind its gate, open; while the block lasts, ``time`` of the product is the test's."""
+    time = VirtualTime()
+    with time.instead_of_time(*PACKAGES, __name__):
+        hal = TimedHal(robot, safety, time)
+        yield hal
+        hal.close()

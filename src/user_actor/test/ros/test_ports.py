@@ -128,7 +128,7 @@ def test_commands_carry_the_token_of_the_lease(robot):
 
 def test_a_reset_gives_the_first_observation_and_older_ones_do_not_count(robot):
     late = observation(6, 2)
-    first = robot.reset(42).result(5)
+    first = robot.reset(42).result(60)
     assert (first.episode, first.sequence) == (3, 7)
     assert (robot.server.requests[0].seed, robot.server.requests[0].lease_token) == (42, 5)
     assert robot.observations.newest.episode == 3
@@ -136,7 +136,7 @@ def test_a_reset_gives_the_first_observation_and_older_ones_do_not_count(robot):
     assert robot.observations.newest.episode == 3
     robot.on_observation(observation(8, 3))
     assert robot.observations.newest.sequence == 8
-    robot.reset(None).result(5)
+    robot.reset(None).result(60)
     assert robot.server.requests[1].seed == -1
 
 
@@ -146,10 +146,10 @@ def test_a_reset_that_is_refused_or_nonsense_is_an_error(robot):
 
     robot.server.answer = refuse
     with pytest.raises(DeviceError, match="safety.*emergency stop"):
-        robot.reset(None).result(5)
+        robot.reset(None).result(60)
     robot.server.answer = raises(TransportError("service", got="no answer"))
     with pytest.raises(TransportError):
-        robot.reset(None).result(5)
+        robot.reset(None).result(60)
 
     def misfit(request, response):
         response.success = True
@@ -157,7 +157,7 @@ def test_a_reset_that_is_refused_or_nonsense_is_an_error(robot):
 
     robot.server.answer = misfit
     with pytest.raises((CodecError, ValueError), match="x"):
-        robot.reset(None).result(5)
+        robot.reset(None).result(60)
 
 
 def test_a_hal_that_died_while_it_was_asked_is_not_waited_for(robot):
@@ -194,7 +194,7 @@ def test_a_safety_stop_ends_an_episode_but_one_from_before_the_reset_does_not(ro
     assert "safety stop: why" in robot.trouble().text
     assert not robot.unready()  # a reset may be what ends it
     before_ns = time.time_ns()
-    robot.reset(None).result(5)
+    robot.reset(None).result(60)
     robot.on_safety(status(SafetyStatus.STOPPED, before_ns))
     assert not robot.trouble()
     robot.on_safety(status(SafetyStatus.STOPPED))
@@ -216,7 +216,7 @@ def test_a_robot_that_hears_no_command_ends_the_episode(robot, monkeypatch):
         robot.on_safety(message)
         return robot.trouble()
 
-    robot.reset(None).result(5)
+    robot.reset(None).result(60)
     assert not after(10.0, SafetyStatus.IDLE), "nobody sends anything"
     robot.send(chunk)
     assert not after(1.0, SafetyStatus.IDLE)
@@ -224,9 +224,9 @@ def test_a_robot_that_hears_no_command_ends_the_episode(robot, monkeypatch):
     assert after(1.5, SafetyStatus.IDLE).code == COMMANDS_UNHEARD
     assert not after(0.1, SafetyStatus.ACTIVE), "it has heard them"
     assert robot._actions.renewed == 0
-    robot.reset(None).result(5)
+    robot.reset(None).result(60)
     assert robot._actions.renewed == 1, "it is announced anew before the next attempt"
-    robot.reset(None).result(5)
+    robot.reset(None).result(60)
     assert robot._actions.renewed == 1
     assert not after(5.0, SafetyStatus.IDLE), "a new episode"
     robot.send(chunk)

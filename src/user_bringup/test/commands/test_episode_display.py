@@ -22,10 +22,10 @@ def test_it_is_told_once_and_that_it_is_over(monkeypatch):
     display = EpisodeDisplay("demonstrations", 3, HAL, lambda: now[0])
     display._progress.live.console = Console(file=text)
     with display:
-        wait_until(lambda: "nobody publishes /joy" in text.getvalue(), "the trouble is told", 10.0)
+        wait_until(lambda: "nobody publishes /joy" in text.getvalue(), "the trouble is told")
         time.sleep(0.5)
         now[0] = NO_REASON
-        wait_until(lambda: "device: works" in text.getvalue(), "its end is told", 10.0)
+        wait_until(lambda: "device: works" in text.getvalue(), "its end is told")
     assert text.getvalue().count("nobody publishes") == 1
 
 
@@ -40,6 +40,6 @@ def test_a_device_that_is_late_for_a_moment_is_not_told(monkeypatch):
     display = EpisodeDisplay("demonstrations", 3, HAL, device)
     display._progress.live.console = Console(file=text)
     with display:
-        assert asked.wait(10.0)
+        assert asked.wait(60)
         time.sleep(0.5)
     assert "device" not in text.getvalue()

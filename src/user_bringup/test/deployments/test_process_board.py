@@ -43,7 +43,7 @@ def test_asking_is_heard_once_and_what_cannot_be_done_says_why(tmp_path):
     thread = threading.Thread(target=up)
     thread.start()
     ProcessBoard(tmp_path).ask("hal")
-    thread.join(5)
+    thread.join(60)
     assert heard == ["hal"]
     assert board.asked() == []
     for name, why in (("learner", "given up"), ("../hal", "expected hal, learner")):

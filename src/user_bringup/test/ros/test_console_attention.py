@@ -44,26 +44,26 @@ def test_status_is_listened_to_while_somebody_looks_and_episodes_always(robot, m
         ConsoleGraph() as graph,
         Monitor(when_asked=True, contexts={None: graph.context}) as monitor,
     ):
-        wait_until(episodes.get_subscription_count, "episodes are listened to", 20)
+        wait_until(episodes.get_subscription_count, "episodes are listened to")
         assert not status.get_subscription_count()
         episodes.publish(EpisodeResult(robot="r", source=0, outcome=1))
-        wait_until(lambda: monitor.state.episodes, "an episode while nobody looks", 20)
+        wait_until(lambda: monitor.state.episodes, "an episode while nobody looks")
 
         def looks(what):
             monitor.attend()
             return what()
 
-        wait_until(lambda: looks(status.get_subscription_count), "somebody looks", 20)
+        wait_until(lambda: looks(status.get_subscription_count), "somebody looks")
         both = {"r", "beside it"}
         for actor in both:  # one after the other, between two looks
             status.publish(ActorStatus(actor=actor))
-        wait_until(lambda: looks(lambda: both <= monitor.state.actors.keys()), "both", 20)
-        wait_until(lambda: looks(nodes.get_subscription_count), "the nodes", 20)
+        wait_until(lambda: looks(lambda: both <= monitor.state.actors.keys()), "both")
+        wait_until(lambda: looks(nodes.get_subscription_count), "the nodes")
         managed = DiagnosticStatus(name="manager: managed hal", level=b"\1")
         for one in (DiagnosticStatus(name="hal: topic x"), managed):
             nodes.publish(DiagnosticArray(status=[one]))
-        wait_until(lambda: looks(lambda: "hal" in monitor.state.managed), "a managed node", 20)
-        wait_until(lambda: not status.get_subscription_count(), "nobody looks any more", 20)
+        wait_until(lambda: looks(lambda: "hal" in monitor.state.managed), "a managed node")
+        wait_until(lambda: not status.get_subscription_count(), "nobody looks any more")
         assert episodes.get_subscription_count() == 1
         monitor.state.actors["r"].received_s -= 100.0
         assert monitor.state.silent() == ["r"]
@@ -81,7 +81,7 @@ def test_a_camera_is_subscribed_to_while_it_is_shown_and_its_newest_image_is_tak
 
     with ConsoleGraph() as graph:
         view = graph.watch_camera(topic, 10.0)
-        wait_until(lambda: camera.get_subscription_count() == 1, "it is subscribed to", 20)
+        wait_until(lambda: camera.get_subscription_count() == 1, "it is subscribed to")
         assert not graph.take_image(view)
         assert graph.jpeg(view) is None
 
@@ -89,7 +89,7 @@ def test_a_camera_is_subscribed_to_while_it_is_shown_and_its_newest_image_is_tak
             camera.publish(image(40))
             return graph.take_image(view)
 
-        wait_until(comes, "an image", 20)
+        wait_until(comes, "an image")
         for grey in (60, 200):
             camera.publish(image(grey))
         brightness = []
@@ -100,18 +100,18 @@ def test_a_camera_is_subscribed_to_while_it_is_shown_and_its_newest_image_is_tak
                 brightness.append(int(shown.mean()))
             return brightness and abs(brightness[-1] - 200) < 4
 
-        wait_until(newest, "the newest image", 20)
+        wait_until(newest, "the newest image")
         assert time.monotonic() - view.received_s < 10.0
         graph.leave_camera(view)
-        wait_until(lambda: camera.get_subscription_count() == 0, "it is left", 20)
+        wait_until(lambda: camera.get_subscription_count() == 0, "it is left")
         view = graph.watch_camera(topic, 4.0)  # whoever publishes sees that few are shown
 
         def readers():
             return [one.node_name for one in robot.get_subscriptions_info_by_topic(topic)]
 
-        wait_until(lambda: readers() == [CONSOLE_SELDOM_NODE], "one that looks seldom", 20)
-        wait_until(comes, "an image", 20)
-    wait_until(lambda: not readers(), "it is left at the end", 20)
+        wait_until(lambda: readers() == [CONSOLE_SELDOM_NODE], "one that looks seldom")
+        wait_until(comes, "an image")
+    wait_until(lambda: not readers(), "it is left at the end")
 
 
 class Device(LifecycleNode):

@@ -72,13 +72,13 @@ def test_what_a_person_does_is_answered_before_the_next_observation(nodes):
     with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
         place.take(BrowserInput(1, (0.0,) * 6, held=True))
         assert not heard, "nothing is answered before the robot was seen"
-        wait_until(arm.is_answered, "an answer to an observation", 20)
+        wait_until(arm.is_answered, "an answer to an observation")
         place.take(BrowserInput(2, (0.0,) * 6, held=True))  # nothing new
         place.take(BrowserInput(3, (1.0,) + (0.0,) * 5, held=True))
         place.take(BrowserInput(4, (1.0,) + (0.0,) * 5, held=True))
-        wait_until(forward, "an answer at once", 10)
+        wait_until(forward, "an answer at once")
         place.take(BrowserInput(5, (0.0,) * 6, held=False))
-        wait_until(lambda: not heard[-1].command.engaged, "he lets go at once", 10)
+        wait_until(lambda: not heard[-1].command.engaged, "he lets go at once")
         assert len(heard) <= place.sent + 2, "what is not new waits for the next observation"
         assert {one.observation_sequence for one in heard} == {7}
 
@@ -88,7 +88,7 @@ def test_the_first_of_many_inputs_is_answered_at_once_and_then_the_newest_now_an
     config = BrowserConfig(max_age_s=1000.0, press_again_s=1000.0)
     with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
         place.take(BrowserInput(1, (0.0,) * 6, held=True))
-        wait_until(arm.is_answered, "an answer to an observation", 20)
+        wait_until(arm.is_answered, "an answer to an observation")
         before, published, begin_s = place.sent, [], time.monotonic()
         usual = place._answer
         place._answer = lambda *given: (published.append(place._input[0][0]), usual(*given))
@@ -96,7 +96,7 @@ def test_the_first_of_many_inputs_is_answered_at_once_and_then_the_newest_now_an
             place.take(BrowserInput(2 + number, ((number + 1) / 200,) + (0.0,) * 5, held=True))
             assert published, "the first does not wait"
         took_s = time.monotonic() - begin_s
-        wait_until(lambda: published[-1] == 1.0, "an answer to the last", 10)
+        wait_until(lambda: published[-1] == 1.0, "an answer to the last")
         between = len(published) - (place.sent - before)
         assert between <= 3 + took_s / 0.01, "inputs share an answer"
         place.take(BrowserInput(500, (0.5,) + (0.0,) * 5, held=True))

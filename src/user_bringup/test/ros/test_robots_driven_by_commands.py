@@ -54,7 +54,7 @@ class Pad:
 
     def close(self) -> None:
         self._end.set()
-        self._thread.join(5.0)
+        self._thread.join(60)
 
 
 @pytest.fixture

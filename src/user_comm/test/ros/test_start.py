@@ -44,11 +44,11 @@ def test_under_a_callback_that_hangs_nothing_is_destroyed(node: Node) -> None:
 
     def hang() -> None:
         began.set()
-        go_on.wait(30)
+        go_on.wait(60)
 
     node.create_timer(0.001, hang)
     thread, executor = spun(node)
-    assert began.wait(20)
+    assert began.wait(60)
     assert not end_spinning(thread, executor, node, patience_s=0.2)
     with node.handle:
         assert node.get_name() == "spun"

@@ -85,7 +85,7 @@ def test_messages_come_in_order_past_an_executor_that_nobody_spins(other: RosTop
     assert got == sorted(got)
     [thread] = [t for t in threading.enumerate() if t.name == "topics of unspun"]
     subscription.close()
-    thread.join(5.0)
+    thread.join(60)
     assert not thread.is_alive(), "nothing to look into, and it still looks"
     got.clear()
     again = io.subscribe("many", "std_msgs/msg/Float64", lambda m: got.append(m.data))
@@ -157,7 +157,7 @@ def test_services_answer_or_time_out_with_their_names(io: RosTopicIo, other: Ros
         return response
 
     def hang(_: Any, response: Any) -> Any:
-        release.wait(10.0)
+        release.wait(60)
         return response
 
     other._node.create_service(SetBool, "set", answer)

@@ -17,7 +17,7 @@ def endpoint():
 
 
 def test_a_session_that_is_answered_stays_and_one_that_is_not_is_opened_anew(endpoint, monkeypatch):
-    monkeypatch.setattr(bridge_link, "_HUNG_S", 1.0)
+    monkeypatch.setattr(bridge_link, "_HUNG_S", 3.0)
     monkeypatch.setattr(bridge_link, "_LOOK_S", 0.05)
     sessions, said = [], []
     with open_session(ZenohConfig(mode="router", listen=(endpoint,), shared_memory=False)):
@@ -29,9 +29,9 @@ def test_a_session_that_is_answered_stays_and_one_that_is_not_is_opened_anew(end
         try:
             wait_until(lambda: link.is_up, "it is up")
             since_s = time.monotonic()
-            wait_until(lambda: time.monotonic() - since_s > 2.0, "longer than without an answer")
+            wait_until(lambda: time.monotonic() - since_s > 3.5, "longer than without an answer")
             assert len(sessions) == 1
-            assert link.round_trip_s < 1.0
+            assert link.round_trip_s < 3.0
             # It asks, and hears nothing.
             monkeypatch.setattr(link, "_ping", lambda session: None)
             wait_until(lambda: len(sessions) == 2, "another session")

@@ -123,7 +123,7 @@ def test_a_version_that_was_replaced_before_it_came_here_is_passed_over(served, 
 
     def take_here(announcement, cancelled):
         asked.append(announcement.number)
-        waits.wait(10)
+        waits.wait(60)
         return False
 
     with PolicyPuller(client(endpoint), CONFIG_HASH, take_here=take_here) as puller:
@@ -273,7 +273,7 @@ def test_a_learner_killed_in_the_middle_of_a_pull_is_waited_for(
         second = start_server(start_process, endpoint, 1)
         again = announcement_of(second, 1, served_announcement)
         assert again == announcement  # equal versions have equal bytes: the pull goes on
-        wait_until(lambda: puller.newest(0), "version 1", 40)
+        wait_until(lambda: puller.newest(0), "version 1")
         assert puller.stats.retries > 0
         assert puller.stats.bytes < 1.2 * announcement.size
 
@@ -456,7 +456,7 @@ def test_strange_queries_are_refused_and_counted(endpoint, key):
     with open_session(router(endpoint)) as session, PolicyServer(session, "p") as server:
         server.publish(next(training(1, 100)))
         with open_session(ZenohConfig(connect=(endpoint,), shared_memory=False)) as other:
-            replies = list(other.get(key, timeout=5.0))
+            replies = list(other.get(key, timeout=60.0))
         assert [r.ok for r in replies] == [None]
         assert server.refused == 1
         assert server.served_pieces == 0
@@ -518,7 +518,7 @@ def test_a_server_that_hears_nothing_any_more_is_found_out(endpoint):
                 assert not hung.wait(1.0)
                 assert server.refused == 0
             hole = learner.declare_queryable("run1/policy/**", held.append)
-            assert hung.wait(10.0)
+            assert hung.wait(60)
         hole.undeclare()
 
 

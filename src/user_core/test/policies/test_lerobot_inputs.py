@@ -258,7 +258,7 @@ def test_threads_that_draw_at_once_have_each_the_noise_of_its_seed():
     before, drawn, began = torch.get_rng_state(), {}, threading.Barrier(2)
 
     def draw(seed):
-        began.wait(5.0)
+        began.wait(60)
         with seeded(seed, cpu):
             drawn[seed] = []
             for _ in range(6):

@@ -38,7 +38,7 @@ def test_forked_processes_and_other_threads_end_as_they_mean_to() -> None:
     with exits_are_errors():
         process = multiprocessing.get_context("fork").Process(target=os._exit, args=(7,))
         process.start()
-        process.join(20)
+        process.join(60)
         assert process.exitcode == 7
     code = (
         "import os, threading, time\n"

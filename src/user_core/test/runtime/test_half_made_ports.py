@@ -89,7 +89,7 @@ library.sem_post(ctypes.c_void_p(library.sem_open(b"/{name}_mutex", 0)))
     try:
         assert mend_half_made_ports() == []
     finally:
-        maker.wait(10)
+        maker.wait(60)
     assert (FOLDER / name).read_bytes() == WHOLE
     library.sem_close(mutex)
 

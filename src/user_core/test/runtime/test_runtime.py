@@ -191,13 +191,13 @@ def test_a_result_that_is_late_is_not_lost_and_an_error_is_raised_once():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux sends it")
 def test_a_process_ends_with_what_started_it_also_with_what_was_gone_before_it_asked():
-    code = "import os, subprocess, sys; subprocess.Popen(['sleep', '60'], preexec_fn={}); print(flush=True); {}"
+    code = "import os, subprocess, sys; subprocess.Popen(['sleep', '600'], preexec_fn={}); print(flush=True); {}"
     prepare = "lambda: end_with_parent(signal.SIGTERM, os.getppid())"
     starts = "import signal; from user_core.runtime.processes.parents import end_with_parent; "
     code = starts + code.format(prepare, "os.kill(os.getpid(), signal.SIGKILL)")
     words = [sys.executable, "-c", code]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        output, _ = process.communicate(timeout=30)  # ends when nobody has the pipe any more
+        output, _ = process.communicate(timeout=60)  # ends when nobody has the pipe any more
     assert (output, process.returncode) == ("\n", -signal.SIGKILL)
     late = lambda: end_with_parent(signal.SIGTERM, os.getpid())  # noqa: E731 - in the child: it itself
-    assert subprocess.run(["sleep", "60"], preexec_fn=late, timeout=30).returncode == 1
+    assert subprocess.run(["sleep", "600"], preexec_fn=late, timeout=60).returncode == 1

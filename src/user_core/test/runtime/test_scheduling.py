@@ -34,7 +34,7 @@ me = threading.get_native_id
 def _run(code: str) -> dict:  # type: ignore[type-arg]
     """Run in a process of its own, which prints what it has found."""
     done = subprocess.run(
-        [sys.executable, "-c", _SEEN + code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", _SEEN + code], capture_output=True, text=True, timeout=90, check=True
     )
     found: dict = json.loads(done.stdout)  # type: ignore[type-arg]
     return found

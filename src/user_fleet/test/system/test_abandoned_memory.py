@@ -35,7 +35,7 @@ def test_memory_of_a_killed_process_is_given_back_and_that_of_a_living_one_is_ke
         Process(words, tmp_path / "dies.log") as dies,
         Process(words, tmp_path / "lives.log") as lives,
     ):
-        wait_until(lambda: "ready" in dies.log and "ready" in lives.log, 60.0)
+        wait_until(lambda: "ready" in dies.log and "ready" in lives.log)
         killed, living = segments_of(dies.pid), segments_of(lives.pid)
         if not killed or not living:
             pytest.skip("FastDDS uses no shared memory here")

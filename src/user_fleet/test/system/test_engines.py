@@ -72,7 +72,7 @@ def ended(engine: Engine, number: str) -> JobState:
 
 
 def printed(engine: Engine, number: str, text: str) -> None:
-    wait_until(lambda: text in engine.logs(number).decode(), text, 30.0)
+    wait_until(lambda: text in engine.logs(number).decode(), text)
 
 
 def test_a_job_runs_prints_and_is_done(engine: Engine, job: Callable[[str], Job]) -> None:
@@ -98,7 +98,7 @@ def test_a_cancelled_one_ends_in_order_also_by_another_process(
         "while true; do sleep 0.05; done"
     )
     number = engine.submit(job(script))
-    wait_until((tmp_path / "begin").exists, "it runs", 60.0)
+    wait_until((tmp_path / "begin").exists, "it runs")
     assert engine.state(number).phase == "running"
     another = type(engine)(engine.config)  # knows no more than the number
     assert another.state(number).phase == "running"
@@ -128,12 +128,12 @@ def test_a_slurm_that_dies_is_silent_and_its_job_goes_on(
     engine = plugins.build("engines", "slurm", {})
     script = f"while ! test -e {tmp_path}/finish; do sleep 0.05; done"
     number = engine.submit(job(script))
-    wait_until(lambda: engine.state(number).phase == "running", "it runs", 30.0)
+    wait_until(lambda: engine.state(number).phase == "running", "it runs")
     # What its file does not have yet, Slurm itself forgets: a job that it saved as waiting and finds
     # running, it aborts. So something of the running job is changed, and looked for in the file.
     slurm.ask("scontrol", "update", f"JobId={number.partition(':')[0]}", "Comment=known_to_run")
     saved = slurm.folder / "state" / "job_state"
-    wait_until(lambda: saved.exists() and b"known_to_run" in saved.read_bytes(), timeout_s=30.0)
+    wait_until(lambda: saved.exists() and b"known_to_run" in saved.read_bytes())
     slurm.controller.kill()
     slurm.controller.wait()
     with pytest.raises(EngineSilent):
@@ -221,5 +221,5 @@ def test_a_job_of_a_cluster_on_another_host_goes_on_while_its_link_is_cut(
             carrier.is_running and "ends" not in carrier.log
         )  # nothing reaches it, nothing is lost
         link.restore()
-        wait_until(lambda: "ends" in carrier.log, "its end is heard of", 90.0)
+        wait_until(lambda: "ends" in carrier.log, "its end is heard of")
         assert carrier.wait(60.0) == 0

@@ -122,13 +122,13 @@ def test_who_comes_after_a_killed_maker_hangs_and_is_freed(apart, tmp_path, when
     assert apart.port.stat().st_size == (0 if when == "before" else 52400)
 
     with Process(words, tmp_path / "next.log") as following:
-        wait_until(lambda: "BEGINS" in following.log, "it begins", 60.0)
+        wait_until(lambda: "BEGINS" in following.log, "it begins")
         time.sleep(4.0)  # the mutex died with its holder, too: FastDDS waits 2 s for that
         assert (
             "READY" not in following.log
         )  # the fault of FastDDS: if it is gone, so can the mending
         assert apart.mend() == [apart.port.name]
-        wait_until(lambda: "READY" in following.log, "it is freed", 20.0)
+        wait_until(lambda: "READY" in following.log, "it is freed")
         # What it uses now is left while another port is mended.
         listening = apart.port.stat().st_ino
         other = apart.folder / "fastdds_port65001"
@@ -147,7 +147,7 @@ def test_a_supervisor_frees_a_process_that_hangs_beside_it(apart, tmp_path):
         )
         apart.port.touch()
         go.touch()
-        wait_until(lambda: "READY" in log.read_text(), "it is freed", 60.0)
+        wait_until(lambda: "READY" in log.read_text(), "it is freed")
 
 
 @pytest.mark.root

@@ -68,7 +68,7 @@ def test_robots_finds_what_could_be_a_robot(sim: SimProcess) -> None:
         text = console.export_text()
         return all(topic in text for topic in wanted)
 
-    wait_until(found, 60.0)
+    wait_until(found)
 
 
 CONTRACT = """
@@ -114,9 +114,9 @@ def test_ctrl_c_stops_the_robot(
              "--seconds", "1", "--amount", "20"],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        wait_until(lambda: gone(start) > 0.05, 40.0)
+        wait_until(lambda: gone(start) > 0.05)
         process.send_signal(signal.SIGINT)
-        output = process.communicate(timeout=20)[0]
+        output = process.communicate(timeout=60)[0]
         assert process.returncode != 0
         assert not re.search(r"Error|Exception ignored", output.replace("KeyboardInterrupt", ""))
         stopped = position()

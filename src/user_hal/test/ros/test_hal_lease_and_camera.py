@@ -88,7 +88,7 @@ def hal(client: Client, camera: CameraDriver, tmp_path_factory: Any) -> Iterator
         },
     }
     with HalProcess(tmp_path_factory.mktemp("hal"), params) as hal:
-        client.wait_for(lambda: client.observations, 30.0)
+        client.wait_for(lambda: client.observations, 60.0)
         yield hal
 
 

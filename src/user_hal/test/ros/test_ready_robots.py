@@ -92,7 +92,7 @@ def at_rest(robot: Ros2Robot, config: Ros2Config) -> dict[str, float]:
         before = now
         return moved < 1e-4
 
-    wait_until(still, "nothing moves", timeout_s=20.0)
+    wait_until(still, "nothing moves")
     return before[0]
 
 
@@ -134,7 +134,7 @@ def test_a_robot_of_a_ready_contract_goes_home_moves_stops_and_grips(name: str) 
                 now = places(robot, config)[0]
                 return all(abs(now[name] - opening) < 0.1 for name in names)
 
-            wait_until(gripped, f"{names} at {opening}", timeout_s=20.0)
+            wait_until(gripped, f"{names} at {opening}")
 
         action[:] = spec.action.high_array / 2
         action[grippers] = 1.0

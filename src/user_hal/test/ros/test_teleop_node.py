@@ -78,7 +78,7 @@ def wishes(client: Client, pad: Pad, tmp_path_factory: Any) -> Iterator[list[Int
     process = subprocess.Popen(command, env=dict(os.environ))
     try:
         with HalProcess(tmp_path_factory.mktemp("hal")):
-            client.wait_for(lambda: wishes, 30.0)
+            client.wait_for(lambda: wishes, 60.0)
             yield wishes
     finally:
         process.kill()
@@ -139,7 +139,7 @@ def test_a_device_that_nobody_hears_is_not_called_connected(wishes, client) -> N
 
     publisher = None
     try:
-        client.wait_for(lambda: says("nobody publishes /r0/nowhere"), 30.0)
+        client.wait_for(lambda: says("nobody publishes /r0/nowhere"), 60.0)
         assert said().level == b"\x01"
         publisher = client.node.create_publisher(Joy, "nowhere", 1)
         client.wait_for(lambda: says("no message came yet"))
@@ -202,7 +202,7 @@ def test_each_group_of_a_robot_is_driven_by_a_device_of_its_own(client) -> None:
         return any(wish.command.engaged for wish in wishes)
 
     try:
-        client.wait_for(follows, 40.0)
+        client.wait_for(follows, 60.0)
         driven = next(wish.command for wish in wishes if wish.command.engaged)
         np.testing.assert_allclose(driven.action, [0.15, 0.2, 0, 0], atol=1e-6)
     finally:

@@ -124,7 +124,7 @@ def test_a_service_that_blocks_holds_nobody_up_and_the_newest_wish_wins(io: Loca
 
     def serve(request: Any) -> Any:
         requests.append(request.width)
-        assert go.wait(5.0)
+        assert go.wait(60)
         return SimpleNamespace(ret=0 if request.width < 9 else 22, message="too wide")
 
     io.services["/set"] = serve

@@ -440,7 +440,7 @@ def test_a_reset_behind_the_hal_recovers(cell: Cell) -> None:
     with LiveHal.running(robot) as hal:
         cell.door(True)
         hal.wait_for(lambda: hal.stopped_for("robot_stop"))
-        hal.loop.reset(None).result(10.0)
+        hal.loop.reset(None).result(60)
         hal.wait_for(hal.active)
 
 
@@ -453,7 +453,7 @@ def test_a_latched_one_needs_a_person(cell: Cell) -> None:
         hal.wait_for(lambda: hal.loop.path.emergency_pressed)
         cell.door(False)
         with pytest.raises(SafetyError, match="latched emergency stop"):
-            hal.loop.reset(None).result(10.0)
+            hal.loop.reset(None).result(60)
         assert hal.loop.status().state is SafetyState.EMERGENCY
         hal.loop.reset_emergency()
         hal.wait_for(hal.active)

@@ -63,7 +63,7 @@ def test_it_dies_with_its_parent():
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         child = int(parent.stdout.readline())
         parent.kill()
-    wait_until(lambda: not alive(child), timeout_s=20.0)
+    wait_until(lambda: not alive(child))
 
 
 def alive(pid: int) -> bool:

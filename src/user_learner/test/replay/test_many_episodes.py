@@ -122,7 +122,7 @@ def held_up(monkeypatch, owner, name):
 
     def slow(*words, **how):
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         return step(*words, **how)
 
     monkeypatch.setattr(owner, name, staticmethod(slow) if owner is UnitTable else slow)
@@ -205,7 +205,7 @@ def test_a_cache_that_must_become_smaller_does_while_it_is_drawn_from(tmp_path):
             source.sample(BATCH)
             return not memory.over
 
-        wait_until(shrunk, timeout_s=30, period_s=0.0)
+        wait_until(shrunk, period_s=0.0)
         for array in memory.arrays:  # given back, but for the rest of a page
             assert not array[memory.rows + 4096 // array.shape[1] + 1 :].any()
         seen, deadline_s = set(), time.monotonic() + 60
@@ -244,16 +244,16 @@ def test_what_cannot_be_read_is_told_once_and_no_longer_than_it_is_there(writer)
         for robot in (2, 3, 4):
             fill(writer, Actor(robot), [Plan(20)])
             source.refresh()
-            wait_until(told, timeout_s=30, period_s=0.0)
+            wait_until(told, period_s=0.0)
         assert len(source.warnings) == 1
         (writer.path / "away").rename(away)
         fill(writer, Actor(5), [Plan(20)])
         source.refresh()
-        wait_until(lambda: not told(), timeout_s=30, period_s=0.0)
+        wait_until(lambda: not told(), period_s=0.0)
         away.rename(writer.path / "away")
         fill(writer, Actor(6), [Plan(20)])
         source.refresh()
-        wait_until(told, timeout_s=30, period_s=0.0)
+        wait_until(told, period_s=0.0)
         writer.retain(RetentionConfig(max_rows=11_000))
         source.refresh()
         assert not told()

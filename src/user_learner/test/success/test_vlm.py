@@ -171,7 +171,7 @@ def test_a_slow_endpoint_holds_nobody_for_longer_than_allowed(store):
     release = threading.Event()
 
     def slow(n, body):
-        release.wait(20)
+        release.wait(60)
         return says(True)
 
     with Endpoint(slow) as endpoint:

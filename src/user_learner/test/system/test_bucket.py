@@ -280,7 +280,7 @@ def test_a_segment_that_cannot_come_does_not_keep_others_away(tmp_path, bucket):
     fetcher = Fetcher([store], exchange_s=0.01)
     fetcher.start()
     try:
-        wait_until(lambda: away(store) == [lost] and bool(fetcher.troubles()), 60.0)
+        wait_until(lambda: away(store) == [lost] and bool(fetcher.troubles()))
         assert "from a backup" in fetcher.troubles()[0]
     finally:
         fetcher.stop()
@@ -322,7 +322,7 @@ def test_draws_are_from_what_is_here_and_take_up_what_comes(tmp_path, bucket):
         assert 0 < first < most
         assert len(source.sample(64).reward) == 64
         assert source.warnings == []
-        wait_until(lambda: len(source) == most, 30.0)
+        wait_until(lambda: len(source) == most)
         rows = np.concatenate([source.sample(256).extras["row"].copy() for _ in range(40)])
         assert len(np.unique(rows >> 10)) == len(directories(store))
         assert source.warnings == []
@@ -343,7 +343,7 @@ def test_one_segment_is_exchanged_for_another_where_little_may_be_here(tmp_path,
             )
             return len(seen) == total
 
-        wait_until(all_seen, 30.0)
+        wait_until(all_seen)
     finally:
         fetcher.stop()
     assert len(away(store)) >= total - 1
@@ -367,7 +367,7 @@ def test_draws_go_on_while_segments_are_exchanged(tmp_path, bucket, monkeypatch,
             warnings.update(source.warnings)
             return len(seen) == most
 
-        wait_until(all_seen, 60.0)
+        wait_until(all_seen)
         assert source.cached == bool(memory_bytes)
     assert not warnings
 
@@ -384,7 +384,7 @@ def test_a_segment_that_goes_between_two_looks_is_no_loss(tmp_path, often):
                 raise FileNotFoundError("no such segment")
 
         source.refresh = look
-        wait_until(lambda: len(looks) > often, 30.0)
+        wait_until(lambda: len(looks) > often)
         assert len(source.warnings) == (often > 1)
 
 
@@ -394,7 +394,7 @@ def test_an_endpoint_that_is_down_is_said_once_and_draws_go_on(tmp_path, bucket,
     move_old(store, URL, 0, fetched_bytes=0)
     down()
     with closing(ReplaySource(store, SamplerConfig(refresh_period_s=0.05))) as source:
-        wait_until(lambda: bool(source.warnings), 30.0)
+        wait_until(lambda: bool(source.warnings))
         longest = 0.0
         for _ in range(200):
             began = time.monotonic()

@@ -79,7 +79,7 @@ def test_a_process_that_is_killed_costs_no_episode(tmp_path):
         over.set()
         thread.join()
     assert report.episodes == len(rows) == 59 and verify(tmp_path / "store").ok
-    wait_until(lambda: not _readers(), 30.0)
+    wait_until(lambda: not _readers())
 
 
 def _readers():

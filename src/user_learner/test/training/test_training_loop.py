@@ -106,7 +106,7 @@ def in_thread(loop):
 
 def finish(loop, thread):
     loop.stop()
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -237,7 +237,7 @@ def test_it_pauses_proceeds_and_stops_at_once(tmp_path):
     finally:
         start_s = time.monotonic()
         finish(loop, thread)
-    assert time.monotonic() - start_s < 2
+    assert time.monotonic() - start_s < 20  # and not when it would save or report next
     assert loop.progress().checkpoint_update == loop.progress().update
 
 
@@ -246,7 +246,7 @@ def test_a_slow_sink_never_slows_training(tmp_path):
 
     class Stuck(PolicyMailbox):
         def publish(self, version):
-            release.wait(20)
+            release.wait(60)
             super().publish(version)
 
     box = Stuck()

@@ -101,12 +101,12 @@ def test_only_the_newest_waits_for_a_busy_worker():
 
     def work(job):
         started.set()
-        go.wait(10)
+        go.wait(60)
         seen.append(job)
 
     worker = LatestWorker("test", work)
     worker.offer(1)
-    assert started.wait(10)
+    assert started.wait(60)
     for job in (2, 3, 4):
         worker.offer(job)  # returns at once
     assert worker.busy

@@ -104,7 +104,7 @@ class Run:
 
     def __exit__(self, *error):
         self.loop.stop()
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
     def is_good(self):
@@ -233,7 +233,7 @@ def test_a_checkpoint_that_is_still_being_written_does_not_become_the_newest(tmp
 
     def slow(checkpoint):
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return write(checkpoint)
 
     monkeypatch.setattr(run.loop.checkpoints, "write", slow)

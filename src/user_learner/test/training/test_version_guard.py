@@ -239,7 +239,7 @@ def test_it_watches_a_store_in_a_thread_of_its_own(tmp_path):
         with sink:
             sink.watch(tmp_path / "store")
             fill(writer, Actor(2), [Plan(terminated=True)])
-            assert heard.get(timeout=20).outcome is Outcome.SUCCESS
+            assert heard.get(timeout=60).outcome is Outcome.SUCCESS
 
 
 @pytest.mark.parametrize(
