@@ -81,6 +81,33 @@ def test_robomimic_comes_with_its_final_observations(tmp_path):
     assert spec.action_kind is ActionKind.GENERIC
 
 
+def test_robomimic_says_by_sparse_rewards_whether_episodes_succeeded(tmp_path):
+    import h5py
+
+    path = robomimic(tmp_path / "demo.hdf5", episodes=3)
+    with h5py.File(path, "r+") as file:
+        said = {"env_name": "Lift", "env_kwargs": {"control_freq": 20, "reward_shaping": False}}
+        file["data"].attrs["env_args"] = json.dumps(said)
+        file["data/demo_1/rewards"][-1] = 0.5  # a part of the task
+    report = take(path, tmp_path / "sparse")
+    episodes = held(tmp_path / "sparse")
+    assert [info.result.outcome.name for info, _ in episodes] == ["SUCCESS", "FAILURE", "SUCCESS"]
+    assert [bool(columns["terminated"][-2]) for _, columns in episodes] == [True, False, True]
+    assert not any("succeeded" in note for note in report.notes)
+    with h5py.File(path, "r+") as file:
+        said["env_kwargs"]["reward_shaping"] = True
+        file["data"].attrs["env_args"] = json.dumps(said)
+    report = take(path, tmp_path / "shaped")
+    assert {info.result.outcome.name for info, _ in held(tmp_path / "shaped")} == {"UNKNOWN"}
+    assert any("its rewards may be shaped" in note for note in report.notes)
+    with h5py.File(path, "r+") as file:
+        for demo in file["data"].values():
+            del demo["rewards"], demo["dones"]
+    report = take(path, tmp_path / "none")
+    assert {info.result.outcome.name for info, _ in held(tmp_path / "none")} == {"UNKNOWN"}
+    assert any("it has no rewards" in note for note in report.notes)
+
+
 def test_an_episode_with_other_numbers_of_actions_and_observations_is_left_out(tmp_path):
     """Nobody knows which action belongs to which observation; one observation more is the last one."""
     import h5py

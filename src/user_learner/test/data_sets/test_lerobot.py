@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,10 @@ from user_core.specs import ActionKind
 from user_core.types import EpisodeSource, Outcome
 from user_learner.data.exporting import Choice, export_hdf5, export_lerobot
 from user_learner.data.source import open_source
+from user_learner.edits import Edit
+from user_learner.edits.view import EditedEpisodes
 from user_learner.replay.meaning import write_meaning
+from user_testing.processes import killed_after
 from user_testing.worlds.data_sets import SPEC, as_version_2_1, held, store, take
 from user_testing.worlds.replay import joined, same_columns
 
@@ -74,6 +78,38 @@ def test_another_export_is_not_mixed_in(tmp_path):
     with pytest.raises(CodecError, match="other files"):
         export_lerobot(tmp_path / "store", tmp_path / "other")
     assert (tmp_path / "other/thesis.tex").read_text() == "mine"
+
+
+_EXPORT = """
+import sys, time
+from user_learner.data.exporting import export_lerobot
+def slowly(done, total):
+    print(done, flush=True)
+    if done == 3:
+        print("three are begun", flush=True)
+        time.sleep(60)
+export_lerobot(*sys.argv[1:], file_steps=10, progress=slowly)
+"""
+
+
+def test_an_export_that_was_killed_is_not_continued_after_an_edit(tmp_path):
+    """Else its first files were as before the edit, and the others as after it."""
+    store(tmp_path / "store")
+    key = next(iter(held(tmp_path / "store")))
+    words = [sys.executable, "-c", _EXPORT, str(tmp_path / "store"), str(tmp_path / "v3")]
+    assert "three are begun\n" in killed_after(words, 3.0)
+    written = {file: file.read_bytes() for file in (tmp_path / "v3").rglob("*.parquet")}
+    assert written
+    with EditedEpisodes(tmp_path / "store") as edited:
+        edited.append(Edit.exclude([key]))
+    with pytest.raises(CodecError, match="began with 0 edits .* there are 1 now.*new directory"):
+        export_lerobot(tmp_path / "store", tmp_path / "v3", file_steps=10)
+    assert {f: f.read_bytes() for f in (tmp_path / "v3").rglob("*.parquet")} == written
+    with pytest.raises(CodecError, match="not finished"):
+        take(tmp_path / "v3", tmp_path / "early")
+    assert export_lerobot(tmp_path / "store", tmp_path / "new", file_steps=10).episodes == 3
+    take(tmp_path / "new", tmp_path / "back")
+    assert held(tmp_path / "back").keys() == held(tmp_path / "store").keys() - {key}
 
 
 def test_an_export_that_was_stopped_continues_with_whole_files(tmp_path):

@@ -91,6 +91,7 @@ class Hdf5Source:
         try:
             self._ours = meaning_of(self._file)
             self._steps = self._find()
+            self._is_sparse = self._kwargs().get("reward_shaping") is False
             self._groups = list(self._steps)
         except CodecError:
             self._file.close()
@@ -124,6 +125,8 @@ class Hdf5Source:
         roles = roles_of(fields)
         fields = observations_of(fields, roles)
         robot, period_s, notes = self._environment()
+        if said_nothing := self._says_nothing_of_success(roles):
+            notes.append(said_nothing)
         steps = sum(ref.steps for ref in self.episodes())
         schema, spec = self._ours or (None, None)
         return Description(
@@ -178,6 +181,9 @@ class Hdf5Source:
             ) from error
         stamps = stamps_of(fields, what)
         episode = SourceEpisode(fields, steps, identity_of(array_parts(fields)), stamps_ns=stamps)
+        reward = fields.get(roles_of(fields).get("reward", "")) if self._is_sparse else None
+        if reward is not None and reward.size:
+            episode.success = bool(np.nanmax(reward) >= 1.0)  # a part of a task gives less
         if self._ours is not None:
             record = str(group.attrs.get(RECORD, "{}"))
             episode.recorded = recorded_of(self._ours[0], record, fields, steps, what)
@@ -232,28 +238,49 @@ class Hdf5Source:
 
     def _environment(self) -> tuple[str, float | None, list[str]]:
         """Name and period of robomimic's environment; what an attribute holds is never executed."""
-        notes: list[str] = []
-        data = self._file.get("data")
         try:
-            text = data.attrs.get("env_args") if data is not None else None
-        except (OSError, TypeError, ValueError) as error:
+            said = self._said()
+        except (OSError, TypeError) as error:
             return "", None, [f"attribute env_args cannot be read: {error}"]
+        except ValueError:
+            return "", None, ["attribute env_args is not JSON: passed over"]
+        kwargs = self._kwargs()
+        robots = kwargs.get("robots")
+        robot = robots[0] if isinstance(robots, list) and robots else robots
+        try:
+            rate = float(kwargs.get("control_freq") or 0.0)
+        except (TypeError, ValueError):
+            rate = 0.0
+        return str(robot or said.get("env_name") or ""), 1 / rate if rate > 0 else None, []
+
+    def _said(self) -> dict[str, Any]:
+        """What robomimic says of its environment. Raises OSError, TypeError and ValueError where it cannot be read."""
+        data = self._file.get("data")
+        text = data.attrs.get("env_args") if data is not None else None
         if isinstance(text, bytes):
             text = text.decode(errors="replace")
         if not isinstance(text, str):
-            return "", None, notes
+            return {}
+        said = json.loads(text)
+        if not isinstance(said, dict):
+            raise ValueError("no object")
+        return said
+
+    def _kwargs(self) -> dict[str, Any]:
+        """What robomimic's environment was made with."""
         try:
-            said = json.loads(text)
-            rate = said.get("env_kwargs", {}).get("control_freq")
-            robots = said.get("env_kwargs", {}).get("robots")
-            robot = robots[0] if isinstance(robots, list) and robots else robots
-            return (
-                str(robot or said.get("env_name") or ""),
-                1 / float(rate) if rate else None,
-                notes,
-            )
-        except (ValueError, AttributeError, TypeError, ZeroDivisionError):
-            return "", None, ["attribute env_args is not JSON: passed over"]
+            found = self._said().get("env_kwargs")
+        except (OSError, TypeError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _says_nothing_of_success(self, roles: Mapping[str, str]) -> str:
+        """What a person should know where robomimic's file does not tell how its episodes ended: ``dones`` may also be the
+        end of the recording."""
+        if "success" in roles or (self._is_sparse and "reward" in roles) or not self._kwargs():
+            return ""
+        lack = "its rewards may be shaped" if "reward" in roles else "it has no rewards"
+        return f"whether episodes succeeded is not known ({lack}): success: always in a mapping says that all did"
 
 
 def _with_last(data: Any, last: Array) -> Array:

@@ -177,7 +177,8 @@ class DataMapping(Config):
     )
     reward: RewardMapping = setting(factory=RewardMapping, doc="The reward.")
     success: str = setting(
-        "unknown", doc="always, never, unknown, or a field: true in its last row is success."
+        "unknown",
+        doc="always, never, unknown (what the format says, if it does), or a field: true in any row is success.",
     )
     terminated: str = setting(
         "success", doc="Field that ends an episode for good; success: where it succeeded; never."

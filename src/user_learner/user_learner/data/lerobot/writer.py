@@ -196,6 +196,14 @@ class LeRobotWriter:
             except (OSError, ValueError) as error:
                 raise CodecError(f"{mark}", got=str(error), expected="JSON") from error
             differing = [k for k in self._about if before.get(k) != self._about[k]]
+            edits = before.get("origin", {}).get("edits"), self._about["origin"].get("edits")
+            if differing == ["origin"] and edits[0] != edits[1]:
+                raise CodecError(
+                    f"data set {self.path}",
+                    got=f"an export that began with {edits[0]} edits in the store's log, where there are {edits[1]} now",
+                    expected="the same edits: what is written would be as before them, the rest as after them",
+                    hint="Export to a new directory; this one stays as it is, and can be removed",
+                )
             if differing:
                 raise CodecError(
                     f"data set {self.path}", got=f"another export: its {', '.join(differing)} differs",
