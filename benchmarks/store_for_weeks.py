@@ -307,7 +307,8 @@ class Waits:
       another thread of its process, and that one was ready to run and did not.
     - ``stolen``: it never slept, and did not run: another machine had the core (a hypervisor's steal).
     - ``page_fault``: it slept, a page was missing, and no other thread of the process did anything: the kernel had the page.
-    - ``work``: the rest, which is what this program makes of it, however busy the machine is."""
+    - ``own_threads``: it slept while other threads of its process ran, which had a lock that it wanted, or the interpreter.
+    - ``work``: the rest; with ``own_threads`` it is what this program makes of it, however busy the machine is."""
 
     def __init__(self) -> None:
         self._files: dict[str, int] = {}
@@ -334,17 +335,21 @@ class Waits:
         slept = usage.ru_nvcsw > self._usage.ru_nvcsw
         faults = usage.ru_minflt + usage.ru_majflt > self._usage.ru_minflt + self._usage.ru_majflt
         others_ran = sum(ran for ran, _ in grown.values())
-        cores, stolen, fault = own, 0.0, 0.0
+        cores, stolen, fault, others = own, 0.0, 0.0, 0.0
         if not slept:
             stolen = rest
         else:
             waited = min(rest, sum(waited for _, waited in grown.values()))
             cores += waited
+            others = min(rest - waited, others_ran)
             if faults:
-                fault = max(0.0, rest - waited - others_ran)
+                fault = rest - waited - others
         cores = min(wall_s, cores)
-        work = max(0.0, wall_s - cores - stolen - fault)
-        return {"cores": cores, "stolen": stolen, "page_fault": fault, "work": work}
+        work = max(0.0, wall_s - cores - stolen - fault - others)
+        return {
+            "cores": cores, "stolen": stolen, "page_fault": fault, "own_threads": others,
+            "work": work,
+        }  # fmt: skip
 
     def _threads(self) -> dict[str, tuple[int, int]]:
         """Nanoseconds that each thread ran, and that it waited for a core."""

@@ -146,6 +146,23 @@ class UnitRows:
         return cls(addresses[wanted], position, after, before, mark)
 
 
+@dataclass(frozen=True)
+class Successor:
+    """A later population, ready to be taken over.
+
+    Attributes:
+        table: Its units.
+        old: Number that each had in the table before, 0 where it is new, (U,).
+        share: Of the deficit that it had, what is still due to it; 0 where it is new, (U,).
+        given: Memory for what each was given, written to, (U,).
+    """
+
+    table: UnitTable
+    old: Array
+    share: Array
+    given: Array
+
+
 class DrawDeficits:
     """What each unit of a table is due, in draws per step: as much to each, ``due``, less what it was ``given``, (U,)."""
 
@@ -165,19 +182,24 @@ class DrawDeficits:
         each = draws / cached.sum()
         self.given[units] += each * cached / self.table.steps[units]
 
-    def ready(self, table: UnitTable) -> Array:
-        """Number that each unit of a later table has in the one that is used, (U,); -1: it is new."""
-        return self.table.index(table.key)
-
-    def renew(self, table: UnitTable, old: Array) -> None:
-        """Go over to a later population, whose units had the numbers ``old``. Nothing is due to new steps;
-        to a unit that grew the same number of draws to more steps."""
-        deficit = np.zeros(len(table))
+    def ready(self, table: UnitTable) -> Successor:
+        """What going over to a later population takes, made beside draws."""
+        old = self.table.index(table.key)
         known = old >= 0
-        deficit[known] = self.deficit[old[known]] * np.minimum(
-            1.0, self.table.steps[old[known]] / table.steps[known]
-        )
-        self.table, self.given = table, self.due - deficit
+        share = np.zeros(len(table))
+        share[known] = np.minimum(1.0, self.table.steps[old[known]] / table.steps[known])
+        return Successor(table, np.maximum(old, 0), share, np.zeros(len(table)))
+
+    def renew(self, successor: Successor) -> None:
+        """Go over to a later population. Nothing is due to new steps; to a unit that grew the same number of draws to
+        more steps. Draws wait meanwhile: nothing is allocated here."""
+        given = successor.given
+        if len(self.given):
+            np.take(self.given, successor.old, out=given, mode="clip")
+            np.subtract(self.due, given, out=given)
+            given *= successor.share
+        np.subtract(self.due, given, out=given)
+        self.table, self.given = successor.table, given
 
     def load(self, deficit: Array) -> None:
         """Take over deficits of all units, (U,)."""
@@ -352,14 +374,14 @@ class CachedUnits:
         """Whether a unit in memory was drawn so often, per step, and others wait for a place."""
         return self._turn - self._first_loaded >= draws and not self.complete
 
-    def renew(self, table: UnitTable, old: Array) -> list[Array]:
+    def renew(self, successor: Successor) -> list[Array]:
         """Go over to a later population, see :meth:`DrawDeficits.renew`; return rows of units that are no longer in it."""
-        self.picked = None
+        self.picked, table = None, successor.table
         index = table.index(self._units["key"])
         gone = self._units["key"][(index < 0) & self._units["there"]]
         rows = [self._take_out(key) for key in gone.tolist()]
         self._units["index"] = index
-        self.deficits.renew(table, old)
+        self.deficits.renew(successor)
         self._index_units()
         return rows
 

@@ -28,7 +28,7 @@ from user_learner.replay.bucket import MARK
 from user_learner.replay.layout import ColumnFile, RowLayout
 from user_learner.replay.packed import PackedColumn
 from user_learner.replay.segments import open_column
-from user_learner.sampling.cache_units import CachedUnits, UnitRows, UnitTable
+from user_learner.sampling.cache_units import CachedUnits, Successor, UnitRows, UnitTable
 from user_learner.sampling.catalog import SegmentTable, Snapshot
 from user_learner.sampling.config import SamplerConfig
 from user_learner.sampling.draws import Population
@@ -166,13 +166,11 @@ _BURST_S = 0.1
 
 @dataclass(frozen=True)
 class _Renewal:
-    """A later state of the stores, by stratum; ``known``: of each unit its number in the table before, and ``needs``:
-    rows that would hold all of it."""
+    """A later state of the stores, by stratum; ``needs``: rows that would hold all of it."""
 
     snapshot: Snapshot
     sets: list[CachedUnits]
-    tables: list[UnitTable]
-    known: list[Array]
+    successors: list[Successor]
     names: list[str]
     needs: list[int]
     shares: list[float]
@@ -267,7 +265,7 @@ class SampleCache:
             sets.append(CachedUnits(self._horizon, self._past))
         around = self._horizon + self._past
         return _Renewal(
-            snapshot, sets, tables,
+            snapshot, sets,
             [units.deficits.ready(table) for units, table in zip(sets, tables, strict=True)],
             [population.name for population in populations],
             [int(table.steps.sum()) + len(table.run) * around for table in tables],
@@ -276,15 +274,17 @@ class SampleCache:
 
     def renew(self, ready: _Renewal) -> None:
         """See :class:`Pool`."""
+        before = self._snapshot, [units.deficits.table for units in self._sets]
         with self._lock:
             self._snapshot, self._sets, self._names = ready.snapshot, ready.sets, ready.names
             self._unreadable.clear()
             there = set(ready.snapshot.segments.paths) if self._unread else set()
             self._unread = {path: why for path, why in self._unread.items() if path in there}
-            for units, table, known in zip(self._sets, ready.tables, ready.known, strict=True):
-                self._leave(units.renew(table, known))
+            for units, successor in zip(self._sets, ready.successors, strict=True):
+                self._leave(units.renew(successor))
             self._needs, self._shares = ready.needs, ready.shares
             self._share_out()
+        del before  # only here: to free large tables takes long, and draws would wait for it
 
     def settle(self) -> None:
         """See :class:`Pool`. At first it begins to fill the memory, as fast as the disk can, and leaves the rest to its
