@@ -409,6 +409,7 @@ class ReplaySource(Closing):
         goals = self._goals(snapshot)
         pool = self._pool
         ready = None if pool is None else pool.ready(snapshot, populations)
+        before = getattr(self, "_snapshot", None), self._populations
         with self._lock:
             self._snapshot, self._populations = snapshot, populations
             #: By the number in the snapshot; the last is that of steps that are not known any more.
@@ -418,6 +419,7 @@ class ReplaySource(Closing):
                 self._goal_pool.renew(goals)
             if pool is not None and self._pool_for(self._batch_size) is pool:
                 pool.renew(ready)
+        del before, ready  # only here: to free large tables takes long, and draws would wait for it
         for each in (self._goal_pool, self._pool):
             if each is not None:
                 each.settle()
