@@ -341,8 +341,8 @@ class Batch:
         reward: (B,), or (B, T) for windows.
         discount: (B,), or (B, T) for windows.
         next_observation: Named arrays, each (B, ...).
-        extras: Whatever else was asked for, for instance ``demonstration`` (B,) bool, and
-            ``row`` (B,) int64, the place in the store.
+        extras: Whatever else was asked for, for instance ``demonstration`` (B,) bool, whether people showed it (in
+            demonstrations, or in strata that draw what people alone decided), and ``row`` (B,) int64, the place in the store.
     """
 
     observation: Mapping[str, Any]

@@ -85,6 +85,29 @@ def test_asked_for_the_good_it_does_what_was_better_than_usual():
     assert right(1.5) > 0.85
 
 
+def test_critics_judge_what_they_did_not_learn_from():
+    """Few rows, drawn again and again: critics that see all of them know by heart what each brought, so that no action
+    seems better than another. Those that are kept from a part say which were."""
+    rng, rows = np.random.default_rng(0), 80
+    side = np.where(np.arange(rows) % 4 == 0, 1.0, -1.0)
+    seen, action, reward, discount = chosen(rng, rows, side)
+    place = np.arange(rows) + np.where(np.arange(rows) < rows // 2, 0, 1000 * 256 + 256)
+
+    def surely_good(extras):
+        values = {"hidden": [64, 64], "learning_rate": 3e-3}
+        algorithm = learner(good_share=0.25, values=values)
+        found = []
+        judge = algorithm._is_good
+        algorithm._is_good = lambda a, shown: found.append(a.numpy().copy()) or judge(a, shown)
+        for _ in range(600):
+            algorithm.update(Batch(seen, action, reward, discount, seen, extras))
+        last = found[-1]
+        return last[side > 0].mean() - last[side < 0].mean()
+
+    assert surely_good({}) < 0.2, "known by heart"
+    assert surely_good({"row": place}) > 0.7
+
+
 def test_with_torch_it_does_the_same_as_without():
     policy, rng = flow(), np.random.default_rng(1)
     arrays = policy.arrays()

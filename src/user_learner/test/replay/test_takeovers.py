@@ -128,6 +128,7 @@ def test_a_window_of_a_person_ends_where_he_let_go(tmp_path):
             while (row := place[1] + length) < steps and length < 4 and (row in humans) == person:
                 length += 1
             assert mask.tolist() == [True] * length + [False] * (4 - length), place
+        assert (batch.extras["demonstration"][half] == person).all(), "what a person did is shown"
 
 
 @settings(max_examples=25, deadline=None)

@@ -24,7 +24,7 @@ class Stratum(Config):
     acted_by: tuple[ActedBy, ...] = setting(
         (),
         doc="Steps decided by one of these, for instance human interventions; empty for all. A padded window "
-        "ends where somebody else decided.",
+        "ends where somebody else decided. Of a stratum of human and script alone, all counts as demonstrated.",
     )
     newest_steps: int = setting(
         0,

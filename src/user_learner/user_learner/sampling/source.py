@@ -16,7 +16,7 @@ from user_core.errors import StoreError
 from user_core.reasons import BUCKET_AWAY, ROWS_SET_ASIDE, Reason
 from user_core.runtime.closing import Closing
 from user_core.specs import Array
-from user_core.types import OBSERVATION, Batch, EpisodeSource, TrajectorySchema
+from user_core.types import OBSERVATION, ActedBy, Batch, EpisodeSource, TrajectorySchema
 from user_learner.replay.layout import RECORDS, RowLayout
 from user_learner.replay.reader import IN_BUCKET
 from user_learner.sampling.batches import BatchBuffers, batch_nbytes
@@ -35,6 +35,8 @@ from user_learner.sampling.takeovers import acted_by, bad_steps, before_takeover
 #: Place of the store in ``extras["row"]``; below it, segment times rows of a segment plus row.
 STORE_SHIFT = 48
 _LOOK_PERIOD_S = 0.02
+#: Who shows how it is done, wherever he does it.
+_PEOPLE = frozenset((ActedBy.HUMAN, ActedBy.SCRIPT))
 #: Memory of a sampler's tables by run and by block, also while the next ones are made (docs/measurements/data.md), and
 #: how much of it counts as what a cache reserves anyhow.
 _RUN_BYTES, _BLOCK_BYTES, _FEW_BYTES = 390, 130, 2 * 2**20
@@ -303,8 +305,10 @@ class ReplaySource(Closing):
 
     def _cut(self, part: Population, drawn: Drawn) -> Drawn:
         """Let padded windows of a stratum end where somebody decided whom it does not name: what the
-        policy did after a correction must not be cloned with it."""
+        policy did after a correction must not be cloned with it. What people alone decided is shown, too."""
         actors = self.config.strata[part.stratum].acted_by
+        if actors and _PEOPLE.issuperset(actors):
+            drawn = replace(drawn, demonstration=np.ones_like(drawn.demonstration))
         if not actors or not self.config.pad_windows or self.config.window < 2:
             return drawn
         runs = self._snapshot.runs

@@ -58,13 +58,14 @@ class StateValues:
             share_(parameters.flat)
 
     @torch.no_grad()
-    def __call__(self, features: Tensor) -> Tensor:
-        """Values of states (B, F), (B,); without gradients."""
-        return evaluate(self._values.frozen, features, True).mean(0)
+    def __call__(self, features: Tensor, kept_out: Tensor | None = None) -> Tensor:
+        """Values of states (B, F), (B,); without gradients. ``kept_out``: the member that judges each, (B,); else all do."""
+        values = evaluate(self._values.frozen, features, True)
+        return values.mean(0) if kept_out is None else values.gather(0, kept_out[None])[0]
 
     def learn(
         self, features: Tensor, reward: Tensor, discount: Tensor, ahead: Tensor,
-        weight: Tensor | None = None,
+        weight: Tensor | None = None, kept_out: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """One update; the loss.
 
@@ -74,11 +75,16 @@ class StateValues:
             discount: Of the value of what was seen then, (B,).
             ahead: Its features, (B, F).
             weight: How much each row counts, (B,).
+            kept_out: The member that does not learn from each row, (B,). Each has its own targets then, so that what
+                it must not see does not come to it from the others.
         """
         with torch.no_grad():
-            beyond = evaluate(self._target.frozen, ahead, True).mean(0)
-            target = torch.addcmul(reward, discount, beyond)
+            beyond = evaluate(self._target.frozen, ahead, True)
+            target = torch.addcmul(reward, discount, beyond.mean(0) if kept_out is None else beyond)
         errors = (evaluate(self._values.named, features.detach(), True) - target).square()
+        if kept_out is not None:
+            members = torch.arange(len(errors), device=errors.device)[:, None]
+            errors = errors * (members != kept_out)
         if weight is not None:
             errors = errors * (weight * len(weight) / weight.sum().clamp_min(1e-6))
         loss = errors.mean(1).sum()

@@ -21,6 +21,8 @@ from user_learner.algorithms.imitation.bc import BC, BCConfig
 
 #: How fast the threshold follows the batches.
 _THRESHOLD_RATE = 0.01
+#: Rows of a store that are kept from the same critic: some episodes.
+_BLOCK_ROWS = 256
 
 
 class AdvantageConditionedConfig(BCConfig):
@@ -37,7 +39,9 @@ class AdvantageConditionedConfig(BCConfig):
         read_only=False,
     )
     demonstrations_are_good: bool = setting(
-        True, doc="Whether all that is demonstrated counts as good.", read_only=False
+        True,
+        doc="Whether all that people did counts as good: demonstrations, and what strata of human and script alone draw.",
+        read_only=False,
     )
     untold_share: float = setting(
         0.3,
@@ -60,6 +64,9 @@ class AdvantageConditioned(BC):
     The policy clones a given s and that one bit. Nothing is differentiated through the policy and no action is
     asked of the critics that was not done, so bad critics cost little; it improves by what luck and people bring
     into the data. The paper's V is a distribution over returns of whole episodes; this one learns by temporal differences.
+
+    Each critic is kept from a part of the data, blocks of rows of the store, and says what the advantages of these are: critics
+    that learned from an episode know by heart how it ended, so that nothing in it seems better or worse than expected.
 
     Args:
         config: Parameters.
@@ -100,9 +107,10 @@ class AdvantageConditioned(BC):
         features = self.network.seen(minibatch.inputs)
         ahead = self.network.seen(minibatch.next_inputs)
         reward, discount = minibatch.reward, minibatch.discount
-        loss = self.values.learn(features, reward, discount, ahead)
-        here = self.values(features)
-        advantage = torch.addcmul(reward, discount, self.values(ahead)) - here
+        kept_out = self._kept_out(batch)
+        loss = self.values.learn(features, reward, discount, ahead, kept_out=kept_out)
+        here = self.values(features, kept_out)
+        advantage = torch.addcmul(reward, discount, self.values(ahead, kept_out)) - here
         shown = torch.zeros_like(advantage, dtype=torch.bool)
         if self.config.demonstrations_are_good and "demonstration" in batch.extras:
             shown = torch.as_tensor(batch.extras["demonstration"], device=self.device)
@@ -114,6 +122,13 @@ class AdvantageConditioned(BC):
             **self._clone(minibatch, self.network.with_advantage(minibatch.inputs, said)),
             "value_loss": loss, "value": here.mean(), "good": good.float().mean(),
         }  # fmt: skip
+
+    def _kept_out(self, batch: Batch) -> Tensor | None:
+        """The critic that never learns from each row, and judges it, (B,); None where it is not known where rows lie."""
+        members, row = self.config.values.members, batch.extras.get("row")
+        if row is None or members < 2:
+            return None
+        return torch.as_tensor(row, device=self.device) // _BLOCK_ROWS % members
 
     def _is_good(self, advantage: Tensor, shown: Tensor) -> Tensor:
         """Which of them are, (B,) bool; those that are shown in any case."""
