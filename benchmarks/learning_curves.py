@@ -37,6 +37,7 @@ from user_core.interfaces import Policy, Reward, Teleop
 from user_core.plugins import PluginChoice
 from user_core.specs import RobotSpec
 from user_core.types import (
+    ActedBy,
     Batch,
     EpisodeResult,
     EpisodeSource,
@@ -118,7 +119,7 @@ class Ring:
         return [pair[0], self.action[start], reward, discount, pair[1], extras]
 
     def windows(self, rng: np.random.Generator, size: int, rows: int, gamma: float) -> list[Any]:
-        """The same for windows of T steps, as a sampler with pad_windows gives them."""
+        """The same for windows of T steps, as a sampler with pad_windows gives them, and where they begin."""
         start = self.drawable[rng.integers(0, self.steps, size)]
         end = int(self.drawable[self.steps - 1]) + 1
         last = np.append(np.flatnonzero(self.last[: self.rows]), end)
@@ -131,7 +132,7 @@ class Ring:
         discount = np.where(mask, left, 1).astype(np.float32)
         behind = np.minimum(start + rows, stop)
         pair = [{k: v[row] for k, v in self.observation.items()} for row in (start, behind)]
-        return [pair[0], self.action[at], reward, discount, pair[1], {"mask": mask}]
+        return [pair[0], self.action[at], reward, discount, pair[1], {"mask": mask, "row": start}]
 
 
 class Mixture:
@@ -151,7 +152,11 @@ class Mixture:
             (stratum.share, ring, source is EpisodeSource.DEMONSTRATION, stratum.newest_steps)
             for stratum in self._config.strata
             for source, ring in self._rings.items()
-            if source in stratum.sources and ring.steps
+            if source in stratum.sources
+            and ring.steps
+            and (
+                not stratum.acted_by or ActedBy.POLICY in stratum.acted_by
+            )  # nobody takes over here
         ]
         if not filled:
             raise StoreError("sample", got="no steps yet")

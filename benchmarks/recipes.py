@@ -25,6 +25,7 @@ import recipes_late
 import recipes_longer
 import recipes_one_step
 import recipes_online
+import recipes_own_steps
 from learning_curves import EVALUATION_SEED, Ring, demonstrate
 
 from user_actor.loop import ActorLoopConfig, EpisodeLoop
@@ -67,13 +68,13 @@ class Windows:
         return Batch(*self._ring.windows(self._rng, size, self._rows, 0.97))
 
 
-def policy_of(job: Job, spec: RobotSpec) -> Policy:
-    """The policy of a job."""
+def policy_of(job: Job, spec: RobotSpec, plugin: str = "") -> Policy:
+    """The policy of a job, or another that takes the same parameters."""
     params = POLICIES[job["policy"]] | {
         "rows": job.get("rows", 8), "seed": job["seed"],
         "ignored_observations": IGNORED.get(job.get("task", ""), []), **job.get("params", {}),
     }  # fmt: skip
-    made: Policy = plugins.build("policies", job["policy"], params, spec)
+    made: Policy = plugins.build("policies", plugin or job["policy"], params, spec)
     return made
 
 
@@ -229,6 +230,7 @@ KINDS = {
     "bc": bc, "noise": bc, "late": late, "hg_dagger": recipes_corrections.hg_dagger, "two_ways": two_ways,
     "online": recipes_online.online, "from_half": recipes_online.online, recipes_online.CHOICES: recipes_online.online, "guided": recipes_late.guided,
     "one_step": recipes_one_step.one_step, "longer": recipes_longer.longer, "delays": recipes_late.delays,
+    "own_steps": recipes_own_steps.own_steps,
 }  # fmt: skip
 
 
@@ -266,6 +268,7 @@ def jobs(seeds: list[int]) -> list[Job]:
         + recipes_late.delay_jobs(seeds)
         + recipes_one_step.jobs(seeds)
         + recipes_longer.jobs(seeds)
+        + recipes_own_steps.jobs(seeds)
     )
 
 
@@ -414,6 +417,7 @@ def main() -> None:
     print(recipes_late.delays_table(lines))
     print(recipes_one_step.table(lines))
     print(recipes_longer.table(lines))
+    print(recipes_own_steps.table(lines))
     print(recipes_corrections.table(lines))
     if arguments.curves:
         recipes_online.draw(lines, arguments.curves)

@@ -25,7 +25,7 @@ def jobs(seeds: list[int]) -> list[Job]:
     return [
         {
             "kind": "one_step", "task": task, "policy": "flow", "demonstrations": 50, "seed": seed, "updates": 6000,
-            "rows": ROWS, "params": {"distill": True, "steps": STEPS},
+            "rows": ROWS, "params": {"distill": True, "steps": STEPS}, "cloning": {"weight_decay": 0.3},
         }
         for seed in seeds for task in ("pick_place", "peg_insertion")
     ]  # fmt: skip
