@@ -1,6 +1,8 @@
 """A part of ``recipes.py``: plans of a slow policy that go on from the plan before, with guidance of several weights.
 
 python benchmarks/recipes.py --only guided --processes 12 --seconds 500 --out late.jsonl
+python benchmarks/recipes.py --only guided --names far --out far.jsonl
+python benchmarks/recipes.py --only delays --names "corrected, 3 late" --seeds 0 --out corrected.jsonl
 """
 
 from __future__ import annotations
@@ -8,6 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from learning_curves import Ring
+from recipes_corrections import concatenated
+
+from user_actor.loop import ActorLoopConfig, EpisodeLoop
+from user_actor.loop.ports import LocalTeleop, MemorySink
+from user_core import plugins
+from user_core.config import from_mapping
+from user_core.specs import RobotSpec
+from user_core.types import ActedBy, Batch, Step
 
 Job = dict[str, Any]
 
@@ -26,11 +37,11 @@ def guided(job: Job, scale: float) -> Job:
         ways = [("trained for it", "real_time", policy)]
         if not job.get("params"):
             ways = [("`sequential`", "sequential", policy), ("`ensemble`", "ensemble", policy)]
-            for weight in WEIGHTS:
+            for weight in job.get("weights", WEIGHTS):
                 told = policy_of({**job, "params": {"guidance": weight}}, hal.spec)
                 told.load(policy.arrays())
                 ways.append((f"`guidance: {weight:g}`", "real_time", told))
-        for delay in DELAYS:
+        for delay in job.get("delays", DELAYS):
             for name, execution, acting in ways:
                 found[f"{name}_{delay}"] = evaluated(
                     hal, acting, max(2, int(40 * scale)), replan_every=max(4, delay),
@@ -49,6 +60,14 @@ def jobs(seeds: list[int]) -> list[Job]:
         for seed in seeds
         for task in ("pick_place", "peg_insertion")
         for prefix in (0, 6)
+    ] + [
+        {
+            "kind": "guided", "name": "far", "task": "peg_insertion", "policy": "flow", "demonstrations": 200, "seed": seed,
+            "updates": 6000, "rows": 20, "delays": [0, 3, 6, 9], "weights": [1.0, 5.0],
+            **({"params": {"prefix_rows": prefix}} if prefix else {}),
+        }
+        for seed in seeds
+        for prefix in (0, 10)
     ]  # fmt: skip
 
 
@@ -61,6 +80,8 @@ def delays(job: Job, scale: float) -> Job:
     """One flow that was trained to go on from the plan before, with several delays, and with noise of two sizes."""
     from recipes import cloned, demonstrated, evaluated, policy_of, robot
 
+    if "rounds" in job:
+        return _corrected(job, scale)
     found: Job = {}
     with robot(job) as hal:
         policy = policy_of(job, hal.spec)
@@ -70,10 +91,102 @@ def delays(job: Job, scale: float) -> Job:
             acting = policy_of({**job, "params": params}, hal.spec)
             acting.load(policy.arrays())
             for delay, every in PAIRS:
+                if delay + every > job["rows"]:
+                    continue  # a plan would be over before the next one takes over, and one be made at once
                 found[f"{noise:g}_{delay}_{every}"] = evaluated(
                     hal, acting, max(2, int(40 * scale)), replan_every=every,
                     chunks={"execution": "real_time", "delay_steps": delay},
                 )  # fmt: skip
+    return found
+
+
+class _Corrections:
+    """Windows of episodes in which a person took over from late plans.
+
+    What counts is what the person did. Windows begin also before that, by as many rows as a prefix may have, so that the
+    network sees a plan that waits as given rows and learns that it does not go on waiting.
+    """
+
+    def __init__(self, spec: RobotSpec, rows: int, prefix: int, seed: int) -> None:
+        self.ring, self.steps = Ring(spec, 60_000), 0
+        self._rows, self._prefix, self._rng = rows, prefix, np.random.default_rng(seed)
+
+    def take(self, rows: list[Any]) -> None:
+        """An episode; the reward says who drove."""
+        for row in rows:
+            if isinstance(row, Step):
+                drove = row.acted_by in (ActedBy.HUMAN, ActedBy.SCRIPT)
+                self.steps += drove
+                row = Step(row.observation, row.action, row.action, float(drove))
+            self.ring.append(row)
+
+    def sample(self, size: int) -> Batch:
+        """A batch whose mask says what the person did."""
+        found: list[list[Any]] = []
+        while sum(len(some[1]) for some in found) < size:
+            drawn = self.ring.windows(self._rng, 4 * size, self._rows, 0.97)
+            drove = drawn[5]["mask"] & (drawn[2] > 0)
+            use = drove[:, : self._prefix + 1].any(1)
+            seen, behind = ({n: a[use] for n, a in drawn[i].items()} for i in (0, 4))
+            one = [part[use] for part in drawn[1:4]]
+            found.append([seen, *one, behind, drove[use]])
+        seen = {n: np.concatenate([f[0][n] for f in found])[:size] for n in found[0][0]}
+        action, reward, discount, mask = (
+            np.concatenate([f[i] for f in found])[:size] for i in (1, 2, 3, 5)
+        )
+        return Batch(seen, action, reward, discount, seen, {"mask": mask})
+
+
+def _corrected(job: Job, scale: float) -> Job:
+    """Rounds of episodes in which plans come late and the scripted person corrects what comes of it, each followed by
+    more cloning; then the same network with this delay and without."""
+    from recipes import Windows, cloned, demonstrated, evaluated, policy_of, robot
+
+    delay, every = job["delay"], max(3, job["delay"])
+    late = {"execution": "real_time", "delay_steps": delay}
+    episodes = max(2, int(40 * scale))
+    with robot(job) as hal:
+        ring, policy = demonstrated(job, hal), policy_of(job, hal.spec)
+        algorithm = cloned(job, hal.spec, ring, int(job["updates"] * scale), policy)
+        person = plugins.build("teleops", "expert", {"engage": "corrects", "seed": job["seed"]})
+        person.connect(hal.spec)
+        words = {
+            "replan_every": every, "chunks": late, "arbiter": {"hold_s": 0.0}, "max_episode_steps": 200,
+            "exploration": {"deterministic": True},
+        }  # fmt: skip
+        trials, reward = MemorySink("online"), plugins.build("rewards", "task")
+        config = from_mapping(ActorLoopConfig, words)
+        loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
+        shown = Windows(ring, job["rows"], 1 + job["seed"])
+        corrections = _Corrections(hal.spec, job["rows"], job["params"]["prefix_rows"], job["seed"])
+        start, curve = 10_000_000 * (job["seed"] + 1), []
+        for number in range(job["rounds"] + 1):
+            last = number in (0, job["rounds"])
+            point = {"steps": corrections.steps}
+            if last or number % 3 == 0:
+                point["success"] = evaluated(
+                    hal, policy, episodes if last else episodes // 2, replan_every=every, chunks=late
+                )["success"]  # fmt: skip
+                print(job["seed"], delay, number, point, flush=True)
+            curve.append(point)
+            for _ in range(10 if number < job["rounds"] else 0):
+                start += 1
+                if (result := loop.run(seed=start)) is not None and result.takeovers:
+                    corrections.take(trials.rows.pop(result.key))
+            for _ in range(int(scale * job["round_updates"]) if number < job["rounds"] else 0):
+                parts = (
+                    [shown.sample(128), corrections.sample(128)]
+                    if corrections.steps
+                    else [shown.sample(256)]
+                )
+                algorithm.update(concatenated(parts))
+            policy.load(algorithm.policy_arrays())
+        found: Job = {"curve": curve}
+        for name, steps, often in (
+            ("real_time", delay, every), ("none", 0, 4), ("sequential", delay, every), ("ensemble", delay, every),
+        ):  # fmt: skip
+            chunks = {"execution": "real_time" if name == "none" else name, "delay_steps": steps}
+            found[name] = evaluated(hal, policy, episodes, replan_every=often, chunks=chunks)
     return found
 
 
@@ -85,14 +198,23 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
             "rows": rows, "params": {"prefix_rows": prefix}, "cloning": {"weight_decay": decay},
         }
         for seed in seeds for decay in _DECAYS for rows, prefix in _FORMS
+    ] + [
+        {
+            "kind": "delays", "name": f"corrected, {delay} late", "task": "pick_place", "policy": "flow", "demonstrations": 200,
+            "seed": seed, "updates": 4000, "rows": 20 if delay > 6 else 16, "delay": delay, "rounds": 6, "round_updates": 400,
+            "params": {"prefix_rows": max(6, delay), "deterministic_noise": 0.0}, "cloning": {"weight_decay": 0.1},
+        }
+        for seed in seeds for delay in (3, 6, 9)
     ]  # fmt: skip
 
 
 def delays_table(lines: list[Job]) -> str:
-    """Markdown: success and jerk, means over seeds (least to most)."""
-    chosen = [line for line in lines if line["job"]["kind"] == "delays"]
+    """Markdown: success and jerk, means over seeds (least to most); then what corrections bring."""
+    chosen = [
+        line for line in lines if line["job"]["kind"] == "delays" and "rounds" not in line["job"]
+    ]
     if not chosen:
-        return ""
+        return corrected_table(lines)
     heads = " | ".join(f"delay {delay}, asked every {every}" for delay, every in PAIRS)
     text = ["", f"| rows, `prefix_rows` | `weight_decay` | noise | seeds | {heads} |"]
     text.append("|---" * (4 + len(PAIRS)) + "|")
@@ -105,6 +227,9 @@ def delays_table(lines: list[Job]) -> str:
             for noise in _NOISES if of else ():
                 cells = []
                 for delay, every in PAIRS:
+                    if delay + every > rows:
+                        cells.append("")
+                        continue
                     points = [found[f"{noise:g}_{delay}_{every}"] for found in of]
                     wins = [100 * point["success"] for point in points]
                     jerk = np.mean([point["jerk"] for point in points])
@@ -114,28 +239,55 @@ def delays_table(lines: list[Job]) -> str:
                 text.append(
                     f"| {rows}, {prefix} | {decay:g} | {noise:g} | {len(of)} | {' | '.join(cells)} |"
                 )
+    return "\n".join(text) + "\n" + corrected_table(lines)
+
+
+def corrected_table(lines: list[Job]) -> str:
+    """Markdown: one network before and after corrections under a delay, a row a seed."""
+    chosen = [line for line in lines if "round_updates" in line["job"]]
+    if not chosen:
+        return ""
+    text = [
+        "",
+        "| delay | seed | late, before corrections | corrected steps | late, after | no delay | `sequential`, late | `ensemble`, late |",
+    ]
+    text.append("|---" * 8 + "|")
+    for line in chosen:
+        job, found = line["job"], line["result"]
+        first, last = found["curve"][0], found["curve"][-1]
+        cells = [
+            f"{100 * found[name]['success']:.0f} %, {found[name]['jerk']:.2f}"
+            for name in ("real_time", "none", "sequential", "ensemble")
+        ]
+        text.append(
+            f"| {job['delay']} | {job['seed']} | {100 * first['success']:.0f} % | {last['steps']} | {' | '.join(cells)} |"
+        )
     return "\n".join(text)
 
 
 def table(lines: list[Job]) -> str:
     """Markdown: success and jerk by task, way and delay; means over seeds."""
-    found: dict[tuple[str, str], dict[int, list[Job]]] = {}
+    found: dict[tuple[str, int, str], dict[int, list[Job]]] = {}
     for line in lines:
         if line["job"]["kind"] == "guided":
             for name, result in line["result"].items():
                 how, _, delay = name.rpartition("_")
-                found.setdefault((line["job"]["task"], how), {}).setdefault(int(delay), []).append(
-                    result
-                )
+                key = (line["job"]["task"], line["job"]["rows"], how)
+                found.setdefault(key, {}).setdefault(int(delay), []).append(result)
     if not found:
         return ""
-    heads = " | ".join(f"delay {delay}" for delay in DELAYS)
-    text = ["", f"| task | going on by | seeds | {heads} |", "|---|---|---|" + "---|" * len(DELAYS)]
-    for (task, how), by_delay in sorted(found.items()):
+    all_delays = sorted({delay for by_delay in found.values() for delay in by_delay})
+    heads = " | ".join(f"delay {delay}" for delay in all_delays)
+    text = [
+        "",
+        f"| task | rows | going on by | seeds | {heads} |",
+        "|---" * (4 + len(all_delays)) + "|",
+    ]
+    for (task, rows, how), by_delay in sorted(found.items()):
         cells = []
-        for delay in DELAYS:
+        for delay in all_delays:
             results = by_delay.get(delay, [])
             wins, jerk = ([r[key] for r in results] for key in ("success", "jerk"))
             cells.append(f"{100 * np.mean(wins):.0f} %, {np.mean(jerk):.2f}" if wins else "")
-        text.append(f"| `{task}` | {how} | {len(by_delay[0])} | {' | '.join(cells)} |")
+        text.append(f"| `{task}` | {rows} | {how} | {len(by_delay[0])} | {' | '.join(cells)} |")
     return "\n".join(text)

@@ -133,7 +133,8 @@ class DelayedPlans:
 
     With a delay of 0 steps it is usual chunking. The delay is that of an inference that takes so long: a
     simulation in lockstep, whose time does not pass meanwhile, can show what it costs. The first plan of an
-    episode is waited for.
+    episode is waited for, and so is one after a plan that is over before the next takes over: such plans are not late,
+    so chunks that are to show a delay have at least ``delay`` + ``replan_every`` rows.
 
     Args:
         delay: Steps from asking to taking over.
