@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from rclpy.action.client import ActionClient
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -99,6 +100,15 @@ class RosSubscription:
             self._callback(message)
         except (Exception, SystemExit) as error:  # one bad message must not end all others
             self._on_error(self.topic, error)
+
+
+def _count_on(topic: str, ends: Iterable[Any]) -> int:
+    """How many publishers or subscriptions are of a topic. One that another thread destroys meanwhile is of none."""
+    count = 0
+    for end in ends:
+        with suppress(rclpy_implementation.InvalidHandle):
+            count += end.topic_name == topic
+    return count
 
 
 def _without(own: str, count: int, found: Iterable[Endpoint]) -> list[Endpoint]:
@@ -452,7 +462,7 @@ class RosTopicIo:
         node = self._node
         name, own = node.resolve_topic_name(topic), node.get_fully_qualified_name()
         publishers, subscriptions = (
-            _without(own, sum(end.topic_name == name for end in ends), map(_endpoint, infos))
+            _without(own, _count_on(name, ends), map(_endpoint, infos))
             for ends, infos in (
                 (list(node.publishers), node.get_publishers_info_by_topic(name)),
                 (list(node.subscriptions), node.get_subscriptions_info_by_topic(name)),

@@ -1,7 +1,9 @@
 """What the scheduler decides: queue, priorities, failures, reservations, and who may write."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -419,3 +421,39 @@ def test_foreign_and_newer_files_are_left_alone(tmp_path: Path) -> None:
         FleetStore(newer)
     with pytest.raises(StoreCorrupt):
         FleetStore(text)
+
+
+def test_transactions_of_several_threads_wait_for_each_other(fleet: Fleet) -> None:
+    """One store in two threads: `cannot start a transaction within a transaction` ended a scheduler's."""
+    within, goes_on, numbers = threading.Event(), threading.Event(), []
+
+    def holds() -> None:
+        with fleet.store.transaction():
+            within.set()
+            assert goes_on.wait(60)
+            fleet.store.hold_back("a/robot/a1", "drained", "by the first")
+
+    def asks() -> None:
+        numbers.append(fleet.store.ask({"do": "drain", "resource": "a/robot/a2"}))
+
+    first, second = threading.Thread(target=holds), threading.Thread(target=asks)
+    first.start()
+    assert within.wait(60)
+    second.start()
+    second.join(0.1)
+    assert not numbers, "it did not wait"
+    goes_on.set()
+    first.join()
+    second.join()
+    assert [number for number, _ in fleet.store.requests()] == numbers
+    assert list(fleet.store.held_back()) == ["a/robot/a1"]
+
+
+def test_a_file_that_others_keep_locked_is_said(fleet: Fleet) -> None:
+    fleet.store._db.execute("PRAGMA busy_timeout = 50")
+    with closing(sqlite3.connect(fleet.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked"):
+            fleet.store.ask({"do": "drain"})
+        other.execute("ROLLBACK")
+    assert fleet.store.ask({"do": "drain"}) > 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,6 +135,9 @@ class KnownHost:
 class FleetStore:
     """The file.
 
+    Any thread may use it: transactions wait for each other, also those of one store. What another thread reads from
+    the same store during one may already show what that changes.
+
     Args:
         path: Where it is; made if it is not there.
         clock: Tells the time.
@@ -146,6 +150,7 @@ class FleetStore:
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path, self._clock = path, clock or Clock()
         self._epoch: int | None = None
+        self._lock = threading.RLock()  # a connection has one transaction at a time
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(
@@ -477,13 +482,21 @@ class FleetStore:
 
     @contextmanager
     def _begin(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._commit()
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:  # others keep it locked, or the disk fails
+                raise StoreError(f"state of the fleet in {self.path}", got=str(error)) from error
+            try:
+                yield
+            except BaseException as error:
+                if self._db.in_transaction:  # a full disk may have ended it already
+                    self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.OperationalError):
+                    text = f"state of the fleet in {self.path}"
+                    raise StoreError(text, got=str(error)) from error
+                raise
+            self._commit()
 
     def _commit(self) -> None:
         try:

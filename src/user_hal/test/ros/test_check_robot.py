@@ -48,6 +48,8 @@ def patient(path: Path, **more: Any) -> Path:
     params["timing"] = {**PATIENT, **more.pop("timing", {})}
     if "cameras" in params:
         params["cameras"]["max_skew_s"] = 1.0
+        for device in params["cameras"]["devices"].values():
+            device["params"]["max_age_s"] = 3.0
     params.update(more)
     data["safety"]["max_observation_age_s"] = 3.0
     data["safety"]["watchdog_s"] = 3.0

@@ -25,6 +25,8 @@ from user_testing.worlds.sim_ros_robot import SimProcess
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
 
 
+#: For a machine with other work: what is late for seconds does not stop the robot.
+PATIENT_SAFETY = {"watchdog_s": 3.0, "max_observation_age_s": 3.0}
 READY = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
 
 
@@ -43,12 +45,15 @@ def test_the_ready_contract_with_its_camera_is_checked_to_the_end(
     sim: SimProcess, tmp_path: Path
 ) -> None:
     data = load_yaml(READY / "sim_ros_robot.yaml")
-    data["robot"]["params"]["cameras"]["max_skew_s"] = 0.5  # on a busy machine
-    data["robot"]["params"]["timing"] = {
-        "connect_timeout_s": 20.0,
-        "max_age_s": 0.5,
-        "max_skew_s": 0.1,
-    }
+    params = data["robot"]["params"]
+    params["timing"] = {"connect_timeout_s": 60.0, "max_age_s": 3.0, "max_skew_s": 0.5}
+    params["cameras"]["max_skew_s"] = 1.0
+    params["cameras"]["devices"]["wrist"]["params"]["max_age_s"] = 3.0
+    # A twist that is held for longer, since the next one comes late, goes further: positions do not.
+    params["action"]["command"] = {
+        "topic": "/cartesian_controller/target_pose", "type": "geometry_msgs/msg/PoseStamped",
+    }  # fmt: skip
+    data["safety"] = {**data.get("safety", {}), **PATIENT_SAFETY}
     config = tmp_path / "robot.yaml"
     config.write_text(yaml.safe_dump(data), encoding="utf-8")
     console = Console(record=True, width=200)
@@ -85,7 +90,8 @@ robot:
       low: -0.3
       high: 0.3
       command: {topic: /forward_velocity_controller/commands, type: std_msgs/msg/Float64MultiArray}
-    timing: {connect_timeout_s: 20.0}
+    timing: {connect_timeout_s: 60.0, max_age_s: 3.0}
+safety: {watchdog_s: 3.0, max_observation_age_s: 3.0}
 """
 
 
@@ -118,7 +124,7 @@ def test_ctrl_c_stops_the_robot(
         process.send_signal(signal.SIGINT)
         output = process.communicate(timeout=60)[0]
         assert process.returncode != 0
-        assert not re.search(r"Error|Exception ignored", output.replace("KeyboardInterrupt", ""))
+        assert not re.search(r"Traceback|Exception ignored", output), output
         stopped = position()
         time.sleep(0.5)
         assert gone(stopped) < 0.01, f"it goes on moving after\n{output}"

@@ -163,10 +163,9 @@ def test_a_robot_whose_data_look_wrong_is_named_in_status(peer, start_node, tmp_
     start_node("replay", path=str(tmp_path / "s"), autostart=True, **{"store.min_free_bytes": 0})
     send_until_acknowledged(peer, chunks)
     codes = ["rewards_constant", "actions_clipped"]
-    wait_until(
-        lambda: peer.replay_status and list(peer.replay_status[-1].warning_codes) == codes, "flags"
-    )
-    assert all(text.startswith("fake: ") for text in peer.replay_status[-1].warnings)
+    said = lambda: peer.replay_status[-1] if peer.replay_status else None  # noqa: E731
+    wait_until(lambda: said() and list(said().warning_codes) == codes, "flags", seen=said)
+    assert all(text.startswith("fake: ") for text in said().warnings)
 
 
 def stored_sequences(path):

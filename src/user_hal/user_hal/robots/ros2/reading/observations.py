@@ -126,6 +126,10 @@ class Source:
             sample = stream.newest()
             if sample is None:
                 raise DeviceTimeout(stream.part.label, got="no message yet")
+            if sample.stamp_ns > now_ns and self._io is not None:
+                # It may have come since the clock was read: on a busy machine this thread can have waited for long
+                # in between, and no clock is wrong then.
+                now_ns = max(now_ns, self._io.now_ns())
             late = stream.part.late(stream, sample, now_ns, self._timing.max_ahead_s)
             if late is not None:
                 raise late
