@@ -159,10 +159,11 @@ def _corrected(job: Job, scale: float) -> Job:
         loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
         shown = Windows(ring, job["rows"], 1 + job["seed"])
         corrections = _Corrections(hal.spec, job["rows"], job["params"]["prefix_rows"], job["seed"])
-        start, curve = 10_000_000 * (job["seed"] + 1), []
+        start = 10_000_000 * (job["seed"] + 1)
+        curve: list[Job] = []
         for number in range(job["rounds"] + 1):
             last = number in (0, job["rounds"])
-            point = {"steps": corrections.steps}
+            point: Job = {"steps": corrections.steps}
             if last or number % 3 == 0:
                 point["success"] = evaluated(
                     hal, policy, episodes if last else episodes // 2, replan_every=every, chunks=late
