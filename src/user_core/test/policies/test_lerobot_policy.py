@@ -1,6 +1,7 @@
 """LeRobot's own classes, small and on the CPU, as policies of ours. Skips where LeRobot is not installed."""
 
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -387,6 +388,33 @@ def test_its_history_is_known_before_it_is_made(kind, theirs, history):
     config = LeRobotConfig(type=kind, config=theirs)
     assert LeRobotPolicy.history_of(config, SPEC) == history
     assert LeRobotPolicy(config, SPEC).observation_history == history
+
+
+def test_a_process_that_only_asks_for_its_history_keeps_no_lerobot():
+    """The actor of a robot whose plans come from an inference server: a gigabyte, for a number."""
+    program = """
+import sys
+from user_core import plugins
+from user_core.errors import ConfigError
+from user_core.specs import RobotSpec
+
+kind = plugins.load("policies", "lerobot")
+spec = RobotSpec.from_dict(json.loads(sys.argv[1]))
+history = kind.history_of(kind.Config(type="diffusion", config={"n_obs_steps": 2}), spec)
+assert history == 2, history
+try:
+    kind.history_of(kind.Config(type="diffusion", config={"n_obs_step": 2}), spec)
+except ConfigError as error:
+    assert "n_obs_steps" in error.hint, error
+else:
+    raise AssertionError("no error for a setting that is not there")
+assert not {"torch", "lerobot"} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", "import json" + program, json.dumps(SPEC.to_dict())],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert not done.returncode, done.stderr
 
 
 def test_several_tasks_are_told_apart_by_their_words(vlm):

@@ -53,6 +53,11 @@ def features_of(spec: RobotSpec, mapping: Mapping[str, Any]) -> list[Feature]:
     return found
 
 
+def size_of_actions(spec: ArraySpec) -> int:
+    """Numbers of an action as a policy of LeRobot has it, D: of an element that is a choice one for each that there is."""
+    return spec.size - len(spec.categorical) + sum(spec.counts)
+
+
 class InputMap:
     """Brings observations of a robot into the form of a policy's features.
 
@@ -71,6 +76,7 @@ class InputMap:
         images: Array of the robot, by feature; cameras that are left out are not in it.
         vectors: Arrays of the robot that are joined, by feature.
         sizes: Height and width that images are brought to, by feature; those that fit are not in it.
+        action_size: Numbers of its actions, D.
     """
 
     def __init__(
@@ -105,10 +111,12 @@ class InputMap:
             self._fit_image(self.features[name], array, config.resize_images, resizes)
         if not self.images and not self.vectors:
             raise SpecError("inputs of policy lerobot", got="none", expected="at least one")
-        if action_size != spec.action.size:
+        self.action_size = size_of_actions(spec.action)
+        if action_size != self.action_size:
+            choices = ", and one for each way to choose" if spec.action.categorical else ""
             raise SpecError(
                 f"actions of the policy for {spec.robot!r}", got=f"{action_size} numbers",
-                expected=f"{spec.action.size}, one for each of {list(spec.action.names) or 'its elements'}",
+                expected=f"{self.action_size}, one for each of {list(spec.action.names) or 'its elements'}{choices}",
                 hint="The policy was trained for another robot, or with another kind of action",
             )  # fmt: skip
         self._scale = {name: self._scales(name, config) for name in (*self.vectors, ACTION)}
@@ -123,18 +131,31 @@ class InputMap:
 
     def bounds(self, name: str) -> tuple[Array, Array]:
         """The bounds of a vector, or of actions, in the policy's units; infinite where there are none."""
-        specs = (
-            [self.spec.action]
-            if name == ACTION
-            else [self.spec.observation[n] for n in self.vectors[name]]
-        )
-        low, high = (
-            np.concatenate([_bound(one, side) for one in specs]) for side in ("low", "high")
-        )  # fmt: skip
+        if name == ACTION:
+            low, high = self._bounds_of_actions()
+        else:
+            specs = [self.spec.observation[n] for n in self.vectors[name]]
+            low, high = (
+                np.concatenate([_bound(one, side) for one in specs]) for side in ("low", "high")
+            )
         scale = self._scale[name]
         if scale is not None:
             low, high = np.minimum(low * scale, high * scale), np.maximum(low * scale, high * scale)
         return low, high
+
+    @property
+    def choosing(self) -> Array:
+        """Which numbers of its actions stand for a choice, (D,) bool: they come after all others."""
+        spec = self.spec.action
+        return np.arange(self.action_size) >= spec.size - len(spec.categorical)
+
+    def _bounds_of_actions(self) -> tuple[Array, Array]:
+        spec, of_choices = self.spec.action, np.ones(int(self.choosing.sum()))
+        moved = [i for i in range(spec.size) if i not in spec.categorical]
+        return (
+            np.concatenate([_bound(spec, "low")[moved], -of_choices]),
+            np.concatenate([_bound(spec, "high")[moved], of_choices]),
+        )
 
     def _vector(self, feature: Feature) -> tuple[str, ...]:
         if feature.name in self._mapping:
@@ -214,7 +235,7 @@ class InputMap:
     def _scales(self, name: str, config: LeRobotConfig) -> Array | None:
         if name not in config.scale:
             return None
-        size = self.spec.action.size if name == ACTION else sum(
+        size = self.action_size if name == ACTION else sum(
             self.spec.observation[n].size for n in self.vectors[name]
         )  # fmt: skip
         try:

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from user_core.errors import PolicyError, SpecError
 from user_core.policies.features import ActionScale
+from user_core.policies.generative.coding import ChunkCode
 from user_core.policies.language.config import ADVANTAGE, TASK, with_advantage_in_words
 from user_core.policies.lerobot.adapters import merged
 from user_core.policies.lerobot.config import STILL
@@ -89,7 +90,12 @@ class LeRobotNetwork(nn.Module):
         self.stacked = theirs.observation_delta_indices is not None
         self.lags = lags_of(theirs)
         self.history = max(self.lags) + 1
-        middle, half = torch.from_numpy(scale.middle), torch.from_numpy(scale.half)
+        self._code = ChunkCode(opened.inputs.spec, 1)
+        of_choices = np.zeros(self._code.size - self._code.moved, np.float32)
+        middle, half = (
+            torch.from_numpy(np.concatenate([one[scale.continuous], of_choices + fill]))
+            for one, fill in ((scale.middle, np.float32(0)), (scale.half, np.float32(1)))
+        )
         factor = opened.inputs.action_scale
         factors = torch.ones_like(half) if factor is None else torch.from_numpy(np.array(factor))
         self._middle, self._half, self._factor = middle, half, factors
@@ -240,21 +246,25 @@ class LeRobotNetwork(nn.Module):
         """Let statistics of actions (B, T x A) settle, of those that are there."""
         rows = self.theirs(action).flatten(0, 1)
         if weight is not None:
-            rows = rows[weight.reshape(rows.shape).sum(1) > 0]
+            rows = rows[weight.reshape(len(rows), -1).sum(1) > 0]
         self.statistics.settle(ACTION, rows)
 
     # What it does ---------------------------------------------------------------------------------
 
     def theirs(self, action: Tensor) -> Tensor:
-        """Actions (B, T x A) in network units as LeRobot has them, (B, T, A)."""
-        rows = action.reshape(len(action), -1, len(self._middle))
+        """Actions (B, T x A) in network units as LeRobot has them, (B, T, D): of an element that is a choice one number
+        for each that there is, see :class:`~user_core.policies.generative.coding.ChunkCode`."""
+        one_by_one = action.reshape(-1, len(self.scale.middle))
+        rows = self._code.encode_batch(one_by_one).reshape(len(action), -1, self._code.size)
         return (self._middle + self._half * rows) * self._factor
 
     def ours(self, chunk: Tensor) -> Tensor:
-        """Chunks (B, T, A) of LeRobot in network units; what lies outside the bounds is cut."""
+        """Chunks (B, T, D) of LeRobot in network units, (B, T, A); what lies outside the bounds is cut, and of choices the one
+        with the largest number is made."""
         half = torch.where(self._half > 0, self._half, torch.ones_like(self._half))
         chunk = chunk.to(half.device, torch.float32)
-        return ((chunk / self._factor - self._middle) / half).clamp(-1, 1)
+        code = (chunk / self._factor - self._middle) / half
+        return self._code.decode_batch(code).reshape(*code.shape[:2], -1)
 
     def ready(
         self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None, generator: torch.Generator,
@@ -287,7 +297,7 @@ class LeRobotNetwork(nn.Module):
         )
         there = torch.ones(chunk.shape[:2], dtype=torch.bool, device=chunk.device)
         if weight is not None:
-            there = weight.reshape(chunk.shape).sum(-1) > 0
+            there = weight.reshape(*chunk.shape[:2], -1).sum(-1) > 0
         batch["action_is_pad"] = ~there
         return batch
 

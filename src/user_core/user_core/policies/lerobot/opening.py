@@ -18,7 +18,14 @@ from safetensors import safe_open
 from user_core.errors import ConfigError, PluginError, PolicyError, SuiteError
 from user_core.policies.lerobot.adapters import adapt, begins
 from user_core.policies.lerobot.config import FROM_DATA, LeRobotConfig
-from user_core.policies.lerobot.inputs import ACTION, VISUAL, Feature, InputMap, features_of
+from user_core.policies.lerobot.inputs import (
+    ACTION,
+    VISUAL,
+    Feature,
+    InputMap,
+    features_of,
+    size_of_actions,
+)
 from user_core.policies.lerobot.statistics import (
     Statistics,
     from_bounds,
@@ -207,7 +214,9 @@ def _their_config(config: LeRobotConfig, spec: RobotSpec, base: Any) -> Any:
                     for one in features_of(spec, config.mapping)
                 }
                 made.output_features = {
-                    ACTION: types.PolicyFeature(types.FeatureType.ACTION, (spec.action.size,))
+                    ACTION: types.PolicyFeature(
+                        types.FeatureType.ACTION, (size_of_actions(spec.action),)
+                    )
                 }
             made.validate_features()
     except SuiteError:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from user_core.errors import PluginError, PolicyError
+from user_core.errors import PolicyError
 from user_core.interfaces import Policy, Query
 from user_core.policies.features import ActionScale, together
 from user_core.policies.lerobot.config import STILL, LeRobotConfig
+from user_core.policies.lerobot.history import history_of
 from user_core.policies.loading import check_fits
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Task
@@ -34,7 +35,8 @@ class LeRobotPolicy(Policy):
 
     Args:
         config: Which one.
-        spec: The robot's; its actions are continuous and have finite bounds.
+        spec: The robot's; its actions have finite bounds, or are choices. LeRobot's policy has a number for each that can
+            be chosen, and the largest is what is done.
 
     Raises:
         PluginError: LeRobot is not installed, or does not have this policy.
@@ -46,7 +48,7 @@ class LeRobotPolicy(Policy):
     Config = LeRobotConfig
 
     def __init__(self, config: LeRobotConfig, spec: RobotSpec) -> None:
-        scale = ActionScale(spec)  # before LeRobot is imported, which takes seconds
+        scale = ActionScale(spec, choices=True)  # before LeRobot is imported, which takes seconds
         from user_core.policies.lerobot.network import LeRobotNetwork
         from user_core.policies.lerobot.opening import open_policy
 
@@ -64,13 +66,8 @@ class LeRobotPolicy(Policy):
     @classmethod
     def history_of(cls, config: LeRobotConfig, spec: RobotSpec) -> int:
         """As LeRobot's configuration says; where LeRobot or the checkpoint is not on this host, ``n_obs_steps`` of the
-        parameters."""
-        try:
-            from user_core.policies.lerobot.opening import lags_of, their_config
-
-            return max(lags_of(their_config(config, spec))) + 1
-        except (ImportError, PluginError, PolicyError):
-            return int(config.config.get("n_obs_steps", 1))
+        parameters. LeRobot is imported by another process, if it has not been by this."""
+        return history_of(config, spec)
 
     @property
     def rows(self) -> int:

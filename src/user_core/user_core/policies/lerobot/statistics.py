@@ -153,6 +153,8 @@ def least_widths(inputs: InputMap) -> dict[str, Array]:
         low, high, bounded = _bounds(inputs, name)
         share = _LEAST_ACTION if name == ACTION else _LEAST_SHARE
         least = np.where(bounded, share * (high - low) / 2, _LEAST_UNBOUNDED)
+        if name == ACTION:  # a choice that is rarely made would outweigh all else
+            least = np.where(inputs.choosing, (high - low) / 2, least)
         found[name] = least.astype(np.float32)
     return found
 
