@@ -257,11 +257,11 @@ def corrected_table(lines: list[Job]) -> str:
         job, found = line["job"], line["result"]
         first, last = found["curve"][0], found["curve"][-1]
         cells = [
-            f"{100 * found[name]['success']:.0f} %, {found[name]['jerk']:.2f}"
+            f"{100 * found[name]['success']:.0f} %, {found[name]['jerk']:.3f}"
             for name in ("real_time", "none", "sequential", "ensemble")
         ]
         text.append(
-            f"| {job['delay']} | {job['seed']} | {100 * first['success']:.0f} % | {last['steps']} | {' | '.join(cells)} |"
+            f"| {job['delay']} | {job['seed']} | {100 * first['success']:.1f} % | {last['steps']} | {' | '.join(cells)} |"
         )
     return "\n".join(text)
 
