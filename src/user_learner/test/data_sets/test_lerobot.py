@@ -238,6 +238,7 @@ def test_a_store_comes_back_from_hdf5_bit_by_bit(tmp_path):
     chunks = store(tmp_path / "store")
     assert export_hdf5(tmp_path / "store", tmp_path / "all.hdf5").episodes == 4
     report = take(tmp_path / "all.hdf5", tmp_path / "back")
+    assert not any("succeeded" in note for note in report.notes)  # the store had said it
     assert (report.episodes, report.skipped) == (4, [])
     before, wanted = held(tmp_path / "store"), joined(chunks)
     for key, (episode, columns) in held(tmp_path / "back").items():

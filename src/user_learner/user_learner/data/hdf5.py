@@ -239,7 +239,7 @@ class Hdf5Source:
     def _environment(self) -> tuple[str, float | None, list[str]]:
         """Name and period of robomimic's environment; what an attribute holds is never executed."""
         try:
-            said = self._said()
+            said = self._env_args()
         except (OSError, TypeError) as error:
             return "", None, [f"attribute env_args cannot be read: {error}"]
         except ValueError:
@@ -253,7 +253,7 @@ class Hdf5Source:
             rate = 0.0
         return str(robot or said.get("env_name") or ""), 1 / rate if rate > 0 else None, []
 
-    def _said(self) -> dict[str, Any]:
+    def _env_args(self) -> dict[str, Any]:
         """What robomimic says of its environment. Raises OSError, TypeError and ValueError where it cannot be read."""
         data = self._file.get("data")
         text = data.attrs.get("env_args") if data is not None else None
@@ -269,7 +269,7 @@ class Hdf5Source:
     def _kwargs(self) -> dict[str, Any]:
         """What robomimic's environment was made with."""
         try:
-            found = self._said().get("env_kwargs")
+            found = self._env_args().get("env_kwargs")
         except (OSError, TypeError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -277,7 +277,9 @@ class Hdf5Source:
     def _says_nothing_of_success(self, roles: Mapping[str, str]) -> str:
         """What a person should know where robomimic's file does not tell how its episodes ended: ``dones`` may also be the
         end of the recording."""
-        if "success" in roles or (self._is_sparse and "reward" in roles) or not self._kwargs():
+        if self._ours is not None or not self._kwargs():  # an export of a store says it all
+            return ""
+        if "success" in roles or (self._is_sparse and "reward" in roles):
             return ""
         lack = "its rewards may be shaped" if "reward" in roles else "it has no rewards"
         return f"whether episodes succeeded is not known ({lack}): success: always in a mapping says that all did"
@@ -323,7 +325,7 @@ def decoded_rows(rows: Array, shape: tuple[int, ...], what: str) -> Array:
     return found
 
 
-def roles_of(fields: Mapping[str, Field]) -> dict[str, str]:
+def roles_of(fields: Collection[str]) -> dict[str, str]:
     """Which fields are action, reward and so on, by their usual names."""
     roles = {}
     for role, names in {"action": ACTIONS, **_ROLES}.items():

@@ -84,7 +84,7 @@ class LeRobotWriter:
         self._ours: list[Any] = []
         self._records: list[dict[str, Any]] = []
         self._videos: dict[str, VideoWriter] = {}
-        self._begin_or_continue()
+        self._begin_or_continue(origin or {})
         self._open_file()
 
     @property
@@ -187,7 +187,7 @@ class LeRobotWriter:
             video.abort()
         self._videos = {}
 
-    def _begin_or_continue(self) -> None:
+    def _begin_or_continue(self, origin: Mapping[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         mark = self.path / at.OUR_MEANING
         if mark.exists():
@@ -196,7 +196,7 @@ class LeRobotWriter:
             except (OSError, ValueError) as error:
                 raise CodecError(f"{mark}", got=str(error), expected="JSON") from error
             differing = [k for k in self._about if before.get(k) != self._about[k]]
-            edits = before.get("origin", {}).get("edits"), self._about["origin"].get("edits")
+            edits = before.get("origin", {}).get("edits"), origin.get("edits")
             if differing == ["origin"] and edits[0] != edits[1]:
                 raise CodecError(
                     f"data set {self.path}",
