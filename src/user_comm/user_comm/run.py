@@ -56,10 +56,8 @@ def run(
 ) -> int:
     """Run one node until it is finalized, or SIGINT or SIGTERM ends it in good order.
 
-    Where threads are left that have not ended in time (a large policy tries out a version), the process ends here
-    (:func:`~user_core.runtime.processes.endings.leave`).
-
-    Use it as ``sys.exit(run(...))`` or as the return value of a console script's function.
+    The process ends here (:func:`~user_core.runtime.processes.endings.leave`), with the exit code, but for an uncaught
+    exception, which is raised. Use it as ``sys.exit(run(...))`` or as the return value of a console script's function.
 
     Args:
         node_class: The node, built as ``node_class(name, **options)``.
@@ -75,9 +73,7 @@ def run(
         itself, 2 where it could not be built, 3 where it ended itself because it would fail
         again in the same way.
     """
-    code = _run(node_class, name, args, threads, options)
-    leave(code)
-    return code
+    leave(_run(node_class, name, args, threads, options))
 
 
 def _run(

@@ -143,10 +143,10 @@ from pathlib import Path
 from user_core.plugins import build
 from user_learner.metrics.writer import SinkWriter
 from user_learner.training.progress import LearnerState, Progress
-folder, name = Path(sys.argv[1]), sys.argv[2]
+folder, name, run = Path(sys.argv[1]), sys.argv[2], (sys.argv[3:] or ["first"])[0]
 params = {"directory": str(folder / "trackio")} if name == "trackio" else {}
 for updates in ((10, 20), (15, 30)):  # killed after 20, and gone on from a checkpoint of 10
-    writer = SinkWriter(name, lambda: build("metrics_sinks", name, params), folder / name, "first")
+    writer = SinkWriter(name, lambda: build("metrics_sinks", name, params), folder / name, run)
     for update in updates:
         writer(Progress(LearnerState.TRAINING, update, 5, metrics={"loss": update / 100, "odd": float("nan")}))
     writer.close()
@@ -202,10 +202,12 @@ print(json.dumps([[(run.info.run_name, run.info.status) for run in runs], [(p.st
 """
 
 
-def test_mlflow_reads_what_was_written_also_after_a_restart(tmp_path):
+@pytest.mark.parametrize("name", ["first", """O'Brien's "arm", 100%"""])
+def test_mlflow_reads_what_was_written_also_after_a_restart(tmp_path, name):
     pytest.importorskip("mlflow")
-    runs, points = json.loads(run(_WRITES + _READS_MLFLOW, tmp_path, "mlflow").splitlines()[-1])
-    assert runs == [["first", "FINISHED"]]
+    text = run(_WRITES + _READS_MLFLOW, tmp_path, "mlflow", name)
+    runs, points = json.loads(text.splitlines()[-1])
+    assert runs == [[name, "FINISHED"]]
     assert points == [[10, 0.1], [20, 0.2], [15, 0.15], [30, 0.3]]
 
 

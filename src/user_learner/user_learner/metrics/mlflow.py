@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,8 @@ class MlflowSink(MetricsSink):
             else found.experiment_id
         )
         name = run or "run"
-        same = client.search_runs([experiment], f"tags.`mlflow.runName` = '{_quoted(name)}'")
+        alike = client.search_runs([experiment], f"tags.`mlflow.runName` LIKE '{_pattern(name)}'")
+        same = [one for one in alike if one.info.run_name == name]
         if same:
             self._run = same[0].info.run_id
             client.update_run(self._run, status="RUNNING")
@@ -84,6 +86,6 @@ class MlflowSink(MetricsSink):
             client.set_terminated(self._run)
 
 
-def _quoted(name: str) -> str:
-    """A name within the quotes of a filter, which knows no escapes."""
-    return name.replace("'", "")
+def _pattern(name: str) -> str:
+    """A pattern that the name matches, and others may: within the quotes of a filter, MLflow knows no escapes."""
+    return re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)

@@ -9,10 +9,10 @@ So what destroys such things does it by :func:`end_last`: at once under a limit,
 when all else is done and its exit status is known. What ends the process needs nothing of Python: a timer of the kernel
 calls ``_exit`` in a new thread.
 
-A thread that is still at work in C++ when the interpreter is taken down ends the process by SIGABRT ("terminate called
-without an active exception"): before Python 3.14 the interpreter unwinds such a thread when it comes back, through
-destructors that may not be left so (pybind11's, in every call of torch). So :func:`leave` takes no interpreter down while
-there are any.
+Taking the interpreter down is one more such act. A thread that is still at work in C++ then ends the process by SIGABRT
+("terminate called without an active exception"): before Python 3.14 the interpreter unwinds such a thread when it comes
+back, through destructors that may not be left so (pybind11's, in every call of torch). And the last look for garbage was
+seen not to return within 8 s, in nodes that had done all else. So :func:`leave` takes no interpreter down.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from user_core.errors import in_words
 
@@ -38,7 +39,7 @@ PATIENCE_VARIABLE = "USER_STOP_TIMEOUT_S"
 _PATIENCE_S, _PART = 10.0, 0.8
 #: Between the stacks, which say where it hung, and the end.
 _STACKS_S = 0.5
-#: What is left to do where threads are left: exit handlers.
+#: What is left to do at the end of a node: exit handlers.
 _LEAVE_S = 1.5
 _SIGEV_THREAD, _CLOCK_MONOTONIC = 2, 1
 _log = logging.getLogger(__name__)
@@ -142,18 +143,14 @@ def time_to_end_s() -> float:
     return _PART * patience_s if 0.0 < patience_s < math.inf else _PART * _PATIENCE_S
 
 
-def leave(status: int) -> None:
-    """End this process with this exit status where daemon threads are left, else return: the last that a main function
-    does before ``sys.exit``.
+def leave(status: int) -> NoReturn:
+    """End this process with this exit status, in place of ``sys.exit``: the last that the main function of a node does.
 
     As ``sys.exit`` does, it waits for threads that are no daemons, and runs exit handlers, under a limit.
 
     Args:
         status: Exit status, 0 to 255.
     """
-    here = threading.current_thread()
-    if not any(one.daemon and one is not here for one in threading.enumerate()):
-        return
     with limited(status, _LEAVE_S):
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
