@@ -68,10 +68,8 @@ def run(
             services, and a thread of your own for a control loop.
         options: For the node's constructor.
 
-    Returns:
-        Exit code: 0 after an orderly end, 1 after an uncaught exception or where the node ended
-        itself, 2 where it could not be built, 3 where it ended itself because it would fail
-        again in the same way.
+    Exit codes: 0 after an orderly end, 1 after an uncaught exception or where the node ended
+    itself, 2 where it could not be built, 3 where it ended itself because it would fail again in the same way.
     """
     leave(_run(node_class, name, args, threads, options))
 

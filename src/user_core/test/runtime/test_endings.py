@@ -1,12 +1,13 @@
 """Ends of processes that hang, for real: in a call in C that keeps the interpreter's lock."""
 
+import os
 import subprocess
 import sys
 import time
 
 import pytest
 
-from user_core.runtime.processes.endings import end_last, last_acts, limited
+from user_core.runtime.processes.endings import PATIENCE_VARIABLE, end_last, last_acts, limited
 
 HANG = """
 import ctypes, sys, threading
@@ -123,3 +124,39 @@ def test_a_limit_may_be_set_again_and_again():
     for _ in range(200):
         with limited():
             pass
+
+
+LEAVE = """
+import atexit, sys, threading, time
+from user_core.runtime.processes.endings import leave
+
+def store():
+    time.sleep(float(sys.argv[2]))
+    print("stored", end=" ", flush=True)
+
+threading.Thread(target=store).start()
+atexit.register(print, "handled", end=" ")
+print("said", end=" ")
+leave(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "thread_s", "patience", "ends_with", "said"),
+    [
+        (0, 0.2, "60", 0, {"said", "stored", "handled"}),
+        (3, 0.2, "60", 3, {"said", "stored", "handled"}),
+        (0, 60, "2", 1, {"said"}),
+        (3, 60, "2", 3, {"said"}),
+    ],
+)
+def test_a_node_that_leaves_waits_for_threads_and_handlers(
+    status, thread_s, patience, ends_with, said
+):
+    process = subprocess.run(
+        [sys.executable, "-c", LEAVE, str(status), str(thread_s)],
+        capture_output=True, text=True, timeout=60, env={**os.environ, PATIENCE_VARIABLE: patience},
+    )  # fmt: skip
+    assert process.returncode == ends_with
+    assert set(process.stdout.split()) == said
+    assert ("in store" in process.stderr) == (thread_s == 60)

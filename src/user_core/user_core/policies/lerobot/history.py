@@ -58,6 +58,9 @@ def _apart(config: LeRobotConfig, spec: RobotSpec) -> int:
             [sys.executable, "-m", __name__], input=question, capture_output=True, text=True, timeout=_LIMIT_S,
             preexec_fn=partial(end_with_parent, signal.SIGKILL, os.getpid()),
         )  # fmt: skip
+        if done.returncode or not done.stdout:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise OSError(f"the process that looks it up ended with {done.returncode}: {last}")
         said: dict[str, Any] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise _not_said(config, error) from error

@@ -26,6 +26,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -35,12 +36,11 @@ from user_core.errors import in_words
 LIMIT_S = 20.0
 #: Environment variable: after how many seconds this process is killed by who asked it to end.
 PATIENCE_VARIABLE = "USER_STOP_TIMEOUT_S"
-#: That of supervisors that do not say it; an orderly end may take this part of it, so that it can still be said what hung.
-_PATIENCE_S, _PART = 10.0, 0.8
+#: That of supervisors that do not say it; an orderly end may take this part of it, and then threads and exit handlers that
+#: part, so that it can still be said what hung.
+_PATIENCE_S, _PART, _LEAVE_PART = 10.0, 0.8, 0.14
 #: Between the stacks, which say where it hung, and the end.
 _STACKS_S = 0.5
-#: What is left to do at the end of a node: exit handlers.
-_LEAVE_S = 1.5
 _SIGEV_THREAD, _CLOCK_MONOTONIC = 2, 1
 _log = logging.getLogger(__name__)
 
@@ -136,23 +136,30 @@ def limited(status: int = 1, limit_s: float = LIMIT_S) -> Iterator[None]:
 
 def time_to_end_s() -> float:
     """How long an orderly end of this process may take, seconds: less than its supervisor waits before it kills."""
+    return _PART * _patience_s()
+
+
+def _patience_s() -> float:
     try:
         patience_s = float(os.environ.get(PATIENCE_VARIABLE, _PATIENCE_S))
     except ValueError:
-        patience_s = _PATIENCE_S
-    return _PART * patience_s if 0.0 < patience_s < math.inf else _PART * _PATIENCE_S
+        return _PATIENCE_S
+    return patience_s if 0.0 < patience_s < math.inf else _PATIENCE_S
 
 
 def leave(status: int) -> NoReturn:
     """End this process with this exit status, in place of ``sys.exit``: the last that the main function of a node does.
 
-    As ``sys.exit`` does, it waits for threads that are no daemons, and runs exit handlers, under a limit.
+    As ``sys.exit`` does, it waits for threads that are no daemons, and runs exit handlers, under a limit. A thread that
+    does not end in time may have had something to store: then the status is never 0.
 
     Args:
         status: Exit status, 0 to 255.
     """
-    with limited(status, _LEAVE_S):
+    limit_s, begun_s = _LEAVE_PART * _patience_s(), time.monotonic()
+    with limited(status or 1, limit_s):
         threading._shutdown()  # type: ignore[attr-defined]
+    with limited(status, max(0.1, limit_s - (time.monotonic() - begun_s))):
         atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # none, or closed
