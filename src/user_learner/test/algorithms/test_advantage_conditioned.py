@@ -106,6 +106,9 @@ def test_critics_judge_what_they_did_not_learn_from():
 
     assert surely_good({}) < 0.2, "known by heart"
     assert surely_good({"row": place}) > 0.7
+    assert surely_good({"row": np.arange(rows)}) < 0.2, (
+        "all in one block: all critics learn from it"
+    )
 
 
 def test_with_torch_it_does_the_same_as_without():

@@ -182,7 +182,7 @@ class Hdf5Source:
         stamps = stamps_of(fields, what)
         episode = SourceEpisode(fields, steps, identity_of(array_parts(fields)), stamps_ns=stamps)
         reward = fields.get(roles_of(fields).get("reward", "")) if self._is_sparse else None
-        if reward is not None and reward.size:
+        if reward is not None and not np.isnan(reward).all():
             episode.success = bool(np.nanmax(reward) >= 1.0)  # a part of a task gives less
         if self._ours is not None:
             record = str(group.attrs.get(RECORD, "{}"))

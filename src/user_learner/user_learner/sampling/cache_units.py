@@ -188,7 +188,8 @@ class DrawDeficits:
         known = old >= 0
         share = np.zeros(len(table))
         share[known] = np.minimum(1.0, self.table.steps[old[known]] / table.steps[known])
-        return Successor(table, np.maximum(old, 0), share, np.zeros(len(table)))
+        given = np.full(len(table), 0.0)  # not np.zeros, whose pages would be got where draws wait
+        return Successor(table, np.maximum(old, 0), share, given)
 
     def renew(self, successor: Successor) -> None:
         """Go over to a later population. Nothing is due to new steps; to a unit that grew the same number of draws to

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,8 @@ _BURST_S = 0.1
 
 @dataclass(frozen=True)
 class _Renewal:
-    """A later state of the stores, by stratum; ``needs``: rows that would hold all of it."""
+    """A later state of the stores, by stratum; ``needs``: rows that would hold all of it. What was used before it is put
+    into ``left``, and freed with it: to free large tables takes long, and draws are not to wait for it."""
 
     snapshot: Snapshot
     sets: list[CachedUnits]
@@ -174,6 +175,7 @@ class _Renewal:
     names: list[str]
     needs: list[int]
     shares: list[float]
+    left: list[Any] = field(default_factory=list)
 
 
 class SampleCache:
@@ -274,7 +276,7 @@ class SampleCache:
 
     def renew(self, ready: _Renewal) -> None:
         """See :class:`Pool`."""
-        before = self._snapshot, [units.deficits.table for units in self._sets]
+        ready.left.extend((self._snapshot, [units.deficits.table for units in self._sets]))
         with self._lock:
             self._snapshot, self._sets, self._names = ready.snapshot, ready.sets, ready.names
             self._unreadable.clear()
@@ -284,7 +286,6 @@ class SampleCache:
                 self._leave(units.renew(successor))
             self._needs, self._shares = ready.needs, ready.shares
             self._share_out()
-        del before  # only here: to free large tables takes long, and draws would wait for it
 
     def settle(self) -> None:
         """See :class:`Pool`. At first it begins to fill the memory, as fast as the disk can, and leaves the rest to its

@@ -59,9 +59,13 @@ class StateValues:
 
     @torch.no_grad()
     def __call__(self, features: Tensor, kept_out: Tensor | None = None) -> Tensor:
-        """Values of states (B, F), (B,); without gradients. ``kept_out``: the member that judges each, (B,); else all do."""
+        """Values of states (B, F), (B,); without gradients. ``kept_out``: the member that judges each, (B,); below 0, or
+        None: their mean does."""
         values = evaluate(self._values.frozen, features, True)
-        return values.mean(0) if kept_out is None else values.gather(0, kept_out[None])[0]
+        if kept_out is None:
+            return values.mean(0)
+        own = values.gather(0, kept_out.clamp_min(0)[None])[0]
+        return torch.where(kept_out < 0, values.mean(0), own)
 
     def learn(
         self, features: Tensor, reward: Tensor, discount: Tensor, ahead: Tensor,
@@ -75,7 +79,7 @@ class StateValues:
             discount: Of the value of what was seen then, (B,).
             ahead: Its features, (B, F).
             weight: How much each row counts, (B,).
-            kept_out: The member that does not learn from each row, (B,). Each has its own targets then, so that what
+            kept_out: The member that does not learn from each row, (B,); below 0: all do. Each has its own targets then, so that what
                 it must not see does not come to it from the others.
         """
         with torch.no_grad():

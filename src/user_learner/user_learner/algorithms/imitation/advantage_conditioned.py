@@ -18,6 +18,7 @@ from user_core.types import Batch
 from user_learner.algorithms.common.batches import Minibatch
 from user_learner.algorithms.common.state_values import StateValues, StateValuesConfig
 from user_learner.algorithms.imitation.bc import BC, BCConfig
+from user_learner.sampling.source import STORE_SHIFT
 
 #: How fast the threshold follows the batches.
 _THRESHOLD_RATE = 0.01
@@ -124,11 +125,16 @@ class AdvantageConditioned(BC):
         }  # fmt: skip
 
     def _kept_out(self, batch: Batch) -> Tensor | None:
-        """The critic that never learns from each row, and judges it, (B,); None where it is not known where rows lie."""
+        """The critic that is kept from each row, and judges it, (B,); -1: none is, since all rows of a batch so small a
+        store would be kept from the same one, which would learn nothing. None where it is not known where rows lie.
+        """
         members, row = self.config.values.members, batch.extras.get("row")
         if row is None or members < 2:
             return None
-        return torch.as_tensor(row, device=self.device) // _BLOCK_ROWS % members
+        place = torch.as_tensor(row, device=self.device)
+        # Stores do not all begin with the same critic.
+        member = (place // _BLOCK_ROWS + (place >> STORE_SHIFT)) % members
+        return torch.where((member != member[0]).any(), member, -1)
 
     def _is_good(self, advantage: Tensor, shown: Tensor) -> Tensor:
         """Which of them are, (B,) bool; those that are shown in any case."""
