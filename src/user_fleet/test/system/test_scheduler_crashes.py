@@ -69,7 +69,12 @@ def check(path: Path) -> FleetStore:
 
 
 def test_a_crash_at_any_statement_leaves_all_of_a_change_or_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "fleet.sqlite"
+    # In a process of one thread: it forks, and a child of one with several may wait for a lock that nobody has any more.
+    subprocess.run([sys.executable, __file__, str(tmp_path / "fleet.sqlite")], check=True)
+
+
+def crash_everywhere(path: Path) -> None:
+    """Kill a scheduler at each of its statements, one after the other, and look at what it leaves."""
     store = FleetStore(path)
     store.take_over()
     Scheduler(store).submit(Experiment(name="low", roles={"robots": {"kind": "robot", "count": 4}}))
@@ -155,3 +160,7 @@ def test_nothing_that_was_said_is_lost_by_kill_9_at_random_moments(tmp_path: Pat
         store.close()
     assert epochs == sorted(set(epochs))
     assert len(said) > 5 * KILLS
+
+
+if __name__ == "__main__":
+    crash_everywhere(Path(sys.argv[1]))
