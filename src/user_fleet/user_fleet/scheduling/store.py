@@ -486,15 +486,14 @@ class FleetStore:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:  # others keep it locked, or the disk fails
-                raise StoreError(f"state of the fleet in {self.path}", got=str(error)) from error
+                raise self._failed(error) from error
             try:
                 yield
             except BaseException as error:
                 if self._db.in_transaction:  # a full disk may have ended it already
                     self._db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.OperationalError):
-                    text = f"state of the fleet in {self.path}"
-                    raise StoreError(text, got=str(error)) from error
+                    raise self._failed(error) from error
                 raise
             self._commit()
 
@@ -504,7 +503,10 @@ class FleetStore:
         except sqlite3.Error as error:  # a full disk, for instance: then nothing was changed
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            raise StoreError(f"state of the fleet in {self.path}", got=str(error)) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(f"state of the fleet in {self.path}", got=str(error))
 
     def _pragma(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])

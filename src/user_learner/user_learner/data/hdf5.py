@@ -91,7 +91,8 @@ class Hdf5Source:
         try:
             self._ours = meaning_of(self._file)
             self._steps = self._find()
-            self._is_sparse = self._kwargs().get("reward_shaping") is False
+            self._kwargs = self._env_kwargs()
+            self._is_sparse = self._kwargs.get("reward_shaping") is False
             self._groups = list(self._steps)
         except CodecError:
             self._file.close()
@@ -244,11 +245,10 @@ class Hdf5Source:
             return "", None, [f"attribute env_args cannot be read: {error}"]
         except ValueError:
             return "", None, ["attribute env_args is not JSON: passed over"]
-        kwargs = self._kwargs()
-        robots = kwargs.get("robots")
+        robots = self._kwargs.get("robots")
         robot = robots[0] if isinstance(robots, list) and robots else robots
         try:
-            rate = float(kwargs.get("control_freq") or 0.0)
+            rate = float(self._kwargs.get("control_freq") or 0.0)
         except (TypeError, ValueError):
             rate = 0.0
         return str(robot or said.get("env_name") or ""), 1 / rate if rate > 0 else None, []
@@ -266,7 +266,7 @@ class Hdf5Source:
             raise ValueError("no object")
         return said
 
-    def _kwargs(self) -> dict[str, Any]:
+    def _env_kwargs(self) -> dict[str, Any]:
         """What robomimic's environment was made with."""
         try:
             found = self._env_args().get("env_kwargs")
@@ -277,7 +277,7 @@ class Hdf5Source:
     def _says_nothing_of_success(self, roles: Mapping[str, str]) -> str:
         """What a person should know where robomimic's file does not tell how its episodes ended: ``dones`` may also be the
         end of the recording."""
-        if self._ours is not None or not self._kwargs():  # an export of a store says it all
+        if self._ours is not None or not self._kwargs:  # an export of a store says it all
             return ""
         if "success" in roles or (self._is_sparse and "reward" in roles):
             return ""

@@ -118,9 +118,7 @@ def limited(status: int = 1, limit_s: float = LIMIT_S) -> Iterator[None]:
         status: Exit status, 0 to 255.
         limit_s: How long the block may take, seconds.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # none, or closed
-            stream.flush()
+    _flush()
     timer = None
     with contextlib.suppress(OSError):
         timer = _ExitTimer(limit_s + _STACKS_S, status)
@@ -132,6 +130,13 @@ def limited(status: int = 1, limit_s: float = LIMIT_S) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         if timer is not None:
             timer.cancel()
+
+
+def _flush() -> None:
+    """What was printed is seen."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # none, or closed
+            stream.flush()
 
 
 def time_to_end_s() -> float:
@@ -161,9 +166,7 @@ def leave(status: int) -> NoReturn:
         threading._shutdown()  # type: ignore[attr-defined]
     with limited(status, max(0.1, limit_s - (time.monotonic() - begun_s))):
         atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # none, or closed
-                stream.flush()
+        _flush()
         os._exit(status)
 
 
