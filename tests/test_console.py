@@ -37,6 +37,7 @@ from user_fleet.processes import find_processes
 from user_fleet.resources.model import HostReport, Resource
 from user_fleet.scheduling.experiment import Experiment
 from user_fleet.scheduling.store import FleetStore
+from user_hal.sim.tasks import Reach
 from user_learner import learner
 from user_learner.replay import StoreWriter
 from user_learner.replay.index import WHOLE_SEGMENT, Damage, connect, set_aside
@@ -462,6 +463,10 @@ _GAMEPAD = """() => {
 }"""
 
 
+#: Where the tool can be in every direction, m, in the base frame.
+_MIDDLE_M = (np.add(Reach.workspace_low_m, Reach.workspace_high_m)) / 2
+
+
 def _drives_by_other_hands(page, eyes):
     """A gamepad, fingers and the tilt of a tablet, each one way; the arm stands still when they let go."""
     page.evaluate(_GAMEPAD)
@@ -469,47 +474,49 @@ def _drives_by_other_hands(page, eyes):
     box, button = (page.locator(where).first.bounding_box() for where in (".pad", "[data-tilt]"))
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
-    def stick(up, held):
-        page.evaluate(
-            "([up, held]) => { pad.axes[3] = -up; pad.buttons[5].value = held; }", [up, held]
-        )
+    def stick(up):
+        page.evaluate("up => { pad.axes[3] = -up; pad.buttons[5].value = Math.abs(up); }", up)
 
-    def finger(*places):
+    def finger(left):
+        places = ({"x": x, "y": y}, {"x": x - left * box["width"] / 3, "y": y}) if left else ()
         for kind, place in zip(("touchStart", "touchMove"), places, strict=False):
             tools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [place]})
         if not places:
             tools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
-    def tilt(beta):
-        said = {"alpha": 0, "beta": beta, "gamma": 0}
-        tools.send("DeviceOrientation.setDeviceOrientationOverride", said)
-
-    def tilted():
+    def tilt(forward):
+        if not forward:
+            page.mouse.up()
+            return
         page.mouse.move(button["x"] + button["width"] / 2, button["y"] + button["height"] / 2)
         page.mouse.down()
-        for beta in (40, 39, 60):  # back, from how it was held
+        for beta in (40, 39, 40 - 20 * forward):  # after how it was held
             page.wait_for_timeout(200)
-            tilt(beta)
+            said = {"alpha": 0, "beta": beta, "gamma": 0}
+            tools.send("DeviceOrientation.setDeviceOrientationOverride", said)
 
-    for axis, way, hold, let_go in (
-        (2, 1, lambda: stick(1, 1), lambda: stick(0, 0)),
-        (1, -1, lambda: finger({"x": x, "y": y}, {"x": x + box["width"] / 3, "y": y}), finger),
-        (0, -1, tilted, page.mouse.up),
-    ):
-        before = eyes.newest.arrays["tcp_pose"][axis]
+    for axis, hand in ((2, stick), (1, finger), (0, tilt)):
+        before = float(eyes.newest.arrays["tcp_pose"][axis])
+        way = 1 if before < _MIDDLE_M[axis] else -1  # at an edge of its workspace it stands still
 
-        def moved(axis=axis, way=way, hold=hold, let_go=let_go, before=before):
+        def moved(axis=axis, hand=hand, before=before, way=way):
             if page.evaluate("userDrive.state.mustRelease"):  # a busy machine was silent
-                let_go()
+                hand(0)
                 page.wait_for_timeout(300)
-                hold()
+                hand(way)
             return way * (eyes.newest.arrays["tcp_pose"][axis] - before) > 0.02
 
-        hold()
-        wait_until(
-            moved, f"axis {axis} moves", 30, seen=lambda: page.evaluate("userDrive.state.axes")
-        )
-        let_go()
+        def seen(before=before, way=way):
+            state = page.evaluate(
+                "(({engaged, mustRelease, held, axes, message}) => ({engaged, mustRelease, held, axes, message}))(userDrive.state)"
+            )
+            return (
+                f"{eyes.newest.arrays['tcp_pose']}, {before} before, way {way}; the page: {state}"
+            )
+
+        hand(way)
+        wait_until(moved, f"axis {axis} moves", 30, seen=seen)
+        hand(0)
         page.wait_for_function("() => !userDrive.state.engaged", timeout=30_000)
     page.evaluate("navigator.getGamepads = () => []")
     tools.detach()
