@@ -9,15 +9,16 @@ from user_actor.loop.acting.chunks import DelayedPlans, Delays, Ensemble, GoingO
 from user_actor.loop.acting.policy import FixedPolicy, planned
 from user_actor.loop.acting.remote import Answer, RemotePlans
 from user_actor.loop.acting.threaded import ThreadedPolicy
+from user_actor.loop.ports import NOBODY
 from user_core.codecs.images import decode_plan, encode_plan
 from user_core.config import Config
 from user_core.errors import CodecError, ConfigError, PolicyError
 from user_core.interfaces import Policy
 from user_core.runtime.clock import Clock
 from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import Observation, Task
+from user_core.types import ActedBy, Observation, Task
 from user_testing.waiting import wait_until
-from user_testing.worlds.actor_loop import MS, Elsewhere, Ramp, build
+from user_testing.worlds.actor_loop import MS, Elsewhere, Ramp, build, drives
 
 ACTION = ArraySpec((1,), low=-100.0, high=100.0)
 SPEC = RobotSpec("r", {"x": ArraySpec((1,))}, ACTION)
@@ -134,7 +135,7 @@ class Counting(Ramp):
         return made
 
 
-def bridged(round_trip_ms, steps, **chunks):
+def bridged(round_trip_ms, steps, person=None, **chunks):
     made = []
 
     def make(world, spec, holder):
@@ -142,7 +143,12 @@ def bridged(round_trip_ms, steps, **chunks):
         made.append(Elsewhere(world, spec, policies, round_trip_ms * MS))
         return made[0]
 
-    setup = build({"max_episode_steps": steps, "chunks": chunks}, 12, inference=make)
+    config = {
+        "max_episode_steps": steps, "chunks": chunks, "arbiter": {"hold_s": 0.0},
+        "exploration": {"deterministic": True},
+    }  # fmt: skip
+    setup = build(config, 12, inference=make)
+    setup.person.script = person or setup.person.script
     setup.run()
     return setup, made[0]
 
@@ -154,6 +160,24 @@ def test_over_a_link_each_plan_goes_on_from_what_is_carried_out_meanwhile():
     going_on = port.frozen
     assert len(going_on) >= 5 and set(going_on) <= {3, 4}
     assert setup.loop.episodes.recorder.feedback["exact"] == 40
+
+
+@pytest.mark.parametrize("lasts", [1, 2, 6])
+def test_after_a_person_has_driven_each_plan_is_asked_for_once_the_one_before_has_come(lasts):
+    setup, port = bridged(
+        50, 40, lambda step: drives(0.25) if 9 < step < 10 + lasts else NOBODY,
+        execution="real_time", delay_steps=3,
+    )  # fmt: skip
+    steps = setup.steps()
+    driven = [i for i, step in enumerate(steps) if step.acted_by is ActedBy.HUMAN]
+    assert len(driven) == lasts and setup.loop.episodes.recorder.feedback["exact"] == 40
+    after = np.array([step.action[1] for step in steps[driven[-1] + 1 :]])
+    np.testing.assert_allclose(np.diff(after), 0.001, atol=1e-6)  # no seam
+    asked = [step for _, step, _ in port.asked]
+    assert (
+        np.diff(asked[-6:]).tolist() == [3] * 5
+    )  # a round trip; more at once would not know of each other
+    assert all(deterministic for _, _, deterministic in port.asked)
 
 
 def test_over_a_link_plans_are_averaged():

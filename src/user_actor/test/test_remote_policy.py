@@ -76,6 +76,18 @@ def test_who_takes_over_ends_what_was_planned():
     assert play(plans, Answer(rows(5), 2, 0), 3, 2) is None  # he has moved it meanwhile
 
 
+def test_what_was_asked_before_somebody_took_over_is_not_played_after_it():
+    plans = RemotePlans()
+    play(plans, Answer(rows(*range(9)), 0, 0), 0, 1)
+    for step in (4, 5):
+        plans.interrupt(step)
+    assert play(plans, Answer(rows(*range(9)), 3, 0), 6, 2) is None
+    assert plans.stale == 1
+    assert play(plans, Answer(rows(*range(9)), 4, 0), 6, 2).rows_ta[0] == 2  # he drove already
+    plans.interrupt(9)
+    assert play(plans, Answer(rows(*range(9)), 8, 0), 10, 3) is None
+
+
 # --- in the control loop
 
 
@@ -169,7 +181,6 @@ def test_a_person_takes_over_at_once_and_the_policy_comes_back_with_what_it_sees
     assert 4 <= len(human) <= 7 and np.diff(human).tolist() == [1] * (len(human) - 1)
     assert steps[human[0]].action[0] == 0.25
     assert by[human[-1] + 1 :] and set(by[human[-1] + 1 :]) == {ActedBy.POLICY}
-    # nothing that was decided on an observation of before the end of the takeover was played
     recorder = setup.loop.episodes.recorder
     assert recorder.feedback["foreign"] == 0
 

@@ -384,7 +384,7 @@ class ActionSource:
                 self._go_back(fallback)
                 return _of_remote(planned)
         else:
-            remote.overruled(seen)
+            remote.overruled(seen, deterministic=without_chance)
         seen = fallback.history.with_past(observation)
         return self._next_row(fallback.policies.current(), seen, without_chance, ActedBy.FALLBACK)
 
@@ -396,18 +396,17 @@ class ActionSource:
         self, remote: RemotePolicy, observation: Observation, takeover: Takeover | None
     ) -> _Proposal | None:
         evaluating = self._source is EpisodeSource.EVALUATION
+        deterministic = evaluating or self._config.exploration.deterministic
         random = not evaluating and self._is_random()
         if random or takeover is not None:
-            wanted = remote.overruled(observation)
+            wanted = remote.overruled(observation, deterministic=deterministic)
             if random:
                 return _Proposal(self._random.sample(), ActedBy.RANDOM, 0)
             if wanted is None and takeover is not None:
                 return _Proposal(takeover.action, takeover.acted_by, 0)
             assert wanted is not None  # noqa: S101
             return _Proposal(wanted[0], ActedBy.POLICY, wanted[1])
-        planned = remote.propose(
-            observation, deterministic=evaluating or self._config.exploration.deterministic
-        )
+        planned = remote.propose(observation, deterministic=deterministic)
         self.inference_ns = remote.waited_ns
         if planned is None:
             return None

@@ -118,7 +118,8 @@ class RemotePlans:
     An answer is late: the observation that it answers was seen some steps ago. So its first rows
     are over, and those that are left take over in the next step, while what is played goes on
     until then. Where nothing is played they begin in this step, and, if the robot has stood still
-    since that observation, from the first row on, for then nothing has changed meanwhile.
+    since that observation, from the first row on, for then nothing has changed meanwhile. What was
+    asked before somebody else began to drive is over.
 
     Attributes:
         stale: Answers that were over when they came.
@@ -133,13 +134,15 @@ class RemotePlans:
         """A new episode: nothing is played."""
         self._current: _SentRows | None = None
         self._next: _SentRows | None = None
-        self._moved_until = -1
+        self._moved_until = self._driven_from = self._driven_until = -1
         self.number = 0
 
     def interrupt(self, step: int) -> None:
         """Somebody else drives in this step: what was planned is over."""
         self._current = self._next = None
-        self._moved_until = step
+        if step > self._driven_until + 1:
+            self._driven_from = step
+        self._moved_until = self._driven_until = step
 
     def row(self, step: int) -> Planned | None:
         """What is carried out in this step; None: nothing. Steps never go back."""
@@ -173,7 +176,7 @@ class RemotePlans:
         skipped = first_step - answer.step
         if first_step == step and self._moved_until < answer.step:
             skipped = 0
-        if skipped >= len(answer.rows_ta):
+        if skipped >= len(answer.rows_ta) or answer.step < self._driven_from:
             self.stale += 1
             return None
         self.number += 1
@@ -511,6 +514,8 @@ class RemotePolicy:
         averaged = chunks.execution == "ensemble"
         self._ensemble = Ensemble(action, chunks.ensemble_decay) if averaged else None
         self._asked_step: int | None = None
+        #: Of plans that go on, by the step in which they were asked for: the number of the plan that they go on from.
+        self._asked_to_follow: dict[int, int] = {}
         self.waited_ns = 0
 
     @property
@@ -553,8 +558,13 @@ class RemotePolicy:
         not even then, for another policy drives.
         """
         step, end_ns = self._pacer.step, self._pacer.due_ns
-        self._ask(observation, step, deterministic)
-        self._hand_over(self._port.take(), step)
+        if self._goes_on:
+            # In the step in which a plan comes the next one is asked for, which goes on from it.
+            self._hand_over(self._port.take(), step)
+            self._ask(observation, step, deterministic)
+        else:
+            self._ask(observation, step, deterministic)
+            self._hand_over(self._port.take(), step)
         planned = self.plans.row(step)
         begin_ns = self._clock.monotonic_ns()
         until_ns = end_ns - int(_MARGIN_PERIODS * self._pacer.period_ns)
@@ -566,10 +576,12 @@ class RemotePolicy:
         self.waited_ns = self._clock.monotonic_ns() - begin_ns
         return planned
 
-    def overruled(self, observation: Observation) -> tuple[Array, int] | None:
+    def overruled(
+        self, observation: Observation, *, deterministic: bool
+    ) -> tuple[Array, int] | None:
         """Somebody else drives in this step: what the policy would do, and its version."""
         step = self._pacer.step
-        self._port.ask(observation, step)
+        self._port.ask(observation, step, deterministic=deterministic)
         self.plans.interrupt(step)
         self._forget_plans()
         self.waited_ns = 0
@@ -580,6 +592,7 @@ class RemotePolicy:
 
     def _forget_plans(self) -> None:
         self._asked_step = None
+        self._asked_to_follow.clear()
         if self._ensemble is not None:
             self._ensemble.clear()
 
@@ -594,14 +607,29 @@ class RemotePolicy:
             return
         self._asked_step = step
         rest = self.plans.rest(step)
+        self._asked_to_follow[step] = self.plans.number
         going_on = None if rest is None else GoingOn(rest, min(frozen, len(rest)))
         self._port.ask(observation, step, deterministic=deterministic, going_on=going_on)
 
-    def _hand_over(self, answer: Answer | None, step: int) -> None:
-        handover = None if answer is None else self.plans.handover(answer, step)
-        if answer is not None:
+    def _follows(self, answer: Answer, step: int) -> bool:
+        """Whether a plan goes on from what is carried out; any does while nothing is.
+
+        While a person drives, each observation is asked about, and once he lets go one of these answers is played. Those
+        that come after it know nothing of it, and neither does what was asked before it came.
+        """
+        followed = self._asked_to_follow.pop(answer.step, None)
+        if self.plans.row(step) is None or followed == self.plans.number:
+            return True
+        if answer.step == self._asked_step:
             self._asked_step = None
-        if handover is None or answer is None:
+        return False
+
+    def _hand_over(self, answer: Answer | None, step: int) -> None:
+        if answer is None or (self._goes_on and not self._follows(answer, step)):
+            return
+        handover = self.plans.handover(answer, step)
+        self._asked_step = None
+        if handover is None:
             return
         self.delays.add(handover.first_step - answer.step)
         if self._ensemble is not None:
