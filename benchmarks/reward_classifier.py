@@ -5,12 +5,15 @@ alike (it aims beside the hole, lets go of its task half way, or moves at random
 each. Trains on the first, judges the others, which it never saw::
 
     tools/run python benchmarks/reward_classifier.py --train 40 --test 60 --out /tmp/classifier
+
+``--beside`` also lets one network judge that learned from all episodes, with the same threshold.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +37,8 @@ from user_hal.robots.mujoco import MujocoConfig, MujocoRobot
 from user_hal.sim.experts import ScriptedExpert
 from user_learner.edits import EditedEpisodes
 from user_learner.replay import StoreConfig, StoreWriter
-from user_learner.success.evaluation import draw_curve, draw_mistakes, evaluate
-from user_learner.success.training import TrainConfig, labelled, train
+from user_learner.success.evaluation import Evaluation, draw_curve, draw_mistakes, evaluate
+from user_learner.success.training import TrainConfig, fitted, frames_of, labelled, train
 
 AFTER = 2
 FAULTS = ("beside", "half_way", "random")
@@ -101,6 +104,7 @@ def main() -> None:
     parser.add_argument("--draw", type=int, default=0, help="another number, other episodes")
     parser.add_argument("--image", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--beside", action="store_true", help="one network of all episodes, too")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -114,37 +118,55 @@ def main() -> None:
             record(arguments.out / name, episodes, seed, arguments.image)
             print(f"{name}: {episodes} episodes in {time.perf_counter() - began:.0f} s", flush=True)
     for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        config = TrainConfig(seed=seed, epochs=arguments.epochs)
         began = time.perf_counter()
         with EditedEpisodes(arguments.out / "train") as view:
-            model, network, about = train(view, TrainConfig(seed=seed, epochs=arguments.epochs))
+            model, network, about = train(view, config)
         took_s = time.perf_counter() - began
-        file = arguments.out / f"model_{seed}.safetensors"
-        write_model(file, model, network)
-        reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(file)}))
-        with EditedEpisodes(arguments.out / "test") as view:
-            found = evaluate(view, reward, labelled(view))
-            draw_curve(found, arguments.out / f"curve_{seed}.png")
-            draw_mistakes(found, view, list(model.cameras), arguments.out / f"mistakes_{seed}.png")
-        print(
-            json.dumps(
-                {
-                    "draw": arguments.draw,
-                    "seed": seed,
-                    "training_s": round(took_s, 1),
-                    "successes_of_training": about["successes"],
-                    "threshold": round(model.threshold, 4),
-                    "promised": about["is_reached"],
-                    "precision_of_training": round(about["precision"], 3),
-                    "recall_of_training": round(about["recall"], 3),
-                    "test_episodes": len(found.episodes),
-                    "test_successes": sum(e.solved for e in found.episodes),
-                    "precision": round(found.precision, 3),
-                    "recall": round(found.recall, 3),
-                    "recall_at_0.95": round(found.recall_at(0.95), 3),
-                }
-            ),
-            flush=True,
-        )
+        write_model(arguments.out / f"model_{seed}.safetensors", model, network)
+        found = judged(arguments.out, f"{seed}", drawn=True)
+        line = {
+            "draw": arguments.draw,
+            "seed": seed,
+            "training_s": round(took_s, 1),
+            "successes_of_training": about["successes"],
+            "threshold": round(model.threshold, 4),
+            "promised": about["is_reached"],
+            "precision_of_training": round(about["precision"], 3),
+            "recall_of_training": round(about["recall"], 3),
+            "test_episodes": len(found.episodes),
+            "test_successes": sum(e.solved for e in found.episodes),
+            **shares(found),
+        }
+        if arguments.beside:
+            one = replace(model, networks=1)
+            with EditedEpisodes(arguments.out / "train") as view:
+                frames = frames_of(view, one, config, labelled(view))
+            alone = fitted(frames, np.ones(len(frames.keys), bool), one, config)
+            write_model(arguments.out / f"model_{seed}_one.safetensors", one, alone)
+            line["one_network"] = shares(judged(arguments.out, f"{seed}_one"))
+        print(json.dumps(line), flush=True)
+
+
+def judged(folder: Path, name: str, drawn: bool = False) -> Evaluation:
+    """What the reward with that model says of the episodes of the test."""
+    file = folder / f"model_{name}.safetensors"
+    reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(file)}))
+    with EditedEpisodes(folder / "test") as view:
+        found = evaluate(view, reward, labelled(view))
+        if drawn:
+            draw_curve(found, folder / f"curve_{name}.png")
+            draw_mistakes(found, view, list(reward.model.cameras), folder / f"mistakes_{name}.png")
+    return found
+
+
+def shares(found: Evaluation) -> dict[str, float]:
+    """Precision and recall, for people."""
+    return {
+        "precision": round(found.precision, 3),
+        "recall": round(found.recall, 3),
+        "recall_at_0.95": round(found.recall_at(0.95), 3),
+    }
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 The model is one safetensors file: weights, and in its metadata the cameras and sizes that it was
 trained on and the threshold that was chosen for it. ``user reward train`` writes it
-(:mod:`user_learner.success`).
+(:mod:`user_learner.success`): several small networks, which judge together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ _METADATA = "user_success_classifier"
 _CHANNELS = (16, 32, 48, 64)
 #: Numbers that images are reduced to before they are judged.
 IMAGE_FEATURES = 64
+#: Networks that judge together, at most: each costs as much time per step.
+MOST_NETWORKS = 20
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class ClassifierModel:
         size: Side of the square that each image is reduced to, pixels.
         threshold: Score from which a frame shows a success, 0 to 1.
         trained_on: What it learned from, for people.
+        networks: How many judge together, by the mean of their logits. Files that do not say it have one.
     """
 
     cameras: Mapping[str, tuple[int, ...]]
     size: int = 64
     threshold: float = 0.5
     trained_on: Mapping[str, Any] = field(default_factory=dict)
+    networks: int = 1
 
 
 class ClassifierConfig(Config):
@@ -145,10 +149,32 @@ def image_input(model: ClassifierModel, observation: Arrays) -> torch.Tensor:
 
 
 def make_network(model: ClassifierModel) -> torch.nn.Module:
-    """The network, with random weights: the layers of images, and one logit."""
+    """The network, with random weights: the layers of images, and one logit; or the mean of several."""
     from torch import nn
 
-    return nn.Sequential(*image_layers(model), nn.Linear(IMAGE_FEATURES, 1), nn.Flatten(0))
+    members = [
+        nn.Sequential(*image_layers(model), nn.Linear(IMAGE_FEATURES, 1), nn.Flatten(0))
+        for _ in range(model.networks)
+    ]
+    return members[0] if model.networks == 1 else mean_of(members)
+
+
+def mean_of(members: Sequence[torch.nn.Module]) -> torch.nn.Module:
+    """A network whose logit is the mean of those of its members."""
+    import torch
+    from torch import nn
+
+    class Mean(nn.Module):
+        """Members that judge together."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.members = nn.ModuleList(members)
+
+        def forward(self, images: Any) -> torch.Tensor:
+            return torch.stack([member(images) for member in self.members]).mean(dim=0)
+
+    return Mean()
 
 
 def image_layers(model: ClassifierModel) -> list[torch.nn.Module]:
@@ -177,4 +203,6 @@ def _made(about: dict[str, Any]) -> tuple[ClassifierModel, torch.nn.Module]:
     model = ClassifierModel(**about)
     if not 16 <= model.size <= 512 or not model.cameras:
         raise ValueError(f"size {model.size}, cameras {model.cameras}")
+    if not 1 <= model.networks <= MOST_NETWORKS:
+        raise ValueError(f"{model.networks} networks")
     return model, make_network(model)

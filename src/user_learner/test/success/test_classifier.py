@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.numpy import save
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, SpecError
@@ -18,6 +19,7 @@ from user_core.rewards.classifier import (
     ClassifierModel,
     ClassifierReward,
     make_network,
+    mean_of,
     read_model,
     write_model,
 )
@@ -31,6 +33,7 @@ from user_core.types import (
 from user_learner.cli import reward as command
 from user_learner.edits import Edit, EditedEpisodes, EditLog
 from user_learner.replay import StoreWriter
+from user_learner.success import training
 from user_learner.success.evaluation import best_run, evaluate
 from user_learner.success.training import TrainConfig, choose_threshold, labelled, train
 from user_testing.worlds.replay import QUICK, blank_episode, whole_episode
@@ -134,6 +137,42 @@ def test_judging_a_robot_frame_by_frame_is_what_evaluation_says(trained):
             assert success == judged.found
 
 
+def test_the_networks_that_the_threshold_was_chosen_with_judge(trained, monkeypatch):
+    """Another one need not agree with it: by one network of all episodes, a quarter of the successes was once missed."""
+    path, _ = trained
+    made, fitted = [], training.fitted
+    monkeypatch.setattr(training, "fitted", lambda *args: made.append(fitted(*args)) or made[-1])
+    with EditedEpisodes(path / "train") as view:
+        model, network, _ = train(view, TrainConfig(size=32, epochs=1, parts=3))
+    assert model.networks == len(made) == 3 and list(network.members) == made
+    assert not any(module.training for module in network.modules())
+    write_model(path / "three", model, network)
+    frames = {
+        "image_front": np.random.default_rng(0).integers(0, 255, (5, SIDE, SIDE, 3), np.uint8)
+    }
+    one = replace(model, networks=1)
+    each = [training.score_frames(one, member, frames) for member in made]
+    logits = np.mean([np.log(score / (1 - score)) for score in each], axis=0)
+    reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(path / "three")}))
+    np.testing.assert_allclose(reward.scores(frames), 1 / (1 + np.exp(-logits)), rtol=1e-3)
+
+
+def test_a_file_of_one_network_that_says_nothing_of_networks_judges_as_it_did(tmp_path):
+    model = ClassifierModel({"image_front": (SIDE, SIDE, 3)}, 32, 0.7, {"episodes": 40})
+    network = make_network(model).eval()
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    assert sorted(weights)[:2] == ["0.bias", "0.weight"]  # as such files name them
+    about = {"cameras": model.cameras, "size": 32, "threshold": 0.7, "trained_on": {"episodes": 40}}
+    metadata = {"user_success_classifier": json.dumps(about)}
+    (tmp_path / "older").write_bytes(save(weights, metadata))
+    reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(tmp_path / "older")}))
+    assert reward.model == model
+    frames = {
+        "image_front": np.random.default_rng(0).integers(0, 255, (5, SIDE, SIDE, 3), np.uint8)
+    }
+    assert (reward.scores(frames) == training.score_frames(model, network, frames)).all()
+
+
 def test_other_cameras_are_refused(trained):
     _, model = trained
     reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(model)}))
@@ -207,6 +246,14 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     model = ClassifierModel({"image": (32, 32, 3)}, 32)
     write_model(tmp_path / "good", model, make_network(model))
     assert read_model(tmp_path / "good")[0] == model
+    for wrong in (0, 21):
+        members = [make_network(model) for _ in range(2)]
+        write_model(tmp_path / "many", replace(model, networks=wrong), mean_of(members))
+        with pytest.raises(ConfigError, match=f"{wrong} networks"):
+            read_model(tmp_path / "many")
+    write_model(tmp_path / "fewer", replace(model, networks=3), mean_of(members))
+    with pytest.raises(ConfigError, match="user reward train"):
+        read_model(tmp_path / "fewer")
 
 
 def test_the_threshold_has_the_precision_and_the_recall_that_are_wanted():

@@ -8,6 +8,11 @@ The threshold is chosen on whole episodes, since what counts is how many of thes
 so each of them is kept out once: the episodes are dealt into parts, and each part is judged by a network that learned from the
 others (cross-validation). Of few episodes a share is known badly; so it counts as after one more mistake
 (Laplace's rule of succession), for precision and for recall.
+
+These networks are also the judge, by the mean of their logits (a committee of cross-validation: Krogh and Vedelsby 1995, "Neural network
+ensembles, cross validation, and active learning"; scikit-learn's ``CalibratedClassifierCV`` with ``ensemble=True`` keeps such copies,
+too). A further network, which learned from all episodes, need not agree with what was asked of others: where a success comes
+about within a few frames, one network sees it a frame before another.
 """
 
 from __future__ import annotations
@@ -21,7 +26,14 @@ import numpy as np
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
-from user_core.rewards.classifier import ClassifierModel, image_input, make_network, score_frames
+from user_core.rewards.classifier import (
+    MOST_NETWORKS,
+    ClassifierModel,
+    image_input,
+    make_network,
+    mean_of,
+    score_frames,
+)
 from user_core.specs import Array
 from user_core.types import OBSERVATION, EpisodeKey
 from user_learner.edits.view import EditedEpisode, EditedEpisodes
@@ -47,9 +59,10 @@ class TrainConfig(Config):
     learning_rate: float = setting(1e-3, doc="Of Adam.", gt=0)
     parts: int = setting(
         4,
-        doc="Parts of the episodes, each of which is judged by a network that learned from the others, to choose the threshold.",
+        doc="Parts of the episodes, each of which is judged by a network that learned from the others, to choose the threshold. "
+        "These networks judge together afterwards: each takes its time in every step.",
         ge=2,
-        le=20,
+        le=MOST_NETWORKS,
     )
     precision: float = setting(
         0.95, doc="Share of right ones among episodes that are called a success.", gt=0, lt=1
@@ -160,39 +173,38 @@ def train(
 
     Raises ConfigError: no images, too few labelled episodes, or labels of one class only.
     """
-
     model = ClassifierModel(cameras_of(view, config.cameras), config.size)
     episodes = labelled(view)
     if len(episodes) < 8:
         raise ConfigError("labelled episodes", got=len(episodes), expected="8 or more")
     frames, parts = frames_of(view, model, config, episodes), config.parts
     part_of = _dealt(frames.solved, config)
-    scores = np.zeros(len(episodes))
+    networks, scores = list[Any](), np.zeros(len(episodes))
 
     def told(part: int) -> Callable[[int, int], None] | None:
         if progress is None:
             return None
-        return lambda done, of: progress(part * of + done, (parts + 1) * of)
+        return lambda done, of: progress(part * of + done, parts * of)
 
     for part in range(parts):
-        network = _fitted(frames, part_of != part, model, config, told(part))
-        judge = partial(score_frames, model, network)
+        networks.append(fitted(frames, part_of != part, model, config, told(part)))
+        judge = partial(score_frames, model, networks[part])
         for number in np.flatnonzero(part_of == part):
             course = scores_of(view, model.cameras, judge, episodes[number])
             scores[number], _ = best_run(course, config.frames, config.hysteresis)
-    network = _fitted(frames, np.ones(len(episodes), bool), model, config, told(parts))
     chosen = choose_threshold(scores, frames.solved, config.precision, config.recall)
     about = {
         "store": str(view.reader.path), "episodes": len(episodes), "successes": int(frames.solved.sum()),
         "frames": len(frames.success), "precision": chosen.precision, "recall": chosen.recall,
         "is_reached": chosen.is_reached,
     }  # fmt: skip
-    return replace(model, threshold=chosen.threshold, trained_on=about), network, about
+    model = replace(model, threshold=chosen.threshold, trained_on=about, networks=parts)
+    return model, mean_of(networks).eval(), about
 
 
-def _fitted(
+def fitted(
     frames: Frames, chosen: Array, model: ClassifierModel, config: TrainConfig,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Any:  # fmt: skip
     """A network that learned from the frames of those episodes, (E,) bool."""
     import torch
