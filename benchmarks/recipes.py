@@ -115,29 +115,51 @@ def robot(job: Job) -> LocalHal:
     return LocalHal(RobotWithGripperChoices(made) if job.get("name") == "choices" else made)
 
 
-def evaluated(hal: LocalHal, policy: Policy, episodes: int, **loop: Any) -> Job:
+def evaluated(hal: LocalHal, policy: Policy, episodes: int, each: bool = False, **loop: Any) -> Job:
     """Deterministic episodes from starts of their own: how many succeed, how long and how smooth they are.
 
-    ``jerk`` is the mean size of second differences of the executed actions (of velocities that is), in half ranges.
+    ``jerk`` is the mean size of second differences of the executed actions (of velocities that is), in half ranges. With
+    ``each`` there is ``episodes``, for each start whether it succeeded and the :func:`jerks` of its parts.
     """
     sink = MemorySink("evaluation")
     reward = plugins.build("rewards", "task")
     runner = EpisodeLoop(hal, policy, reward, sink, from_mapping(ActorLoopConfig, loop))
-    half = (hal.spec.action.high_array - hal.spec.action.low_array) / 2
-    wins, lengths, jerks = 0, [], []
+    wins, lengths, parts = [], [], []
     for start in range(EVALUATION_SEED, EVALUATION_SEED + episodes):
         result = runner.run(EpisodeSource.EVALUATION, start)
         if result is None:
             raise RuntimeError(f"no episode: {runner.stats.reason}")
-        wins += result.outcome is Outcome.SUCCESS
+        wins.append(result.outcome is Outcome.SUCCESS)
         lengths.append(result.length)
-        done = [row.action for row in sink.rows[result.key] if isinstance(row, Step)]
-        if len(done) > 2:
-            jerks.append(float(np.abs(np.diff(np.stack(done) / half, 2, axis=0)).mean()))
-    return {
-        "success": round(wins / episodes, 3), "length": round(float(np.mean(lengths)), 1),
-        "jerk": round(float(np.mean(jerks)), 4),
+        parts.append(
+            jerks([row for row in sink.rows[result.key] if isinstance(row, Step)], hal.spec)
+        )
+    found = {
+        "success": round(sum(wins) / episodes, 3), "length": round(float(np.mean(lengths)), 1),
+        "jerk": round(float(np.mean([part["jerk"] for part in parts if part])), 4),
     }  # fmt: skip
+    if each:
+        found["episodes"] = [{"won": won, **part} for won, part in zip(wins, parts, strict=True)]
+    return found
+
+
+def jerks(steps: list[Step], spec: RobotSpec) -> Job:
+    """Mean sizes of second differences of the actions of an episode, in half ranges; nothing of fewer than three steps.
+
+    ``jerk`` is of all elements, ``arm`` of those that are no gripper's, and ``joins`` of these where one plan followed on
+    another.
+    """
+    if len(steps) < 3:
+        return {}
+    half = (spec.action.high_array - spec.action.low_array) / 2
+    size = np.abs(np.diff(np.stack([step.action for step in steps]) / half, 2, axis=0))
+    arm = np.delete(size, list(spec.grippers), 1).mean(1)
+    plans = np.array([step.plan for step in steps])
+    joined = plans[2:] != plans[:-2]
+    found = {"jerk": float(size.mean()), "arm": float(arm.mean())}
+    if joined.any():
+        found["joins"] = float(arm[joined].mean())
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 # --------------------------------------------------------------------------------------------------

@@ -103,13 +103,13 @@ def delays(job: Job, scale: float) -> Job:
 class _Corrections:
     """Windows of episodes in which a person took over from late plans.
 
-    What counts is what the person did. Windows begin also before that, by as many rows as a prefix may have, so that the
-    network sees a plan that waits as given rows and learns that it does not go on waiting.
+    What counts is what the person did. Windows begin also before that, by up to ``before`` rows (as many as a prefix may
+    have), so that the network sees a plan that waits as given rows and learns that it does not go on waiting.
     """
 
-    def __init__(self, spec: RobotSpec, rows: int, prefix: int, seed: int) -> None:
+    def __init__(self, spec: RobotSpec, rows: int, before: int, seed: int) -> None:
         self.ring, self.steps = Ring(spec, 60_000), 0
-        self._rows, self._prefix, self._rng = rows, prefix, np.random.default_rng(seed)
+        self._rows, self._before, self._rng = rows, before, np.random.default_rng(seed)
 
     def take(self, rows: list[Any]) -> None:
         """An episode; the reward says who drove."""
@@ -126,7 +126,7 @@ class _Corrections:
         while sum(len(some[1]) for some in found) < size:
             drawn = self.ring.windows(self._rng, 4 * size, self._rows, 0.97)
             drove = drawn[5]["mask"] & (drawn[2] > 0)
-            use = drove[:, : self._prefix + 1].any(1)
+            use = drove[:, : self._before + 1].any(1)
             seen, behind = ({n: a[use] for n, a in drawn[i].items()} for i in (0, 4))
             one = [part[use] for part in drawn[1:4]]
             found.append([seen, *one, behind, drove[use]])
@@ -139,42 +139,52 @@ class _Corrections:
 
 def _corrected(job: Job, scale: float) -> Job:
     """Rounds of episodes in which plans come late and the scripted person corrects what comes of it, each followed by
-    more cloning; then the same network with this delay and without."""
+    more cloning; then the same network with these delays and without.
+
+    A job with ``delays`` goes through them from episode to episode; one with ``delay`` has that one only. With
+    ``demonstrations_only`` as many updates learn from nothing but the demonstrations, with ``before`` windows of corrections
+    begin no earlier than that.
+    """
     from recipes import Windows, cloned, demonstrated, evaluated, policy_of, robot
 
-    delay, every = job["delay"], max(3, job["delay"])
-    late = {"execution": "real_time", "delay_steps": delay}
+    late = job.get("delays") or [job["delay"]]
     episodes = max(2, int(40 * scale))
     with robot(job) as hal:
         ring, policy = demonstrated(job, hal), policy_of(job, hal.spec)
         algorithm = cloned(job, hal.spec, ring, int(job["updates"] * scale), policy)
         person = plugins.build("teleops", "expert", {"engage": "corrects", "seed": job["seed"]})
         person.connect(hal.spec)
-        words = {
-            "replan_every": every, "chunks": late, "arbiter": {"hold_s": 0.0}, "max_episode_steps": 200,
-            "exploration": {"deterministic": True},
-        }  # fmt: skip
         trials, reward = MemorySink("online"), plugins.build("rewards", "task")
-        config = from_mapping(ActorLoopConfig, words)
-        loop = EpisodeLoop(hal, policy, reward, trials, config, teleop=LocalTeleop(person))
+        loops = [
+            EpisodeLoop(hal, policy, reward, trials, from_mapping(ActorLoopConfig, {
+                **_way("real_time", delay), "arbiter": {"hold_s": 0.0}, "max_episode_steps": 200,
+                "exploration": {"deterministic": True},
+            }), teleop=LocalTeleop(person))
+            for delay in late
+        ]  # fmt: skip
         shown = Windows(ring, job["rows"], 1 + job["seed"])
-        corrections = _Corrections(hal.spec, job["rows"], job["params"]["prefix_rows"], job["seed"])
+        before = job.get("before", job["params"]["prefix_rows"])
+        corrections = _Corrections(hal.spec, job["rows"], before, job["seed"])
         start = 10_000_000 * (job["seed"] + 1)
         curve: list[Job] = []
         for number in range(job["rounds"] + 1):
             last = number in (0, job["rounds"])
             point: Job = {"steps": corrections.steps}
             if last or number % 3 == 0:
-                point["success"] = evaluated(
-                    hal, policy, episodes if last else episodes // 2, replan_every=every, chunks=late
-                )["success"]  # fmt: skip
-                print(job["seed"], delay, number, point, flush=True)
+                wins = [
+                    evaluated(hal, policy, episodes if last else episodes // 2, **_way("real_time", delay))["success"]
+                    for delay in late
+                ]  # fmt: skip
+                point["success"] = wins if "delays" in job else wins[0]
+                print(job["seed"], late, number, point, flush=True)
             curve.append(point)
-            for _ in range(10 if number < job["rounds"] else 0):
+            further = number < job["rounds"]
+            for at in range(10 if further and not job.get("demonstrations_only") else 0):
                 start += 1
-                if (result := loop.run(seed=start)) is not None and result.takeovers:
+                result = loops[at % len(loops)].run(seed=start)
+                if result is not None and result.takeovers:
                     corrections.take(trials.rows.pop(result.key))
-            for _ in range(int(scale * job["round_updates"]) if number < job["rounds"] else 0):
+            for _ in range(int(scale * job["round_updates"]) if further else 0):
                 parts = (
                     [shown.sample(128), corrections.sample(128)]
                     if corrections.steps
@@ -183,12 +193,30 @@ def _corrected(job: Job, scale: float) -> Job:
                 algorithm.update(concatenated(parts))
             policy.load(algorithm.policy_arrays())
         found: Job = {"curve": curve}
-        for name, steps, often in (
-            ("real_time", delay, every), ("none", 0, 4), ("sequential", delay, every), ("ensemble", delay, every),
-        ):  # fmt: skip
-            chunks = {"execution": "real_time" if name == "none" else name, "delay_steps": steps}
-            found[name] = evaluated(hal, policy, episodes, replan_every=often, chunks=chunks)
+        if "delays" not in job:
+            for name, delay in (
+                ("real_time", late[0]),
+                ("none", 0),
+                ("sequential", late[0]),
+                ("ensemble", late[0]),
+            ):
+                way = _way("real_time" if name == "none" else name, delay)
+                found[name] = evaluated(hal, policy, episodes, each=True, **way)
+            return found
+        for delay in (0, 3, 6, 9):
+            for name in ("real_time", "sequential", "ensemble") if delay else ("real_time",):
+                found[f"{name}_{delay}"] = evaluated(
+                    hal, policy, episodes, each=True, **_way(name, delay)
+                )
     return found
+
+
+def _way(execution: str, delay: int) -> Job:
+    """Settings of an episode loop: a plan is asked for as rarely as a policy of this delay allows, without one every 4."""
+    return {
+        "replan_every": max(3, delay) if delay else 4,
+        "chunks": {"execution": execution, "delay_steps": delay},
+    }
 
 
 def delay_jobs(seeds: list[int]) -> list[Job]:
@@ -206,6 +234,19 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
             "params": {"prefix_rows": max(6, delay), "deterministic_noise": 0.0}, "cloning": {"weight_decay": 0.1},
         }
         for seed in seeds for delay in (3, 6, 9)
+    ] + [
+        {
+            "kind": "delays", "name": name, "task": "pick_place", "policy": "flow", "demonstrations": 200, "seed": seed,
+            "updates": 4000, "rows": 20, "delays": [0, 3, 6, 9], "rounds": 24, "round_updates": 400,
+            "params": {"prefix_rows": 9, "deterministic_noise": 0.0}, "cloning": {"weight_decay": 0.1}, **more,
+        }
+        for seed in seeds
+        for name, more in (
+            ("corrected, any", {}),
+            ("not corrected, any", {"demonstrations_only": True}),
+            ("corrected, any, from the takeover on", {"before": 0}),
+            ("corrected, any, average 0.99", {"cloning": {"weight_decay": 0.1, "average": 0.99}}),
+        )
     ]  # fmt: skip
 
 
@@ -245,9 +286,9 @@ def delays_table(lines: list[Job]) -> str:
 
 def corrected_table(lines: list[Job]) -> str:
     """Markdown: one network before and after corrections under a delay, a row a seed."""
-    chosen = [line for line in lines if "round_updates" in line["job"]]
+    chosen = [line for line in lines if "rounds" in line["job"] and "delay" in line["job"]]
     if not chosen:
-        return ""
+        return several_delays_table(lines)
     text = [
         "",
         "| delay | seed | late, before corrections | corrected steps | late, after | no delay | `sequential`, late | `ensemble`, late |",
@@ -263,6 +304,64 @@ def corrected_table(lines: list[Job]) -> str:
         text.append(
             f"| {job['delay']} | {job['seed']} | {100 * first['success']:.1f} % | {last['steps']} | {' | '.join(cells)} |"
         )
+    return "\n".join(text) + "\n" + several_delays_table(lines)
+
+
+def several_delays_table(lines: list[Job]) -> str:
+    """Markdown: networks that are corrected under several delays. How success grew; then what each execution makes of them.
+
+    Jerk is the mean over the starts from which all executions with that delay succeeded: of all elements of actions, of
+    those that are no gripper's, and of these where plans change.
+    """
+    by_name: dict[str, list[Job]] = {}
+    for line in lines:
+        if line["job"]["kind"] == "delays" and "delays" in line["job"]:
+            by_name.setdefault(line["job"]["name"], []).append(line)
+    text: list[str] = []
+    for name, of in by_name.items():
+        late = of[0]["job"]["delays"]
+        heads = " | ".join(f"{delay} late" for delay in late)
+        text += [
+            "",
+            f"{name}, {len(of)} seeds",
+            "",
+            f"| round | corrected steps | {heads} |",
+            "|---" * (2 + len(late)) + "|",
+        ]
+        curves = [line["result"]["curve"] for line in of]
+        for number, points in enumerate(zip(*curves, strict=True)):
+            if "success" in points[0]:
+                wins = 100 * np.mean([point["success"] for point in points], axis=0)
+                cells = " | ".join(f"{win:.0f} %" for win in wins)
+                text.append(
+                    f"| {number} | {np.mean([point['steps'] for point in points]):.0f} | {cells} |"
+                )
+        text += [
+            "",
+            "| delay | carried out | success | starts | jerk, all | without grippers | where plans change |",
+            "|---" * 7 + "|",
+        ]
+        for delay in sorted(
+            {int(way.rpartition("_")[2]) for way in of[0]["result"] if way != "curve"}
+        ):
+            ways = [way for way in of[0]["result"] if way.endswith(f"_{delay}")]
+            parts: dict[str, list[Job]] = {way: [] for way in ways}
+            for line in of:
+                for starts in zip(*(line["result"][way]["episodes"] for way in ways), strict=True):
+                    if all(start["won"] for start in starts):
+                        for way, start in zip(ways, starts, strict=True):
+                            parts[way].append(start)
+            for way in ways:
+                wins = [100 * line["result"][way]["success"] for line in of]
+                means = [
+                    np.mean([part[key] for part in parts[way] if key in part] or [np.nan])
+                    for key in ("jerk", "arm", "joins")
+                ]
+                cells = " | ".join(f"{mean:.3f}" for mean in means)
+                text.append(
+                    f"| {delay} | `{way.rpartition('_')[0]}` | {np.mean(wins):.0f} % ({min(wins):.0f} to {max(wins):.0f}) "
+                    f"| {len(parts[way])} | {cells} |"
+                )
     return "\n".join(text)
 
 
