@@ -1,6 +1,7 @@
 """LeRobot's own classes, small and on the CPU, as policies of ours. Skips where LeRobot is not installed."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -390,7 +391,7 @@ def test_its_history_is_known_before_it_is_made(kind, theirs, history):
     assert LeRobotPolicy(config, SPEC).observation_history == history
 
 
-def test_a_process_that_only_asks_for_its_history_keeps_no_lerobot():
+def test_a_process_that_only_asks_for_its_history_keeps_no_lerobot(tmp_path):
     """The actor of a robot whose plans come from an inference server: a gigabyte, for a number."""
     program = """
 import sys
@@ -412,7 +413,7 @@ assert not {"torch", "lerobot"} & set(sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-c", "import json" + program, json.dumps(SPEC.to_dict())],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=120, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
     )  # fmt: skip
     assert not done.returncode, done.stderr
 

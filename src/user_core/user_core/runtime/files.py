@@ -77,3 +77,9 @@ def state_home() -> Path:
     """Where state outlives a process: ``$ROS_HOME/user``, or ``~/.ros/user``."""
     home = os.environ.get("ROS_HOME", "")
     return (Path(home) if home else Path.home() / ".ros") / "user"
+
+
+def cache_home() -> Path:
+    """Where lies what can be found out anew: ``$XDG_CACHE_HOME/user``, or ``~/.cache/user``. Raises RuntimeError without a home."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(cache) if cache else Path.home() / ".cache") / "user"

@@ -68,11 +68,7 @@ def register_others(modules: Sequence[str] = ()) -> None:
 @lru_cache(maxsize=1)
 def _register_installed() -> None:
     """As LeRobot's ``register_third_party_plugins``, once, and with one line for a package that is broken."""
-    for distribution in metadata.distributions():
-        name = distribution.metadata["Name"] or ""
-        module = name.replace("-", "_")
-        if not module.startswith(_PREFIXES):
-            continue
+    for name, module in installed_others():
         try:
             importlib.import_module(module)
         except Exception as error:  # noqa: BLE001 - other people's code; who asks for its types is told what there is
@@ -82,3 +78,10 @@ def _register_installed() -> None:
                 type(error).__name__,
                 error,
             )
+
+
+def installed_others() -> list[tuple[str, str]]:
+    """Names of installed packages that register with LeRobot, and of their modules; nothing is imported."""
+    names = [distribution.metadata["Name"] or "" for distribution in metadata.distributions()]
+    modules = [(name, name.replace("-", "_")) for name in names]
+    return [(name, module) for name, module in modules if module.startswith(_PREFIXES)]

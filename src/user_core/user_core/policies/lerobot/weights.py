@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from user_core.runtime.files import write_atomically
+from user_core.runtime.files import cache_home, write_atomically
 
 #: Names of functions that fill a tensor at random, of torch.nn.init and of tensors.
 _DRAWS = frozenset(
@@ -272,8 +272,7 @@ class FileHash:
 
     @property
     def _file(self) -> Path:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(cache) / "user" / "hashes" / self._key
+        return cache_home() / "hashes" / self._key
 
     def _remembered(self) -> str:
         try:
