@@ -409,6 +409,33 @@ def test_a_sys_exit_beside_the_driver_does_not_end_the_loop(who) -> None:
         loop.close()
 
 
+def test_a_thread_that_starts_late_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[Reason] = []
+    _, loop = live_loop(lost)
+    looks: list[int] = []
+    look, start = loop.look, threading.Thread.start
+
+    def watched() -> None:
+        look()
+        looks.append(1)
+
+    def late(thread: threading.Thread) -> None:
+        if thread.name == "hal_loop":
+            seen = len(looks)
+            wait_until(lambda: len(looks) > seen + 3)
+        start(thread)
+
+    monkeypatch.setattr(loop, "look", watched)
+    monkeypatch.setattr(threading.Thread, "start", late)
+    for _ in range(2):  # also when it is started again, after a thread that has ended
+        loop.start()
+        try:
+            wait_until(lambda: not loop.fault)
+            assert not lost and not loop.lost
+        finally:
+            loop.close()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_loop_whose_thread_has_died_stops_the_robot_and_says_so() -> None:
     lost: list[Reason] = []

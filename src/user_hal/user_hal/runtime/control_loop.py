@@ -221,14 +221,17 @@ class HalLoop:
             )
         self._ending, self._applied, self._last = False, None, None
         self._lost = NO_REASON
+        self._thread = None
         self._guard.begin()
         self._stopper.start()
         self._sentinel = Sentinel(self.look, SENTINEL_PERIOD_S)
         self._sentinel.start()
-        self._thread = None
         if own_thread:
-            self._thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
+            thread.start()
+            self._thread = (
+                thread  # not before: the sentinel takes a thread that does not run yet for dead
+            )
 
     def submit(self, chunk: ActionChunk, token: int | None = None) -> None:
         """Take an action chunk; ``token`` of the lease, where the chunk's own is not meant.
