@@ -72,6 +72,11 @@ def test_a_host_says_what_it_has():
     assert cpu.site == "hall"
 
 
+def test_a_folder_for_runs_that_is_not_there_yet_will_be_on_the_disk_above_it(tmp_path):
+    host, _ = host_and_cpu("h1", folder=tmp_path / "fleet" / "runs")
+    assert host.amounts["disk_bytes"] == psutil.disk_usage(str(tmp_path)).total
+
+
 def test_gpus_are_named_by_uuid_and_each_says_whether_it_is_free():
     nvml = Nvml(
         _card("GPU-1", mig=None),

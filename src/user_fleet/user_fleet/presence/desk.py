@@ -133,5 +133,9 @@ class Desk:
             return [name]
         of_host = [item for item in ids if item.startswith(f"{name}/")]
         if not of_host:
-            raise CodecError(f"resource {name!r}", got="no such", expected="HOST/KIND/NAME or HOST")
+            raise CodecError(
+                f"resource {name!r}",
+                got="no such",
+                expected=f"one of {sorted(ids)}, or a host with all that it has",
+            )
         return of_host

@@ -22,9 +22,13 @@ _FREE_SHARE = 0.5
 
 
 def host_and_cpu(host: str, site: str = "", folder: Path | None = None) -> list[Resource]:
-    """The host itself, with its memory and the disk of ``folder``, and its cores."""
+    """The host itself, with its memory and the disk of ``folder``, and its cores.
+
+    A ``folder`` that nobody has made yet will be on the disk of the nearest one above it.
+    """
     memory = psutil.virtual_memory()
-    disk = psutil.disk_usage(str(folder or Path.home()))
+    folder = (folder or Path.home()).absolute()
+    disk = psutil.disk_usage(str(next(at for at in (folder, *folder.parents) if at.exists())))
     model = _cpu_model()
     shared = {
         "memory_bytes": float(memory.total),
