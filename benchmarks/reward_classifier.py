@@ -23,6 +23,7 @@ from user_core.config import from_mapping
 from user_core.rewards.classifier import ClassifierConfig, ClassifierReward, write_model
 from user_core.specs import Array
 from user_core.types import (
+    OBSERVATION,
     ChunkId,
     EpisodeKey,
     EpisodeResult,
@@ -145,19 +146,39 @@ def main() -> None:
             alone = fitted(frames, np.ones(len(frames.keys), bool), one, config)
             write_model(arguments.out / f"model_{seed}_one.safetensors", one, alone)
             line["one_network"] = shares(judged(arguments.out, f"{seed}_one"))
+            line["step_ms"] = step_ms(arguments.out, [f"{seed}", f"{seed}_one"])
         print(json.dumps(line), flush=True)
 
 
 def judged(folder: Path, name: str, drawn: bool = False) -> Evaluation:
     """What the reward with that model says of the episodes of the test."""
-    file = folder / f"model_{name}.safetensors"
-    reward = ClassifierReward(from_mapping(ClassifierConfig, {"model": str(file)}))
+    reward = reward_of(folder, name)
     with EditedEpisodes(folder / "test") as view:
         found = evaluate(view, reward, labelled(view))
         if drawn:
             draw_curve(found, folder / f"curve_{name}.png")
             draw_mistakes(found, view, list(reward.model.cameras), folder / f"mistakes_{name}.png")
     return found
+
+
+def reward_of(folder: Path, name: str) -> ClassifierReward:
+    """The reward with that model."""
+    file = folder / f"model_{name}.safetensors"
+    return ClassifierReward(from_mapping(ClassifierConfig, {"model": str(file)}))
+
+
+def step_ms(folder: Path, names: list[str]) -> list[float]:
+    """How much of a core each takes for one step, in turns: medians, milliseconds."""
+    rewards, taken = [reward_of(folder, name) for name in names], [[] for _ in names]
+    with EditedEpisodes(folder / "test") as view:
+        columns = view.read(labelled(view)[0])
+    frame = {n: columns[OBSERVATION + n][1:2] for n in rewards[0].model.cameras}
+    for _ in range(300):
+        for reward, mine in zip(rewards, taken, strict=True):
+            began = time.thread_time()
+            reward.scores(frame)
+            mine.append(1e3 * (time.thread_time() - began))
+    return [round(float(np.median(mine)), 2) for mine in taken]
 
 
 def shares(found: Evaluation) -> dict[str, float]:
