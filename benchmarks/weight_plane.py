@@ -14,7 +14,11 @@ Besides, without answers: bytes/s of the plane beside a bare copy of as many byt
 taken under its content hash (its file written beside that, as it is of large ones, or before), and what is left when the learner is killed in the middle of
 a version.
 
+With ``--variants`` only rates: other numbers of pieces that are launched at once, streams, and sums in CUDA graphs of several pieces, beside the
+plane as it is and a bare copy, in turns; and how long the processor waited for the GPU in each. One sums nothing up: what a copy in pieces costs.
+
     python benchmarks/weight_plane.py --gpus 1 --out plane.jsonl
+    python benchmarks/weight_plane.py --gpus 2 --variants
     python benchmarks/weight_plane.py --tiny                        # anywhere, by memory: does it run?
 """
 
@@ -33,7 +37,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gpu_sharing import SIZES, Bench, Model
@@ -43,8 +47,10 @@ from user_core.codecs.weights import content_hash
 from user_core.command_line import Parser
 from user_core.errors import SuiteError
 from user_core.types import PolicyVersion
+from user_core.weight_plane import tensors as plane_tensors
 from user_core.weight_plane.offers import Offers
 from user_core.weight_plane.taking import Mappings, take
+from user_core.weight_plane.wire import PIECE_BYTES
 from user_learner.training import publishing
 from user_testing import systems
 
@@ -173,6 +179,98 @@ def learner(args: argparse.Namespace) -> None:
             print(json.dumps({"number": number, "hash": name, "snapshot_s": copied_s}), flush=True)
 
 
+class SumsInGroups(plane_tensors._Sums):
+    """Checksums of several pieces by one launch: the addresses of a network stay, so that what sums them up is one CUDA graph.
+
+    Not for pieces in which several arrays travel together: these lie beside the network, in memory that is used again.
+    """
+
+    size = 8  # pieces of a group; 0: nothing is summed up
+    graphs: ClassVar[
+        dict[tuple[int, ...], tuple[Any, Tensor]]
+    ] = {}  # by the addresses of the pieces
+    expected: tuple[int, ...] = ()  # what is said where nothing is summed up
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self._device, self._group, self._sums = device, list[Tensor](), list[Tensor]()
+
+    def add(self, numbers: Tensor) -> None:
+        """The next one."""
+        if not self.size:
+            return
+        self._group.append(numbers)
+        if len(self._group) == self.size:
+            self._launch()
+
+    def values(self) -> tuple[int, ...]:
+        """All of them; waits."""
+        if not self.size:
+            if self._device.type == "cuda":
+                torch.cuda.current_stream().synchronize()
+            return self.expected
+        if self._group:
+            self._launch()
+        return tuple(torch.cat(self._sums).tolist())
+
+    def _launch(self) -> None:
+        group, self._group = self._group, []
+        key = tuple(numbers.data_ptr() for numbers in group)
+        if key not in self.graphs:
+            self.graphs[key] = self._recorded(group)
+        replay, sums = self.graphs[key]
+        replay()
+        self._sums.append(sums)
+
+    def _recorded(self, group: list[Tensor]) -> tuple[Callable[[], object], Tensor]:
+        sums = torch.zeros(len(group), dtype=torch.int64, device=self._device)
+
+        def compute() -> None:
+            for numbers, place in zip(group, sums.unbind(), strict=True):
+                torch.sum(numbers, 0, dtype=torch.int64, out=place)
+
+        if self._device.type != "cuda":
+            return compute, sums
+        compute()  # libraries choose their kernels
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            compute()
+        return graph.replay, sums
+
+
+#: Of what the plane does between two GPUs: pieces launched at once, streams, pieces that are summed up by one graph (0: none).
+VARIANTS: dict[str, dict[str, int]] = {
+    "as it is": {},
+    "a piece at once": {"at_once": 1},
+    "4 pieces at once": {"at_once": 4},
+    "8 pieces at once": {"at_once": 8},
+    "4 streams": {"lanes": 4},
+    "sums of 4": {"sums": 4},
+    "sums of 8": {"sums": 8},
+    "sums of 16": {"sums": 16},
+    "sums of 8, 4 pieces at once": {"sums": 8, "at_once": 4},
+    "sums of 8, 4 streams": {"sums": 8, "lanes": 4},
+    "sums of 90": {"sums": 90, "at_once": 4},
+    "no sums": {"sums": 0},
+    "no sums, 4 pieces at once": {"sums": 0, "at_once": 4},
+}
+
+
+class Waits:
+    """How long the processor waits for pieces under way."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        limit = plane_tensors._Ring.limit
+
+        def waited(ring: Any) -> None:
+            begun_s = time.perf_counter()
+            limit(ring)
+            self.seconds += time.perf_counter() - begun_s
+
+        plane_tensors._Ring.limit = waited  # type: ignore[method-assign]
+
+
 class Inference:
     """Answers, and takes versions meanwhile.
 
@@ -235,6 +333,7 @@ class Inference:
         with taking:
             asked_s = time.perf_counter()
             spare = 1 - self.current
+            SumsInGroups.expected = taking.offer.sums
             taking.fill(self.sets[spare], pace, self.mappings)
             filled_s = time.perf_counter()
             taking.taken(self.mappings)
@@ -387,6 +486,42 @@ class Inference:
             **({"nccl_gb_s": 1e-9 * self.bytes / statistics.median(nccl[_WARM:])} if nccl else {}),
         }  # fmt: skip
 
+    def variants(self, tries: int) -> list[dict[str, Any]]:
+        """Without answers: ways to fetch pieces beside a bare copy, in turns."""
+        sums, afar, lanes = plane_tensors._Sums, plane_tensors._AFAR, plane_tensors._LANES
+        waits, found = Waits(), {name: list[tuple[float, float]]() for name in VARIANTS}
+        cuda, bare = self.bench.cuda, list[float]()
+        source = torch.empty(self.bytes, dtype=torch.uint8, device="cuda:0" if cuda else "cpu")
+        target = torch.empty(self.bytes, dtype=torch.uint8, device=self.args.device)
+        for _ in range(tries + _WARM):
+            for name, how in VARIANTS.items():
+                plane_tensors._AFAR = how["at_once"] * PIECE_BYTES if "at_once" in how else afar
+                plane_tensors._LANES = how.get("lanes", lanes)
+                SumsInGroups.size = how.get("sums", 0)
+                plane_tensors._Sums = SumsInGroups if "sums" in how else sums  # type: ignore[misc]
+                waits.seconds = 0.0
+                self.update(lambda: None)
+                found[name].append((self.takes[-1]["fill_s"], waits.seconds))
+                self.take_offer()
+                self.look()
+            begun_s = time.perf_counter()
+            target.copy_(source)
+            if cuda:
+                torch.cuda.synchronize()
+            bare.append(time.perf_counter() - begun_s)
+        plane_tensors._Sums, plane_tensors._AFAR, plane_tensors._LANES = sums, afar, lanes  # type: ignore[misc]
+        bare_s = statistics.median(bare[_WARM:])
+        rows: list[dict[str, Any]] = [{"what": "bare copy", "gb_s": 1e-9 * self.bytes / bare_s}]
+        for name, times in found.items():
+            fill_s, waited_s = (
+                statistics.median(some) for some in zip(*times[_WARM:], strict=True)
+            )
+            rows.append({
+                "what": name, "of_bare": bare_s / fill_s, "gb_s": 1e-9 * self.bytes / fill_s, "fill_ms": 1e3 * fill_s,
+                "waited_ms": 1e3 * waited_s, "of_bare_least": bare_s / max(one for one, _ in times[_WARM:]),
+            })  # fmt: skip
+        return [*rows, {"what": "versions", "answers": self.answered, "wrong": self.wrong}]
+
     def kill(self) -> dict[str, Any]:
         """The learner is killed when half of a version is here."""
         pieces = 0
@@ -424,6 +559,10 @@ def infer(args: argparse.Namespace) -> None:
         print(json.dumps({"gpus": args.gpus, "size": args.size, **row}), flush=True)
 
     try:
+        if args.variants:
+            for row in inference.variants(args.tries):
+                say(row)
+            return
         say({"what": "rates", **inference.rates(args.tries)})
         for how in ("file first", "publish"):
             say({"what": how, **inference.publish(how)})
@@ -471,6 +610,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", default="", help=argparse.SUPPRESS)
     parser.add_argument("--gpu", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--nccl", action="store_true", help="NCCL's broadcast beside it, with two GPUs")  # fmt: skip
+    parser.add_argument("--variants", action="store_true", help="only rates, of other ways to fetch pieces too")  # fmt: skip
     args = parser.parse_args()
     if args.role:
         (learner if args.role == "learner" else infer)(args)
@@ -482,7 +622,7 @@ def main() -> None:
             sys.executable, __file__, "--role", "infer", "--gpus", str(args.gpus), "--size", args.size, "--device", args.device,
             "--seconds", str(args.seconds), "--rounds", str(args.rounds), "--tries", str(args.tries), "--hz", str(args.hz),
             "--period", str(args.period), "--turns", f"{folder}/turns", "--owner", folder, "--meeting", f"{folder}/meeting",
-            "--gpu", str(args.gpus - 1 if args.device == "cuda" else 0), *(["--nccl"] if args.nccl else []),
+            "--gpu", str(args.gpus - 1 if args.device == "cuda" else 0), *(["--nccl"] if args.nccl else []), *(["--variants"] if args.variants else []),
         ]  # fmt: skip
         process = systems.start(words, stdout=subprocess.PIPE, text=True)
         try:
