@@ -76,8 +76,8 @@ def full_state(clock=None):
     return state
 
 
-def text_of(state):
-    console = Console(width=160, record=True, file=io.StringIO())
+def text_of(state, width=160):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(render(state, "run x"))
     return console.export_text()
 
@@ -88,6 +88,15 @@ def test_the_table_shows_what_a_person_wants_to_know():
                  "2.5 MB", "active", "rlpd", "training", "5000", "4.90 of 5.00", "3.0 GB",
                  "checkpoint is slow"):  # fmt: skip
         assert word in text, word
+
+
+def test_on_a_narrow_screen_nothing_is_cut_short():
+    text = text_of(full_state(), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\u2026" not in text
+    for word in ("episodes", "late p99", "1.2 ms", "safety", "4.90 of 5.00", "data wait", "3.0 GB"):
+        assert word in text, word
+    assert text.count("actor0") == 2  # whose the second half is
 
 
 def test_an_empty_system_can_be_shown():

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -59,8 +59,8 @@ def _summary(state: SystemState) -> RenderableType:
     return text
 
 
-def _robots(state: SystemState) -> Table:
-    table = _table("robot", "state", "steps", "episodes", "success", "return", "policy", "age",
+def _robots(state: SystemState) -> _Columns:
+    table = _Columns("robot", "state", "steps", "episodes", "success", "return", "policy", "age",
                    "rate", "late p99", "outbox", "safety")  # fmt: skip
     silent = set(state.silent())
     for name, latest in sorted(state.actors.items()):
@@ -85,8 +85,8 @@ def _robots(state: SystemState) -> Table:
     return table
 
 
-def _learning(state: SystemState) -> Table:
-    table = _table("learner", "state", "updates", "rate", "UTD", "policy", "data wait", "stored",
+def _learning(state: SystemState) -> _Columns:
+    table = _Columns("learner", "state", "updates", "rate", "UTD", "policy", "data wait", "stored",
                    "store", "free")  # fmt: skip
     replay = next((latest.message for latest in state.replays.values()), None)
     stored = (
@@ -136,20 +136,46 @@ def _managed(state: SystemState) -> Text:
     return text
 
 
-def _links(links: Sequence[tuple[str, ...]]) -> Table:
+def _links(links: Sequence[tuple[str, ...]]) -> _Columns:
     """Links, and what goes over them."""
     used = [i for i in range(len(HEAD)) if any(row[i] for row in links)]
-    table = _table(*(HEAD[i] for i in used))
+    table = _Columns(*(HEAD[i] for i in used))
     for row in links:
         table.add_row(*(row[i] for i in used))
     return table
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    return table
+class _Columns:
+    """A table of one line a row. A screen that is too narrow for it gets it in several, one below the other.
+
+    Each has the first column again, which says of what the row is: cut short, no column could be read.
+    """
+
+    def __init__(self, *columns: str) -> None:
+        self._columns = columns
+        self._rows: list[tuple[str, ...]] = []
+
+    def add_row(self, *cells: str) -> None:
+        self._rows.append(cells)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [
+            3 + max(Text.from_markup(cells[i]).cell_len for cells in (self._columns, *self._rows))
+            for i in range(len(self._columns))
+        ]
+        room = options.max_width - 1  # 3: a blank at either side, and one between columns
+        parts: list[list[int]] = [[0]]
+        for i in range(1, len(self._columns)):
+            if len(parts[-1]) > 1 and sum(widths[j] for j in parts[-1]) + widths[i] > room:
+                parts.append([0])
+            parts[-1].append(i)
+        for part in parts:
+            table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1))
+            for i in part:
+                table.add_column(self._columns[i], no_wrap=True)
+            for cells in self._rows:
+                table.add_row(*(cells[i] for i in part))
+            yield table
 
 
 def _word(words: tuple[str, ...], index: int) -> str:

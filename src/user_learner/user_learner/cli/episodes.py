@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -27,6 +28,9 @@ from user_learner.quality.statistics import StatisticsCache
 
 _SOURCES = {source.name.lower(): source for source in EpisodeSource}
 _OUTCOMES = {outcome.name.lower(): outcome for outcome in OUTCOMES}
+
+#: Columns of a screen from which on a list has the keys of episodes, too; `show` says them.
+_WIDE = 120
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -178,9 +182,16 @@ def _list(options: argparse.Namespace, console: Console, view: EditedEpisodes) -
             [{**item.as_dict(), "anomalies": why.get(item.episode.key, [])} for item in found]
         ))  # fmt: skip
         return 0 if found else 1
-    table = Table(
-        "#", "episode", "source", "robot", "task", "steps", "outcome", "return", "by hand", ""
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0))
+    columns = ("#", "source", "robot", "task", "steps", "outcome", "return", "by hand", "")
+    for column in columns:
+        # what is cut short says nothing
+        table.add_column(
+            column, overflow="fold", no_wrap=column in ("#", "source", "steps", "return")
+        )
+    keys = console.width >= _WIDE
+    if keys:
+        table.add_column("episode", no_wrap=True)
     for item in found:
         values = item.as_dict()
         outcome = values["outcome"]
@@ -191,10 +202,11 @@ def _list(options: argparse.Namespace, console: Console, view: EditedEpisodes) -
         said += [f"cut {values['cut'][0]}:{values['cut'][1] or ''}"] if values["cut"] else []
         said += [f"{len(values['notes'])} notes"] if values["notes"] else []
         table.add_row(
-            str(item.number), values["episode"], values["source"], values["robot"], values["task"],
+            str(item.number), values["source"], values["robot"], values["task"],
             f"{values['steps']:,}", outcome,
             "" if values["return"] is None else f"{values['return']:.3f}",
             str(values["interventions"] or ""), escape(" ".join(said)),
+            *((values["episode"],) if keys else ()),
         )  # fmt: skip
     console.print(table)
     console.print(f"{len(found):,} episodes, {sum(i.episode.steps for i in found):,} steps")

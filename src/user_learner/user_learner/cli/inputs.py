@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -55,9 +56,13 @@ def _find(run: Path) -> tuple[Path, Path | None]:
 
 
 def _show(reports: list[InputReport], title: str, console: Console) -> None:
-    table = Table(
-        "input", "smallest", "largest", "mean", "outside bounds", "far out", "", title=title
-    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0))
+    # names and numbers that are cut short say nothing: names fold, and only titles and notes wrap
+    table.add_column("input", overflow="fold")
+    for column in ("smallest", "largest", "mean"):
+        table.add_column(column, no_wrap=True)
+    for column in ("outside\nbounds", "far out", ""):
+        table.add_column(column, min_width=7)
     for one in reports:
         notes = []
         if one.constant:
