@@ -11,7 +11,7 @@ from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
 from user_learner.replay.index import connect, transaction
 from user_learner.replay.layout import RowLayout
 from user_learner.replay.segments import segment_directory
-from user_learner.sampling import ReplaySource
+from user_learner.sampling import ReplaySource, catalog
 from user_learner.sampling.cache_units import UnitTable
 from user_learner.sampling.pool import MappedPool, Region
 from user_learner.sampling.sample_cache import SampleCache
@@ -188,6 +188,56 @@ def test_a_segment_that_takes_the_addresses_of_another_is_mapped_when_that_has_l
             seen |= set(batch.observation["place"][:, 1].tolist())
             assert (batch.action[:, 0] == batch.observation["place"][:, 1]).all()
         assert seen == there
+
+
+def placed(table):
+    """Base address by path, where all lie apart."""
+    assert (np.diff(table.base) >= table.capacity[:-1]).all()
+    assert len(table.paths) == len(table.base) == len(table.number) == len(table.store)
+    assert all(p.name == f"{n:08d}" for p, n in zip(table.paths, table.number, strict=True))
+    return dict(zip(table.paths, table.base.tolist(), strict=True))
+
+
+def test_of_a_changed_store_only_segments_that_came_or_went_are_placed_again(writer, monkeypatch):
+    """Draws wait while a thread goes through hundreds of segments."""
+    asked, directory = [], catalog.segment_directory
+    monkeypatch.setattr(
+        catalog, "segment_directory", lambda *which: asked.append(which) or directory(*which)
+    )
+    with closing(catalog.open_catalog(writer.path)) as stores:
+        states = [placed(stores.snapshot.segments)]
+        assert len(asked) == len(states[0]) > 8
+        for change in (
+            lambda: retain(writer, BY_RULE),
+            lambda: fill(writer, Actor(2), [Plan(500)] * 8),
+        ):
+            change()
+            asked.clear()
+            assert stores.refresh()
+            states.append(placed(stores.snapshot.segments))
+            assert 0 < len(asked) == len(states[-1].keys() - states[-2].keys())
+        first, second, third = states
+        assert first.keys() - second.keys() and first.keys() & second.keys()
+        for before, after in ((first, second), (second, third)):
+            assert all(after[path] == before[path] for path in before.keys() & after.keys())
+        came = {second[path] for path in second.keys() - first.keys()}
+        went = {first[path] for path in first.keys() - second.keys()}
+        assert not came & went, "gathers in flight still read what was there"
+        assert {third[path] for path in third.keys() - second.keys()} & went, "used again"
+
+
+def test_a_store_that_lies_where_another_one_lay_has_addresses_of_its_own(tmp_path):
+    for name, episodes in (("live", 8), ("other", 12)):
+        with StoreWriter(tmp_path / name, config=SMALL) as writer:
+            fill(writer, Actor(1), [Plan(500)] * episodes)
+    with closing(catalog.open_catalog(tmp_path / "live")) as stores:
+        before = placed(stores.snapshot.segments)
+        (tmp_path / "live").rename(tmp_path / "gone")
+        (tmp_path / "other").rename(tmp_path / "live")
+        assert stores.refresh()
+        after = placed(stores.snapshot.segments)
+        assert len(after) > len(before)
+        assert not set(before.values()) & set(after.values())
 
 
 def test_a_cache_that_must_become_smaller_does_while_it_is_drawn_from(tmp_path):

@@ -364,15 +364,15 @@ class StoreReader:
         """A segment whose files are missing or cut short is passed over: mapping it would kill."""
         if self._layout is None:
             return
-        for number, _, rows in self.tables.segments.tolist():
-            if number not in self._sizes_checked:
-                path = segment_directory(self.path, number)
-                if number in self._away or missing(path):  # in a bucket: looked at when it comes
-                    continue
-                self._sizes_checked.add(number)
-                reason = check_sizes(path, self._layout, rows, 0)
-                if reason:
-                    self._short.append(Damage(number, WHOLE_SEGMENT, reason))
+        rows_of = dict(zip(*self.tables.segments[:, ::2].T.tolist(), strict=True))
+        for number in sorted(rows_of.keys() - self._sizes_checked):
+            path = segment_directory(self.path, number)
+            if number in self._away or missing(path):  # in a bucket: looked at when it comes
+                continue
+            self._sizes_checked.add(number)
+            reason = check_sizes(path, self._layout, rows_of[number], 0)
+            if reason:
+                self._short.append(Damage(number, WHOLE_SEGMENT, reason))
         known = set(self.tables.damages)
         new = tuple(damage for damage in self._short if damage not in known)
         if new:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +220,9 @@ class Catalog:
         self.stores = stores
         self.snapshot = Snapshot()
         self._layout: RowLayout | None = None
-        self._bases: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._placed = SegmentTable()
+        #: When each store was made, which lies where another one lay if that is later.
+        self._created: list[int] = []
         self._free: dict[int, list[int]] = {}
         self._leaving: list[tuple[int, int]] = []
         self._robots: dict[str, int] = {}
@@ -299,27 +302,42 @@ class Catalog:
         )  # fmt: skip
 
     def _place_segments(self) -> SegmentTable:
-        """Addresses of all segments; those of segments that are gone are used again."""
-        wanted = {
-            (index, number): store.reader.meta
-            for index, store in enumerate(self.stores)
-            for number in _whole(store.reader.tables)
-        }
-        keys = {(i, n, meta.created_ns) for (i, n), meta in wanted.items()}
+        """Addresses of all segments; those of segments that are gone are used again.
+
+        Only what came or went is looked at one by one: for as long as a thread goes through hundreds of segments in
+        Python no other has the interpreter, and a draw may wait for several such threads."""
+        before = self._placed
+        stays = np.zeros(len(before.base), bool)
+        created, fresh = [], list[tuple[int, int]]()
+        for index, store in enumerate(self.stores):
+            wanted, meta = _whole(store.reader.tables), store.reader.meta
+            mine = np.flatnonzero(before.store == index)
+            if index < len(self._created) and self._created[index] != meta.created_ns:
+                mine = mine[:0]  # another store lies there now
+            stays[mine] = np.isin(before.number[mine], wanted)
+            new = np.setdiff1d(wanted, before.number[mine], assume_unique=True)
+            fresh += [(index, number) for number in new.tolist()]
+            created.append(meta.created_ns)
+        self._created = created
         for base, capacity in self._leaving:  # not at once: the pool first lets go of them
             self._free.setdefault(capacity, []).append(base)
-        self._leaving = [self._bases.pop(key) for key in [*self._bases] if key not in keys]
-        for (index, number), meta in wanted.items():
-            key, capacity = (index, number, meta.created_ns), meta.segment_rows
-            if key not in self._bases:
-                free = self._free.get(capacity)
-                self._bases[key] = (free.pop() if free else self._end, capacity)
-                self._end = max(self._end, self._bases[key][0] + capacity)
-        order = sorted(self._bases.items(), key=lambda item: item[1])
-        columns = np.array([(b, c, i, n) for (i, n, _), (b, c) in order], np.int64).reshape(-1, 4)
-        paths = (segment_directory(self.stores[i].reader.path, n) for (i, n, _), _ in order)
-        of = columns.T.copy()
-        return SegmentTable(of[0], of[1], of[2], of[3], tuple(paths), self._set_aside())
+        went = before.base[~stays].tolist(), before.capacity[~stays].tolist()
+        self._leaving = list(zip(*went, strict=True))
+        rows, paths = [], [*compress(before.paths, stays.tolist())]
+        for index, number in fresh:
+            reader = self.stores[index].reader
+            capacity = reader.meta.segment_rows
+            free = self._free.get(capacity)
+            base = free.pop() if free else self._end
+            self._end = max(self._end, base + capacity)
+            rows.append((base, capacity, index, number))
+            paths.append(segment_directory(reader.path, number))
+        known = np.stack([before.base, before.capacity, before.store, before.number])
+        of = np.concatenate([known[:, stays], np.array(rows, np.int64).reshape(-1, 4).T], axis=1)
+        order = np.argsort(of[0])
+        placed = tuple(map(paths.__getitem__, order.tolist()))
+        self._placed = SegmentTable(*of[:, order], placed, self._set_aside())
+        return self._placed
 
     def _set_aside(self) -> dict[Path, list[tuple[int, int]]]:
         """Damaged rows of segments of which others can be read."""
@@ -340,10 +358,11 @@ def _numbered(mine: Array, names: Sequence[str], known: dict[str, int]) -> Array
     return np.append(np.array(numbers, np.int64), -1)[mine]  # -1 stays -1
 
 
-def _whole(tables: Tables) -> list[int]:
-    """Segments of which at least a part can be read."""
+def _whole(tables: Tables) -> Array:
+    """Segments of which at least a part can be read, ascending."""
     lost = {damage.segment for damage in tables.damages if damage.block == WHOLE_SEGMENT}
-    return [number for number in tables.segments[:, 0].tolist() if number not in lost]
+    numbers: Array = tables.segments[:, 0]
+    return numbers[~np.isin(numbers, list(lost))] if lost else numbers
 
 
 def _bases_of(segments: SegmentTable, store: int, numbers: int) -> Array:
