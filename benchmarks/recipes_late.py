@@ -237,7 +237,7 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
     ] + [
         {
             "kind": "delays", "name": name, "task": "pick_place", "policy": "flow", "demonstrations": 200, "seed": seed,
-            "updates": 4000, "rows": 20, "delays": [0, 3, 6, 9], "rounds": 24, "round_updates": 400,
+            "updates": 4000, "rows": 20, "delays": [0, 3, 6, 9], "rounds": 15, "round_updates": 400,
             "params": {"prefix_rows": 9, "deterministic_noise": 0.0}, "cloning": {"weight_decay": 0.1}, **more,
         }
         for seed in seeds

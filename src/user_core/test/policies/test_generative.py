@@ -180,6 +180,31 @@ def test_a_plan_that_goes_on_keeps_its_side(name, prefix):
         assert (np.sign(made[:, 2:, 0]) == np.sign(side)).mean() > 0.8
 
 
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+def test_the_first_rows_of_a_window_that_do_not_count_are_always_given(name):
+    network = make(name, hidden=[8], prefix_rows=3).network()
+    seen, told = [], network.denoiser.forward
+
+    def forward(context, noisy, t, mask):
+        seen.append((noisy, mask))
+        return told(context, noisy, t, mask)
+
+    network.denoiser.forward = forward
+    generator = torch.Generator().manual_seed(0)
+    action = torch.rand((600, 8), generator=generator) - 0.5
+    weight = torch.ones((600, 4, 2))
+    for first in (1, 2, 3):  # so many rows of 200 windows each were somebody else's
+        weight[200 * (first - 1) : 200 * first, :first] = 0
+    inputs = network.inputs({"x": np.zeros((600, 3), np.float32)})
+    network.loss(inputs, action, weight.flatten(1), generator)
+    network.loss(inputs, action, None, generator)
+    (noisy, mask), (_, usual) = seen
+    counts = mask.sum(1).reshape(3, 200)
+    assert [sorted(set(some.tolist())) for some in counts] == [[1, 2, 3], [2, 3], [3]]
+    assert set(usual.sum(1).tolist()) == {0, 1, 2, 3}
+    torch.testing.assert_close(noisy[mask > 0], network.scaled(action)[mask > 0])
+
+
 def test_guidance_is_the_gradient_of_the_distance_to_the_given_rows():
     """Equations 2 to 4 of Black et al. 2025, with autograd of that distance instead of a product."""
     network = stirred(make("flow", hidden=[24, 24, 16])).network()

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from user_core.config import from_mapping
+from user_core.errors import ConfigError
 from user_core.types import ActedBy
 from user_learner.replay import StoreWriter
 from user_learner.sampling import ReplaySource, Stratum
-from user_learner.sampling.config import BalanceConfig, TakeoversConfig
+from user_learner.sampling.config import BalanceConfig, SamplerConfig, TakeoversConfig
 from user_testing.worlds.replay import QUICK, STILL, Actor, Plan, fill, reward_of
 
 PERSON, POLICY = Stratum(acted_by=(ActedBy.HUMAN,)), Stratum(acted_by=(ActedBy.POLICY,))
@@ -129,6 +131,44 @@ def test_a_window_of_a_person_ends_where_he_let_go(tmp_path):
                 length += 1
             assert mask.tolist() == [True] * length + [False] * (4 - length), place
         assert (batch.extras["demonstration"][half] == person).all(), "what a person did is shown"
+
+
+@pytest.mark.parametrize(("chunk_rows", "segment_bytes"), [(30, 1 << 20), (3, 1)])
+def test_windows_that_begin_before_a_person_took_over_count_from_there_on(
+    tmp_path, chunk_rows, segment_bytes
+):
+    path = store_of(tmp_path, PLANS, chunk_rows, segment_bytes=segment_bytes)
+    strata = (PERSON.replace(before_steps=3), POLICY)
+    config = STILL.replace(strata=strata, window=6, pad_windows=True)
+    with ReplaySource(path, config) as source:
+        places, batch = drawn(source)
+    drove = {(number, row) for number, plan in enumerate(PLANS) for row in plan.humans}
+    assert set(places[:2000]) == drove | expected(PLANS, 3)
+    for (number, row), action, mask in zip(places[:2000], batch.action, batch.extras["mask"]):
+        there = [at in PLANS[number].humans for at in range(row, row + 7)] + [False]
+        first = there.index(True)
+        end = there.index(False, first)
+        assert mask.tolist() == [first <= at < end for at in range(6)], (number, row)
+        shown = min(end, 6)  # what the policy did before is there, too
+        assert action[:shown].tolist() == [[number, at] for at in range(row, row + shown)]
+    assert batch.extras["mask"][2000:, 0].all(), "of the other stratum the first step counts"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"window": 8, "strata": [{"before_steps": 2}]}, "acted_by"),
+        ({"window": 8, "strata": [{"before_steps": 2, "acted_by": ["human"]}]}, "padded windows"),
+        ({"pad_windows": True, "strata": [{"before_steps": 2, "acted_by": ["human"]}]}, "window 0"),
+        (
+            {"window": 8, "pad_windows": True, "strata": [{"before_steps": 8, "acted_by": ["human"]}]},
+            "one at least must count",
+        ),
+    ],
+)  # fmt: skip
+def test_windows_in_which_no_step_could_count_are_refused(wrong, says):
+    with pytest.raises(ConfigError, match=says):
+        from_mapping(SamplerConfig, wrong)
 
 
 @settings(max_examples=25, deadline=None)

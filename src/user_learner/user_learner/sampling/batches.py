@@ -220,6 +220,8 @@ class BatchBuffers:
         plain["row"][...] = row_id
         if "mask" in plain:
             plain["mask"][...] = np.arange(self._config.window) < steps[:, None]
+            if drawn.idle is not None:
+                plain["mask"][np.arange(self._config.window) < drawn.idle[:, None]] = False
 
     @property
     def _lead(self) -> tuple[int, ...]:

@@ -26,12 +26,28 @@ class Stratum(Config):
         doc="Steps decided by one of these, for instance human interventions; empty for all. A padded window "
         "ends where somebody else decided. Of a stratum of human and script alone, all counts as demonstrated.",
     )
+    before_steps: int = setting(
+        0,
+        doc="Padded windows of `acted_by` begin also up to so many steps before it began to decide; what others decided "
+        "there is part of the window, and does not count (extras['mask']). A policy that goes on from given rows "
+        "(prefix_rows) so learns what to do after rows that were its own: as many as these.",
+        ge=0,
+        le=1023,
+        late=True,
+    )
     newest_steps: int = setting(
         0,
         doc="Only this many steps, those that arrived last; 0 for all. Where several episodes "
         "arrive at once, to within one episode.",
         ge=0,
     )
+
+    def validate(self) -> None:
+        if self.before_steps and not self.acted_by:
+            raise ConfigError(
+                "before_steps", got=f"{self.before_steps}, and no acted_by",
+                expected="acted_by: who decided the steps before which windows begin",
+            )  # fmt: skip
 
 
 #: Half demonstrations, half what the robots did themselves (Ball et al. 2023, RLPD).
@@ -202,6 +218,15 @@ class SamplerConfig(Config):
                 got=self.max_draws_per_load,
                 expected=f"0, or at least draws_per_load, {self.draws_per_load}",
             )
+        for number, stratum in enumerate(self.strata):
+            if stratum.before_steps and not (
+                self.pad_windows and stratum.before_steps < self.window
+            ):
+                raise ConfigError(
+                    f"strata[{number}].before_steps",
+                    got=f"{stratum.before_steps}, window {self.window}, pad_windows {self.pad_windows}",
+                    expected="padded windows of more steps than that: one at least must count",
+                )
         if self.observation_history > 1 and self.hindsight.enabled:
             raise ConfigError(
                 "observation_history and hindsight",

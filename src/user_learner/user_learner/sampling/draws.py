@@ -11,7 +11,7 @@ import numpy as np
 from user_core.specs import Array
 from user_learner.sampling.catalog import Snapshot
 from user_learner.sampling.config import BalanceConfig, SamplerConfig, Stratum
-from user_learner.sampling.takeovers import overlaps
+from user_learner.sampling.takeovers import before_takeovers, overlaps
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def population(snapshot: Snapshot, stratum: Stratum, required: int) -> Populatio
     run = np.flatnonzero(count).astype(np.int32)
     found = Population(run, np.zeros(len(run), np.int32), count[run])
     if stratum.acted_by:
-        found = _acted_by(snapshot, found, [int(who) for who in stratum.acted_by])
+        actors = [int(who) for who in stratum.acted_by]
+        found = _acted_by(snapshot, found, actors, stratum.before_steps)
     if stratum.newest_steps and len(found) > stratum.newest_steps:
         found = _newest(snapshot, found, stratum.newest_steps)
     return found
@@ -182,10 +183,18 @@ def _newest(snapshot: Snapshot, found: Population, steps: int) -> Population:
     return Population(run[keep], (offset + excess)[keep], (count - excess)[keep])
 
 
-def _acted_by(snapshot: Snapshot, found: Population, actors: list[int]) -> Population:
-    """The steps that were decided by one of ``actors``: ranges of addresses, intersected."""
+def _acted_by(
+    snapshot: Snapshot, found: Population, actors: list[int], before_steps: int
+) -> Population:
+    """The steps that were decided by one of ``actors``, and so many before them: ranges of addresses, intersected."""
     acted = snapshot.actors[np.isin(snapshot.actors[:, 2], actors)]
-    return _within(snapshot, found, acted[:, 0], acted[:, 0] + acted[:, 1])
+    low, high = acted[:, 0], acted[:, 0] + acted[:, 1]
+    if before_steps:
+        led = before_takeovers(snapshot.runs, snapshot.actors, before_steps, actors)
+        low, high = np.append(low, led[:, 0]), np.append(high, led[:, 1])
+        order = np.argsort(low)
+        low, high = low[order], high[order]
+    return _within(snapshot, found, low, high)
 
 
 def _within(snapshot: Snapshot, found: Population, low: Array, high: Array) -> Population:

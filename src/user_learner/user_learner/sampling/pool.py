@@ -264,6 +264,7 @@ class Drawn:
         demonstration: Whether they are from demonstrations, (B,) bool.
         before: Rows of the N - 1 observations before the steps, (B, N - 1), oldest first, where several are seen
             at once; the first of an episode is repeated.
+        idle: How many of the steps of a window do not count, the first ones, (B,); None: all count.
     """
 
     rows: Array
@@ -271,24 +272,31 @@ class Drawn:
     address: Array
     demonstration: Array
     before: Array
+    idle: Array | None = None
 
     @classmethod
     def join(cls, parts: list[Drawn]) -> Drawn:
         """Several, one behind the other."""
         if len(parts) == 1:
             return parts[0]
+        idle = None
+        if any(part.idle is not None for part in parts):
+            idle = np.concatenate(
+                [0 * part.after if part.idle is None else part.idle for part in parts]
+            )
         return cls(
             *(
                 np.concatenate([getattr(part, name) for part in parts])
                 for name in ("rows", "after", "address", "demonstration", "before")
-            )
+            ),
+            idle,
         )
 
     def part(self, which: Array) -> Drawn:
         """Only the steps of these numbers, (M,)."""
         return Drawn(
             self.rows[which], self.after[which], self.address[which], self.demonstration[which],
-            self.before[which],
+            self.before[which], None if self.idle is None else self.idle[which],
         )  # fmt: skip
 
 

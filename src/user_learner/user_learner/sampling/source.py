@@ -305,8 +305,10 @@ class ReplaySource(Closing):
 
     def _cut(self, part: Population, drawn: Drawn) -> Drawn:
         """Let padded windows of a stratum end where somebody decided whom it does not name: what the
-        policy did after a correction must not be cloned with it. What people alone decided is shown, too."""
-        actors = self.config.strata[part.stratum].acted_by
+        policy did after a correction must not be cloned with it. What people alone decided is shown, too. What others
+        decided before, where windows begin with that, does not count."""
+        stratum = self.config.strata[part.stratum]
+        actors = stratum.acted_by
         if actors and _PEOPLE.issuperset(actors):
             drawn = replace(drawn, demonstration=np.ones_like(drawn.demonstration))
         if not actors or not self.config.pad_windows or self.config.window < 2:
@@ -317,6 +319,10 @@ class ReplaySource(Closing):
         who = acted_by(self._snapshot.actors, addresses[:, :-1])
         other = ~np.isin(who, [int(actor) for actor in actors])
         other[run < 0] = False  # an edit took it away meanwhile
+        if stratum.before_steps:
+            idle = np.where(other.all(1), other.shape[1], (~other).argmax(1))
+            drawn = replace(drawn, idle=idle)
+            other &= np.arange(other.shape[1]) >= idle[:, None]
         first = np.where(other.any(1), np.maximum(other.argmax(1), 1), other.shape[1])
         return replace(drawn, after=np.minimum(drawn.after, first))
 

@@ -7,6 +7,8 @@ reinforcement learning the takeover is a reward that needs nobody's formula (Luo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from user_core.specs import Array
@@ -39,7 +41,9 @@ def overlaps(start: Array, end: Array, low: Array, high: Array) -> tuple[Array, 
     return first[which] + nth, which
 
 
-def before_takeovers(runs: RunTable, actors: Array, steps: int) -> Array:
+def before_takeovers(
+    runs: RunTable, actors: Array, steps: int, takers: Sequence[int] = PERSONS
+) -> Array:
     """The last steps of the policy before each takeover within an episode.
 
     Args:
@@ -47,6 +51,7 @@ def before_takeovers(runs: RunTable, actors: Array, steps: int) -> Array:
         actors: Address, rows and acted_by of ranges, (A, 3) int64.
         steps: How many steps before a takeover count; fewer where the episode, or the policy's part
             between two takeovers, has fewer.
+        takers: Who takes over; all others count as the policy.
 
     Returns:
         First address, and the one behind the last, of ranges that do not overlap, ascending, (N, 2).
@@ -64,7 +69,7 @@ def before_takeovers(runs: RunTable, actors: Array, steps: int) -> Array:
     begin = np.maximum(actors[which, 0], runs.address[run])
     stop = np.minimum(actors[which, 0] + actors[which, 1], runs.address[run] + runs.rows[run])
     low = line_start[run] + begin - runs.address[run]
-    high, person = low + stop - begin, np.isin(actors[which, 2], PERSONS)
+    high, person = low + stop - begin, np.isin(actors[which, 2], takers)
     order = np.argsort(low)
     low, high, person, run = low[order], high[order], person[order], run[order]
     # Where the episode of a range begins, and where a person decided last before it.

@@ -103,7 +103,8 @@ class GenerativeConfig(ChunkConfig):
     prefix_rows: int = setting(
         0,
         doc="Trained to go on from up to so many rows that are given (training-time real-time chunking, Black "
-        "et al. 2025); 0: given rows guide the sampling of a network that knows nothing of them.",
+        "et al. 2025); 0: given rows guide the sampling of a network that knows nothing of them. The first rows of a window that "
+        "do not count (sampler.strata, before_steps) are always given, up to so many.",
         ge=0,
     )
     guidance: float = setting(

@@ -282,6 +282,10 @@ class GenerativeNetwork(ChunkNetwork):
             counts = self.code.weights(weight)
         if most:
             given = torch.randint(0, most + 1, (count, 1), generator=generator, device=device)
+            if counts is not None:
+                # The first rows that do not count are what led to the others: they are given, and not one to be guessed.
+                idle = (counts.amax(2).cumsum(1) == 0).sum(1, keepdim=True).clamp_max(most)
+                given = idle + given * (most - idle + 1) // (most + 1)
             mask = (torch.arange(rows, device=device) < given).to(chunk.dtype)
             noisy = torch.where(mask[:, :, None] > 0, chunk, noisy)
             open_rows = (1 - mask)[:, :, None].expand_as(chunk)
