@@ -24,13 +24,16 @@ Job = dict[str, Any]
 
 
 def jobs(seeds: list[int]) -> list[Job]:
-    """From 20 demonstrations; with a gripper that opens by any share, and with one that is closed, held or opened."""
+    """From 20 demonstrations; with a gripper that opens by any share, with one that is closed, held or opened, and with weights
+    that are averaged over fewer updates than a round has."""
     return [
         {
             "kind": "hg_dagger", "task": "pick_place", "policy": "flow", "demonstrations": 20, "seed": seed,
             "updates": 2000, "rounds": 12, "episodes": 10, "evaluated": 20, **more,
         }
-        for more in ({}, {"name": "choices"})
+        for more in (
+            {}, {"name": "choices"}, {"name": "average 0.99", "cloning": {"average": 0.99}},
+        )
         for seed in seeds
     ]  # fmt: skip
 
@@ -163,7 +166,7 @@ def _curves(lines: list[Job], name: str = "") -> list[list[Job]]:
 def _table(curves: list[list[Job]], name: str) -> str:
     text = [
         "",
-        *([f"Gripper: {name}", ""] if name else []),
+        *([{"choices": "A gripper that is a choice"}.get(name, name), ""] if name else []),
         "| round | corrected steps | interventions an episode | steps by the person | success | "
         "demonstrated steps | success of plain cloning | episodes corrected, that would have gone well | for |",
         "|---" * 9 + "|",
