@@ -11,6 +11,10 @@ With several numbers of processes one after the other is measured, and compared 
 ``--weak`` also so many of each; several batches may be given. ``--profile`` says what a GPU does in an update (three more are made for that): how much of
 it it computes, how much it exchanges with others while it computes nothing, and how many kernels are launched. Batches are drawn in a thread of their own, on GPUs into page-locked memory, as a learner does it; which share of the
 time an update waited for its batch is printed too.
+
+Before each update the processes agree on what comes next, and its metrics are brought together, as the training loop has it: read when the next
+update has been launched. With ``--read "at once"`` as it was before, when it was made, and by exchanges that wait for the GPU; several are measured
+one after the other.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,7 @@ from user_core.command_line import Parser
 from user_core.policies.generative.flow import FlowConfig, FlowPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Batch
+from user_learner.algorithms.common import distributed
 from user_learner.algorithms.common.torch_tools import use_tensor_cores
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 from user_learner.training.batch_feed import BatchFeed
@@ -49,6 +55,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "layers, bfloat16": {"shard": "layers", "precision": "bfloat16"},
 }
 _WARM, _PROFILED = 3, 3
+LATER, AT_ONCE = "later", "at once"
 
 
 class Source:
@@ -72,6 +79,30 @@ class Source:
 
     def _ready(self, array: Any) -> Any:
         return torch.from_numpy(array).pin_memory().numpy() if self._pinned else array
+
+
+class Turns:
+    """Updates as the training loop makes them, which agrees with other processes on what comes next.
+
+    Args:
+        algorithm: Makes them.
+        read: When metrics are read.
+    """
+
+    def __init__(self, algorithm: BC, read: str) -> None:
+        self._algorithm, self._later = algorithm, read == LATER
+        self._unread = deque[Mapping[str, float]]()
+
+    def update(self, batch: Batch) -> None:
+        """The next one."""
+        wishes = [2, 1, 1, 1]
+        if self._later:
+            late = self._unread.popleft() if len(self._unread) > 1 else {}
+            distributed.exchanged([*wishes, *late.values()])
+            self._unread.append(self._algorithm.update(batch))
+        else:
+            distributed.agreed_each(wishes)
+            distributed.averaged(self._algorithm.update(batch))
 
 
 def held(algorithm: BC) -> int:
@@ -124,8 +155,10 @@ def measure(
     if rank == 0:
         print(f"{way} on {ranks}: made after {time.perf_counter() - began:.1f} s", flush=True)
     sizes = {size * each for size in given.batch for each in ((1, ranks) if given.weak else (1,))}
-    for size in sorted(sizes):
-        found.append({"way": way, **_measure(algorithm, size // ranks, ranks, given, rank)})
+    reads = given.read if algorithm.shards() else [AT_ONCE]  # others are read at once in any case
+    for size, read in [(size, read) for size in sorted(sizes) for read in reads]:
+        row = _measure(algorithm, size // ranks, ranks, given, rank, read)
+        found.append({"way": way, "read": read, **row})
         if cuda:
             found[-1]["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         if rank == 0:
@@ -139,11 +172,11 @@ def measure(
 
 
 def _measure(
-    algorithm: BC, rows: int, ranks: int, given: argparse.Namespace, rank: int
+    algorithm: BC, rows: int, ranks: int, given: argparse.Namespace, rank: int, read: str
 ) -> dict[str, Any]:
     """The time of updates, and how much of it went by waiting for batches."""
     source = Source(given.rows, np.random.default_rng(rank), given.device == "cuda")
-    feed = BatchFeed(source, rows, depth=2)
+    feed, turns = BatchFeed(source, rows, depth=2), Turns(algorithm, read)
     synchronize: Callable[[], None] = (
         torch.cuda.synchronize if given.device == "cuda" else lambda: None
     )
@@ -159,12 +192,12 @@ def _measure(
             drawn = feed.take(60.0)
             assert drawn is not None
             waited_s += time.perf_counter() - before_s
-            algorithm.update(drawn.batch)
+            turns.update(drawn.batch)
             times.append(time.perf_counter() - before_s)
         synchronize()
         dist.barrier()
         took_s = time.perf_counter() - start_s
-        profiled = _profiled(lambda: _take_and_update(algorithm, feed)) if given.profile else {}
+        profiled = _profiled(lambda: _take_and_update(turns, feed)) if given.profile else {}
     finally:
         feed.close()
     numbers = sum(p.numel() for p in algorithm.network.parameters())
@@ -177,10 +210,10 @@ def _measure(
     }  # fmt: skip
 
 
-def _take_and_update(algorithm: BC, feed: BatchFeed) -> None:
+def _take_and_update(turns: Turns, feed: BatchFeed) -> None:
     drawn = feed.take(60.0)
     assert drawn is not None
-    algorithm.update(drawn.batch)
+    turns.update(drawn.batch)
 
 
 def _profiled(update: Callable[[], None]) -> dict[str, Any]:
@@ -231,6 +264,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[32], help="rows of all processes together")  # fmt: skip
     parser.add_argument("--weak", action="store_true", help="also so many rows of each process")
     parser.add_argument("--profile", action="store_true", help="what a GPU does in an update")
+    parser.add_argument("--read", nargs="+", choices=(LATER, AT_ONCE), default=[LATER], help="metrics of what is sharded")  # fmt: skip
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--out", default="", help="JSON lines are appended to this file")
     given = parser.parse_args()
@@ -242,19 +276,21 @@ def main() -> None:
         multiprocessing.spawn(work, args=(given, file), nprocs=max(given.ranks))
         every += json.loads(Path(file).read_text())
     first = {
-        (row["way"], row["batch"]): row for row in every if row["ranks"] == given.ranks[0]
+        (row["way"], row["batch"], row["read"]): row
+        for row in every
+        if row["ranks"] == given.ranks[0]
     }  # in the order in which they were measured
     by_way = {row["way"]: row for row in reversed(list(first.values()))}
     print(f"{every[0]['parameters'] / 1e6:.1f} M parameters, actions of a chunk: {given.rows}")
     print(
-        f"{'':34} {'ranks':>5} {'batch':>6} {'ms':>8} {'samples/s':>10} {'of linear':>9} {'waited':>7} {'held GB':>8}"
+        f"{'':34} {'read':>8} {'ranks':>5} {'batch':>6} {'ms':>8} {'samples/s':>10} {'of linear':>9} {'waited':>7} {'held GB':>8}"
     )
     for row in every:
         # Of the same batch where the first number of processes had it; else of its first one.
-        base = first.get((row["way"], row["batch"]), by_way[row["way"]])
+        base = first.get((row["way"], row["batch"], row["read"]), by_way[row["way"]])
         row["of_linear"] = row["samples_s"] / base["samples_s"] * base["ranks"] / row["ranks"]
         print(
-            f"{row['way']:34} {row['ranks']:5} {row['batch']:6} {row['update_ms']:8.1f} {row['samples_s']:10.1f} "
+            f"{row['way']:34} {row['read']:>8} {row['ranks']:5} {row['batch']:6} {row['update_ms']:8.1f} {row['samples_s']:10.1f} "
             f"{row['of_linear']:9.2f} {100 * row['waited']:6.1f}% {row['held_gb']:8.3f}"
         )
         if given.out:

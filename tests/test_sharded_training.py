@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ import yaml
 from user_core.config import from_mapping, to_mapping
 from user_core.errors import ConfigError
 from user_core.fakes import PolicyMailbox
+from user_learner.algorithms.common import distributed
 from user_learner.algorithms.common import sharded as sharded_parameters
 from user_learner.learner import LearnerConfig, _identity, open_learner
+from user_learner.ranks import Ranks
 from user_learner.training.checkpoint import CHECKPOINTS, SHARDS_ENDING, CheckpointStore
+from user_learner.training.loop import TrainingDiverged, TrainingLoop
+from user_testing.programs.whole_noise import WholeBC
 from user_testing.waiting import wait_until
 from user_testing.worlds.together import (
     SPEC,
@@ -238,6 +243,105 @@ def test_a_rank_that_does_not_see_the_folder_sends_and_is_sent_its_shards(tmp_pa
         for process in ranks:
             process.kill()
             process.wait()
+
+
+class Noted(Mapping[str, float]):
+    """Metrics that say when they are looked at."""
+
+    def __init__(self, number: int, found: Mapping[str, float], said: list[str]) -> None:
+        self.number, self.found, self.said = number, found, said
+
+    def __getitem__(self, name: str) -> float:
+        if f"read {self.number}" not in self.said:
+            self.said.append(f"read {self.number}")
+        return self.found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens in a training in this process, in its order."""
+    said: list[str] = []
+    update, publish = WholeBC.update, TrainingLoop._publish
+    exchanged, agreed, averaged = (
+        getattr(distributed, name) for name in ("exchanged", "agreed_each", "averaged")
+    )
+
+    def noted_update(self: WholeBC, batch: Any) -> Mapping[str, float]:
+        found = update(self, batch)
+        said.append(f"update {self._updates}")
+        return Noted(self._updates, found, said)
+
+    def noted_publish(self: TrainingLoop) -> None:
+        said.append(f"publish {self._update}")
+        publish(self)
+
+    def note(function: Any) -> Any:
+        def noted(given: Any) -> Any:
+            said.append("exchange")
+            return function(given)
+
+        return noted
+
+    monkeypatch.setattr(WholeBC, "update", noted_update)
+    monkeypatch.setattr(TrainingLoop, "_publish", noted_publish)
+    for name, function in (("exchanged", exchanged), ("agreed_each", agreed), ("averaged", averaged)):  # fmt: skip
+        monkeypatch.setattr(distributed, name, note(function))
+    return said
+
+
+def test_metrics_are_read_behind_the_next_update_and_before_what_is_published(
+    tmp_path, store, said
+):
+    """By one exchange an update: a GPU that is asked for a number waits until it has computed all that was launched."""
+    settings = config(tmp_path, store, 1, updates=9, shard="blocks")
+    rarely = {
+        "publish_period_s": 0.0, "publish_every_updates": 4, "checkpoint_every_updates": 1000,
+    }  # fmt: skip
+    policy_of(settings.replace(training=settings.training.replace(**rarely)))
+    words = [word for word in said if word != "exchange"]
+    assert words[words.index("update 1") :] == [
+        "update 1", "read 1",  # there is nothing to wait for yet, and nothing else says how long it took
+        "update 2", "update 3", "read 2", "update 4", "read 3", "read 4", "publish 4",
+        "update 5", "update 6", "read 5", "update 7", "read 6", "update 8", "read 7", "read 8", "publish 8",
+        "update 9", "read 9", "publish 9",
+    ]  # fmt: skip
+    begin, end = said.index("update 5"), said.index("update 7")
+    assert said[begin:end].count("exchange") == 2, "one before each update"
+
+
+def test_a_loss_that_is_no_number_at_one_rank_is_skipped_by_all(tmp_path, store):
+    settings = config(tmp_path, store, 2, updates=10, shard="blocks")
+    plugin = "user_testing.programs.whole_noise:SpoiltBC"
+    settings = settings.replace(algorithm=settings.algorithm.replace(plugin=plugin))
+    ranks = Ranks(settings, SPEC, lambda error: None)
+    with ranks, open_learner(ranks.config, SPEC, PolicyMailbox()) as loop:
+        loop.run()
+        assert loop.skipped_updates == 1
+        texts = [reason.text for reason in loop.progress().warnings]
+    assert any(text.startswith("update 7 was skipped") for text in texts), texts
+    assert all(np.isfinite(array).all() for array in last_weights(settings).values())
+
+
+def test_what_diverged_is_never_published_though_it_is_found_out_later(tmp_path, store, said):
+    settings = config(tmp_path, store, 1, updates=20, shard="blocks")
+    plugin = "user_testing.programs.whole_noise:SpoiltBC"
+    settings = settings.replace(
+        algorithm=settings.algorithm.replace(plugin=plugin),
+        training=settings.training.replace(
+            skipped_updates=0, publish_period_s=0.0, publish_every_updates=7, checkpoint_every_updates=3,
+            checkpoint_period_s=0.0,
+        ),
+    )  # fmt: skip
+    with pytest.raises(TrainingDiverged, match="update 7"):
+        train(settings)
+    published = {int(word.split()[1]) for word in said if word.startswith("publish")}
+    assert published.isdisjoint({7, 8}), said
 
 
 def test_what_cannot_be_sharded_is_refused(tmp_path, store):

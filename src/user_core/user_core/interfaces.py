@@ -610,7 +610,8 @@ class Algorithm(ABC):
 
     @abstractmethod
     def update(self, batch: Batch) -> Mapping[str, float]:
-        """Make ``updates_per_call`` gradient updates; return metrics for people."""
+        """Make ``updates_per_call`` gradient updates; return metrics for people, which may be read when the next call has
+        been made."""
 
     @abstractmethod
     def policy_arrays(self) -> dict[str, Array]:

@@ -300,7 +300,8 @@ def open_learner(
         share.rows(rows)  # refused where the processes cannot share them evenly
         sampler = config.sampler
         if sampler.output == "numpy" and str(getattr(algorithm, "device", "")).startswith("cuda"):
-            sampler = sampler.replace(output="pinned")  # a GPU fetches such memory by itself
+            # A GPU fetches such memory by itself, perhaps while the next batch is drawn already.
+            sampler = sampler.replace(output="pinned", keep=max(2, sampler.keep))
         makers = policy.image_features()
         device = str(getattr(getattr(algorithm, "config", None), "device", "cpu"))
         if device.startswith("cuda"):

@@ -67,5 +67,15 @@ class WholeBC(_Whole, BC):
     """Behaviour cloning."""
 
 
+class SpoiltBC(WholeBC):
+    """Of which one loss is no number: that of the seventh update, in the last process."""
+
+    def _loss(self, *given: Any) -> Any:
+        loss, metrics = super()._loss(*given)
+        if self._updates != 6 or rank() != world() - 1:
+            return loss, metrics
+        return loss * torch.nan, {name: one * torch.nan for name, one in metrics.items()}
+
+
 class WholeRLPD(_Whole, RLPD):
     """RLPD."""

@@ -6,8 +6,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -78,6 +79,15 @@ _RETURNS, _RECOVERED_UPDATES = 3, 1000
 #: For how long what has happened is news.
 _NEWS_S = 300.0
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An update, its metrics, which may be on their way from a GPU, and its batch."""
+
+    update: int
+    metrics: Mapping[str, float]
+    batch: Batch
 
 
 class TrainingDiverged(SuiteError):
@@ -164,6 +174,9 @@ class TrainingLoop:
         rows = config.batch_size * algorithm.updates_per_call
         self._batches = BatchFeed(source, rows, config.prefetch)
         self._drawn: Drawn | None = None
+        #: Updates whose metrics were not looked at. Where a network is spread over processes these are read when the next
+        #: update has been launched, so that no GPU waits for it; before anything is published or kept.
+        self._unread = deque[_Made]()
         self._source_state: Any = None
         self._state, self._metrics = LearnerState.WAITING, dict[str, float]()
         self._update = self._steps = 0
@@ -213,6 +226,7 @@ class TrainingLoop:
         return checkpoint
 
     def _resumed(self, found: Checkpoint) -> CheckpointInfo:
+        self._unread.clear()
         self._update, self._steps = found.info.update, found.info.environment_steps
         self._counter.raise_to(found.info.policy_version)
         self._checkpoint_update = self._update
@@ -270,31 +284,40 @@ class TrainingLoop:
             if self.first_update_s is None and is_short_of_memory(error):
                 raise self._too_large(error, drawn.batch) from error
             raise
-        metrics = _averaged(found)
         self._source_state = drawn.source_state
+        self._update += self.algorithm.updates_per_call
+        self._unread.append(_Made(self._update, found, drawn.batch))
+        if self._shards is not None and self.first_update_s is not None:
+            return GO
+        metrics = _averaged(found)
         if self.first_update_s is None and self._permitted_s is not None:
             self.first_update_s = time.monotonic() - self._permitted_s
-        self._update += self.algorithm.updates_per_call
+        fine = self._judge(self._unread.pop(), metrics)
+        if fine and self._shards is None and _is_first():
+            self._hand_out(self._is_publishing_due(), self._is_checkpoint_due())
+        return GO
+
+    def _judge(self, made: _Made, metrics: Mapping[str, float]) -> bool:
+        """Whether an update was one, by its metrics, means over all processes. Raises TrainingDiverged."""
         bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad and self._skips(bad):
-            return GO
+        if bad and self._skips(bad, made.update):
+            return False
         if bad:
             raise TrainingDiverged(
-                f"update {self._update}", got=f"{', '.join(bad)} not finite{_suspicious(drawn.batch)}",
+                f"update {made.update}", got=f"{', '.join(bad)} not finite{_suspicious(made.batch)}",
                 expected="finite metrics",
                 hint="Smaller learning rates, or max_grad_norm; `user replay show` shows the data",
             )  # fmt: skip
         self._means.add(metrics)
         self._rate.add(self.algorithm.updates_per_call)
-        if self._shards is None and _is_first():
-            self._hand_out(self._is_publishing_due(), self._is_checkpoint_due())
-        return GO
+        return True
 
     def _agree(self) -> int:
         """What all processes do next.
 
         Where a network is spread over them, the first one can neither publish nor keep a checkpoint by itself: what it
-        wishes is agreed on by the same exchange, and done before the update.
+        wishes is agreed on by the same exchange, and done before the update. That exchange also brings together the metrics
+        of the update before the last, which GPUs have made while the last one was launched: none of them waits for it.
         """
         decision, group = self._decide(), process_group()
         if group is None:
@@ -303,7 +326,17 @@ class TrainingLoop:
             return int(group.agreed(decision))
         wishes = [self._is_publishing_due(), self._is_checkpoint_due(), self._is_keeping_asked()]
         wished = [int(wish) if _is_first() else 1 for wish in wishes]
-        decision, publishing, keeping, asked = group.agreed_each([decision, *wished])
+        late = self._unread.popleft() if len(self._unread) > 1 else None
+        numbers = [] if late is None else late.metrics.values()
+        said = group.exchanged([decision, *wished, *numbers])
+        decision, publishing, keeping, asked = (int(min(one[i] for one in said)) for i in range(4))
+        if late is not None:
+            self._judge(late, _means_of(late.metrics, [one[4:] for one in said]))
+        if decision != GO or publishing or keeping or asked:
+            while self._unread:
+                late = self._unread.popleft()
+                said = group.exchanged(list(late.metrics.values()))
+                self._judge(late, _means_of(late.metrics, said))
         if decision in (GO, WAIT):
             if asked:
                 self._keep_as_asked()
@@ -329,17 +362,17 @@ class TrainingLoop:
         assert group is not None
         return bool(group.agreed(int(wish) if _is_first() else 1))
 
-    def _skips(self, bad: Sequence[str]) -> bool:
+    def _skips(self, bad: Sequence[str], update: int) -> bool:
         """Whether an update that gave numbers that are not finite counts as skipped: it spoilt nothing,
         and there were few of these lately."""
-        self._skipped = [u for u in self._skipped if u > self._update - _RECOVERED_UPDATES]
-        self._skipped.append(self._update)
+        self._skipped = [u for u in self._skipped if u > update - _RECOVERED_UPDATES]
+        self._skipped.append(update)
         few = len(self._skipped) <= self.config.skipped_updates
         if not few or not _is_finite(self.algorithm.state()):
             self._skipped = []
             return False
         self.skipped_updates += 1
-        text = f"update {self._update} was skipped: {', '.join(bad)} not finite"
+        text = f"update {update} was skipped: {', '.join(bad)} not finite"
         self._skipping = Reason(UPDATE_SKIPPED, f"{text} ({self.skipped_updates} skipped in all)")
         _log.warning("%s", self._skipping)
         return True
@@ -350,6 +383,7 @@ class TrainingLoop:
             self._returns = 0
         self._diverged_at = max(self._update, self._diverged_at)
         self._returns += 1
+        self._unread.clear()
         self._keeper.flush()  # what is written later would be the newest, and of the training that diverged
         found = None
         if _is_first() and self._returns <= _RETURNS:
@@ -683,6 +717,14 @@ def _averaged(metrics: Mapping[str, float]) -> Mapping[str, float]:
     """Means over all processes that train together: all must find the same of them not finite."""
     group = process_group()
     return metrics if group is None else group.averaged(metrics)  # type: ignore[no-any-return]
+
+
+def _means_of(names: Iterable[str], of_each: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Means over processes of what each has said of each name."""
+    return {
+        name: sum(some) / len(some)
+        for name, some in zip(names, zip(*of_each, strict=True), strict=True)
+    }
 
 
 @cache

@@ -105,6 +105,19 @@ def agreed_each(decisions: Sequence[int]) -> list[int]:
     return [int(decision) for decision in tensor.tolist()]
 
 
+def exchanged(numbers: Sequence[float]) -> list[list[float]]:
+    """The numbers of each process, in their order, by one exchange; all have equally many. Where there is a way between
+    processors (gloo) no GPU takes part, so that nobody waits for what these compute. Of one that is alone its own."""
+    if not together():
+        return [list(numbers)]
+    by_host = "gloo" in torch.distributed.get_backend_config()
+    device = torch.device("cpu") if by_host else _device()
+    mine = torch.tensor(numbers, dtype=torch.float64, device=device)
+    parts = [torch.empty_like(mine) for _ in range(world())]
+    torch.distributed.all_gather(parts, mine)
+    return [part.tolist() for part in parts]
+
+
 def every(number: int, group: Any = None) -> list[int]:
     """The numbers of all processes, in their order; by a gloo group of all where one is given."""
     if not together():

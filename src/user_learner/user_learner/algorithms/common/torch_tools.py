@@ -204,6 +204,38 @@ def numbers_of(metrics: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(metrics, values, strict=True))
 
 
+class LaterNumbers(Mapping[str, float]):
+    """Metrics on their way from a device: who looks at them waits until they are computed, and nobody else does.
+
+    Args:
+        metrics: By name, one number each.
+    """
+
+    def __init__(self, metrics: Mapping[str, Tensor]) -> None:
+        self._names, self._read = tuple(metrics), dict[str, float]()
+        self._values = torch.stack([value.detach() for value in metrics.values()])
+        self._there: Any = None
+        if self._values.is_cuda:
+            host = torch.empty(self._values.shape, dtype=self._values.dtype, pin_memory=True)
+            host.copy_(self._values, non_blocking=True)
+            cuda: Any = torch.cuda  # which has types in some versions only
+            self._values, self._there = host, cuda.Event()
+            self._there.record()
+
+    def __getitem__(self, name: str) -> float:
+        if not self._read:
+            if self._there is not None:
+                self._there.synchronize()
+            self._read = dict(zip(self._names, self._values.tolist(), strict=True))
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def require_parts(state: Mapping[str, Any], own: Mapping[str, Any], algorithm: str) -> None:
     """Raise StoreError unless a checkpoint has the parts that the algorithm's own state has."""
     if set(state) != set(own):

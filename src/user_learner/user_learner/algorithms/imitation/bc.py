@@ -39,6 +39,7 @@ from user_learner.algorithms.common.shardable import require_shardable
 from user_learner.algorithms.common.torch_tools import (
     FlatAdam,
     FlatParameters,
+    LaterNumbers,
     generator_state,
     make_generator,
     numbers_of,
@@ -218,7 +219,8 @@ class BC(Algorithm):
             self._optimizer.rescale("layer0.weight", self._minibatcher.factors)
         metrics = self._learn(minibatch, batch)
         self._updates += 1
-        return numbers_of(metrics)
+        # To read them is to wait for the device, and each process would wait for the slowest one.
+        return numbers_of(metrics) if self._sharded is None else LaterNumbers(metrics)
 
     def _learn(self, minibatch: Minibatch, batch: Batch) -> dict[str, Tensor]:
         """One update from a batch and its minibatch, with its metrics."""
