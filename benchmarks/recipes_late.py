@@ -245,7 +245,6 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
             ("corrected, any", {}),
             ("not corrected, any", {"demonstrations_only": True}),
             ("corrected, any, from the takeover on", {"before": 0}),
-            ("corrected, any, average 0.99", {"cloning": {"weight_decay": 0.1, "average": 0.99}}),
         )
     ]  # fmt: skip
 
