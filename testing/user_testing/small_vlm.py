@@ -1,5 +1,5 @@
-"""The smallest vision-language model that LeRobot's SmolVLA takes: random weights, a vocabulary of a sentence; and a pi0 of
-two layers."""
+"""The smallest vision-language models that LeRobot's SmolVLA and EVO1 take: random weights, a vocabulary of a sentence; and a
+pi0 of two layers."""
 
 from __future__ import annotations
 
@@ -22,17 +22,33 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_tokenizer(folder: Path, words: tuple[str, ...] = ("reach", "the", "target")) -> list[str]:
+#: Settings of EVO1 for its own.
+_EVO1: dict[str, Any] = {
+    "image_resolution": [56, 56], "vlm_num_layers": 2, "vlm_dtype": "float32", "use_flash_attn": False, "max_views": 1,
+    "max_text_length": 64, "embed_dim": 32, "hidden_dim": 32, "state_hidden_dim": 32, "num_heads": 2, "num_layers": 1,
+    "num_inference_timesteps": 3, "chunk_size": 8, "n_action_steps": 8, "max_state_dim": 8, "max_action_dim": 8,
+    "enable_gradient_checkpointing": False, "use_amp": False,
+}  # fmt: skip
+_OF_INTERNVL = {
+    "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+}  # fmt: skip
+
+
+def make_tokenizer(
+    folder: Path,
+    words: tuple[str, ...] = ("reach", "the", "target"),
+    special: dict[str, str] = _SPECIAL,
+) -> list[str]:
     """Write a tokenizer of whole words, as Transformers reads it; return its vocabulary."""
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
-    known = ["<pad>", "<unk>", "<s>", "</s>", *_SPECIAL.values(), *words]
+    known = ["<pad>", "<unk>", "<s>", "</s>", *special.values(), *words]
     model = tokenizers.models.WordLevel({w: i for i, w in enumerate(known)}, unk_token="<unk>")
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="<s>",
-        eos_token="</s>", extra_special_tokens=_SPECIAL,
+        eos_token="</s>", extra_special_tokens=special,
     )  # fmt: skip
     fast.save_pretrained(folder)
     return known
@@ -64,6 +80,25 @@ def make_small_vlm(folder: Path, **sizes: Any) -> dict[str, Any]:
     images, videos = transformers.SmolVLMImageProcessor(), transformers.SmolVLMVideoProcessor()
     transformers.SmolVLMProcessor(images, fast, videos).save_pretrained(folder)
     return {**SETTINGS, "vlm_model_name": str(folder)}
+
+
+def make_small_internvl(folder: Path) -> dict[str, Any]:
+    """Write an InternVL with random weights, as Transformers reads it; return settings of EVO1 that use it."""
+    transformers = pytest.importorskip("transformers")
+    prompt = ("Image", "-", "1", "2", "3", ":", "reach", "the", "target")
+    words = make_tokenizer(folder, prompt, _OF_INTERNVL)
+    common = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    text = {
+        **common, "model_type": "qwen2", "num_hidden_layers": 2, "num_key_value_heads": 1, "vocab_size": len(words),
+        "max_position_embeddings": 512,
+    }  # fmt: skip
+    sight = {**common, "num_hidden_layers": 1, "image_size": [56, 56], "patch_size": [14, 14]}
+    config = transformers.InternVLConfig(
+        vision_config=sight, text_config=text, image_token_id=words.index("<IMG_CONTEXT>"), image_seq_length=4,
+        downsample_ratio=0.5,
+    )  # fmt: skip
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return {**_EVO1, "vlm_model_name": str(folder)}
 
 
 @contextmanager

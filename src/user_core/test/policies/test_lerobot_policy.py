@@ -18,7 +18,7 @@ from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Task
-from user_testing.small_vlm import make_small_vlm, make_tokenizer, tiny_pi0
+from user_testing.small_vlm import make_small_internvl, make_small_vlm, make_tokenizer, tiny_pi0
 
 pytest.importorskip("lerobot", reason="LeRobot is not installed: USER_EXTRA=lerobot make setup")
 
@@ -47,10 +47,16 @@ def vlm(tmp_path_factory):
     return make_small_vlm(tmp_path_factory.mktemp("vlm"))
 
 
-@pytest.fixture(params=["act", "diffusion", "smolvla"])
+@pytest.fixture(scope="module")
+def internvl(tmp_path_factory):
+    return make_small_internvl(tmp_path_factory.mktemp("internvl"))
+
+
+@pytest.fixture(params=["act", "diffusion", "smolvla", "evo1"])
 def policy(request):
     kind = request.param
-    theirs = {"act": ACT, "diffusion": DIFFUSION}.get(kind) or request.getfixturevalue("vlm")
+    others = {"act": ACT, "diffusion": DIFFUSION}
+    theirs = others.get(kind) or request.getfixturevalue({"smolvla": "vlm", "evo1": "internvl"}[kind])  # fmt: skip
     made = make(type=kind, config=theirs)
     made.reset(TASK)
     return made

@@ -34,6 +34,7 @@ from user_core.policies.lerobot.recordable import (
     recomputing,
     takes_noise,
 )
+from user_core.policies.lerobot.statistics import widened
 from user_core.policies.lerobot.weights import alias_frozen, share
 from user_core.specs import Array, Arrays
 
@@ -464,7 +465,7 @@ class LeRobotNetwork(nn.Module):
         """The processors normalise with the buffers of this module, wherever these are now."""
         values = self.statistics.values()
         for step in normalising(self.before, self.after):
-            step._tensor_stats, step.stats = values, values
+            step._tensor_stats = step.stats = widened(values, step.features)
             step.device = self.device
 
     def save(self, folder: Path) -> None:

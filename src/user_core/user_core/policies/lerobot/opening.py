@@ -121,6 +121,7 @@ def open_policy(config: LeRobotConfig, spec: RobotSpec) -> Opened:
     reads = "TokenizerProcessorStep" in kinds or any(
         word in kind.lower() for kind in kinds for word in ("task", "language")
     )
+    reads = reads or hasattr(theirs, "task_field")  # EVO1's network makes tokens by itself
     return Opened(policy, before, after, inputs, statistics, base_hash, reads)
 
 

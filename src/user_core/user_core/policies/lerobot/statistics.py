@@ -24,6 +24,10 @@ NEEDED: dict[str, tuple[str, ...]] = {
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 #: Least half width of what data show, as a share of half the bounds, and where there are none; of actions.
 _LEAST_SHARE, _LEAST_UNBOUNDED, _LEAST_ACTION = 0.02, 0.01, 1e-3
+#: Of vectors that are filled up with zeros, what the filling is normalised with.
+_FILLING = {
+    "mean": 0.0, "std": 1.0, "min": -1.0, "max": 1.0, "q01": -1.0, "q10": -1.0, "q50": 0.0, "q90": 1.0, "q99": 1.0,
+}  # fmt: skip
 #: What its vision networks were trained with (ImageNet); LeRobot takes these for images, too.
 _IMAGE = {
     "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "min": (0.0,) * 3, "max": (1.0,) * 3,
@@ -144,6 +148,21 @@ class Statistics(nn.Module):
         for stat, value in values.items():
             if stat in self._names[feature]:
                 getattr(self, _key(feature, stat)).copy_(value)
+
+
+def widened(
+    values: dict[str, dict[str, Tensor]], features: Mapping[str, Any]
+) -> dict[str, dict[str, Tensor]]:
+    """Statistics for steps that normalise vectors which were filled up with zeros before (EVO1): as wide as these, and zeros
+    stay zeros. The same ones where nothing is wider."""
+    found = dict(values)
+    for name, feature in features.items():
+        for stat, value in values.get(name, {}).items():
+            lacking = feature.shape[-1] - len(value) if value.dim() == 1 else 0
+            if lacking > 0:
+                filling = value.new_full((lacking,), _FILLING.get(stat, 0.0))
+                found[name] = {**found[name], stat: torch.cat([value, filling])}
+    return found
 
 
 def least_widths(inputs: InputMap) -> dict[str, Array]:
