@@ -44,6 +44,16 @@ def test_a_store_comes_back_from_v3_bit_by_bit(tmp_path, coding):
     assert take(tmp_path / "v3", tmp_path / "store").duplicates == 4
 
 
+def test_a_store_of_what_robots_sent_is_exported_with_the_names_of_its_elements(tmp_path):
+    store(tmp_path / "store")
+    write_meaning(tmp_path / "store", SPEC)
+    export_lerobot(tmp_path / "store", tmp_path / "v3", coding="png")
+    features = json.loads((tmp_path / "v3/meta/info.json").read_text())["features"]
+    names = ["joint_position.shoulder", "joint_position.elbow", "opening"]
+    assert features["observation.state"]["names"] == names
+    assert features["action"]["names"] == list(SPEC.action.names)
+
+
 def test_a_lossy_export_says_its_loss_and_keeps_every_number(tmp_path):
     chunks = store(tmp_path / "store")
     report = export_lerobot(tmp_path / "store", tmp_path / "v3", coding="h264")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,7 +127,8 @@ def export_lerobot(
     """
 
     def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
-        return LeRobotWriter(path, reader.layout.schema, spec, coding, file_steps, origin)
+        schema = _told(reader.layout.schema, spec)
+        return LeRobotWriter(path, schema, spec, coding, file_steps, origin)
 
     return _export(store, writer, choice, progress)
 
@@ -201,9 +202,30 @@ def _export_anew(
     """By a writer that neither continues what was stopped nor notes where episodes are from."""
 
     def writer(reader: StoreReader, spec: RobotSpec | None, origin: dict[str, Any]) -> _Writer:
-        return kind(path, reader.layout.schema, spec)
+        return kind(path, _told(reader.layout.schema, spec), spec)
 
     return _export(store, writer, choice, progress)
+
+
+def _told(schema: TrajectorySchema, spec: RobotSpec | None) -> TrajectorySchema:
+    """A schema with the names, units and frames of ``spec``, where it has none itself.
+
+    That of a run's store has none: it is made from what robots send, which are shapes and numbers.
+    """
+    if spec is None:
+        return schema
+    known = TrajectorySchema.of(spec).columns
+    columns = dict(schema.columns)
+    for name, column in columns.items():
+        says = known.get(name)
+        if says and (says.shape, says.dtype) == (column.shape, column.dtype):
+            columns[name] = replace(
+                column,
+                names=column.names or says.names,
+                unit=column.unit or says.unit,
+                frame=column.frame or says.frame,
+            )
+    return TrajectorySchema(columns)
 
 
 def _export(
