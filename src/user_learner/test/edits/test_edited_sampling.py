@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from user_core.types import ActedBy, EpisodeKey, EpisodeSource, Outcome, RewardSource
 from user_learner.edits import Edit, EditedEpisodes, EditLog
+from user_learner.edits.applied import StoreEdits
 from user_learner.edits.columns import VALUE, ColumnWriter, Provenance
 from user_learner.replay import StoreWriter
 from user_learner.sampling import History, ReplaySource, Stratum
@@ -340,3 +341,36 @@ def test_edits_survive_an_index_that_is_built_anew(tmp_path):
         StoreWriter(path, config=QUICK).close()
         source.refresh()
         assert len(source) == 5
+
+
+def test_what_edits_say_is_looked_up_once_and_of_episodes_that_come_later_when_they_come(
+    tmp_path, monkeypatch
+):
+    """A store may have very many edits: at each change of it all of them were looked at in Python, beside draws."""
+    asked, number = [], StoreEdits._number
+    monkeypatch.setattr(
+        StoreEdits, "_number", lambda edits, key: asked.append(key.number) or number(edits, key)
+    )
+    with StoreWriter(tmp_path, config=QUICK) as writer:
+        actor = Actor()
+        fill(writer, actor, [Plan(6)] * 4)
+        column_of(tmp_path, "new", [(0, 6), (1, 6), (4, 6)])
+        log = EditLog(tmp_path)
+        log.append(Edit.rewards("new"))
+        log.append(Edit.exclude([key(2), key(5)]))
+        log.append(Edit.relabel([key(3), key(6)], Outcome.FAILURE, -7.0, True))
+        with ReplaySource(tmp_path, STILL.replace(gamma=GAMMA)) as source:
+            assert sorted(asked) == [0, 1, 2, 3, 4, 5, 6]
+            assert {episode for episode, _ in drawn(source)} == {0, 1, 3}
+            asked.clear()
+            fill(writer, actor, [Plan(6)] * 3)
+            assert source.refresh()
+            assert sorted(asked) == [4, 5, 6]
+            found = drawn(source)
+            assert {episode for episode, _ in found} == {0, 1, 3, 4, 6}
+            assert min(reward for reward, *_ in found[4, 3]) > 99
+            assert {next(iter(found[episode, 5]))[:2] for episode in (3, 6)} == {(-7.0, 0.0)}
+            asked.clear()
+            fill(writer, actor, [Plan(6)])
+            assert source.refresh()
+            assert not asked

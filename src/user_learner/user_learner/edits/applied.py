@@ -6,7 +6,7 @@ A sampler knows rows by episode number of the index and by address, not by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from user_core.types import EpisodeKey
 from user_learner.edits.columns import VALUE, RewardColumn
 from user_learner.edits.log import EditLog
 from user_learner.edits.state import EditState
-from user_learner.replay.reader import StoreReader
+from user_learner.replay.reader import StoreReader, integer_table
 
 _EPISODE, _FIRST_ROW, _SEGMENT, _START, _ROWS = 1, 2, 3, 4, 5
 _NO_END = np.iinfo(np.int64).max // 2
@@ -118,6 +118,32 @@ class Labels:
         )
 
 
+class _Said:
+    """What edits say of episodes, as arrays. Made once, and not at each change of the store: a thread that goes through very
+    many episodes in Python keeps the interpreter from draws.
+
+    Args:
+        keys: Of the episodes, (E,).
+        values: What is said of each.
+    """
+
+    def __init__(self, keys: Sequence[EpisodeKey], values: Array) -> None:
+        self.values = values
+        self._keys, self._numbers = keys, np.full(len(keys), -1, np.int64)
+        self._numbers_of = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def numbers(self, index: int, number_of: Callable[[EpisodeKey], int]) -> Array:
+        """Numbers of the episodes in an index of this identity, (E,); -1 of those that have not come yet."""
+        if index != self._numbers_of:  # another index gives other numbers
+            self._numbers, self._numbers_of = np.full(len(self), -1, np.int64), index
+        for at in np.flatnonzero(self._numbers < 0).tolist():
+            self._numbers[at] = number_of(self._keys[at])
+        return self._numbers
+
+
 class StoreEdits:
     """The edits of one store, for a sampler.
 
@@ -131,6 +157,10 @@ class StoreEdits:
         self.log = EditLog(place or reader.path)
         self.state = EditState.of(self.log.edits)
         self._column: RewardColumn | None = None
+        #: What is said of episodes; None: to be made anew.
+        self._cuts: _Said | None = None
+        self._rewards: _Said | None = None
+        self._judged: _Said | None = None
         self._ids: dict[EpisodeKey, int] = {}  # of episodes that edits speak of
         self._ids_of = 0
         #: Why edits are not honoured as they should be, for people.
@@ -147,27 +177,28 @@ class StoreEdits:
             return False
         if changed:
             self.state = EditState.of(self.log.edits)
+            self._cuts = self._rewards = None
         return self._try_column() or changed
 
     def _try_column(self) -> bool:
         try:
-            return self._take_column()
+            changed = self._take_column()
         except (SuiteError, OSError) as error:
-            self.trouble = str(error)
+            self.trouble, self._judged = str(error), None
             return False
+        if changed:
+            self._judged = None
+        return changed
 
     def apply(self, extents: Array) -> Array:
         """Extents of the store without the rows that edits exclude or cut off."""
-        said = {
-            key: edits for key, edits in self.state.episodes.items() if edits.excluded or edits.cut
-        }
-        if not said or not len(extents):
+        if self._cuts is None:
+            self._cuts = self._what_is_cut()
+        if not len(self._cuts) or not len(extents):
             return extents
-        number = np.array([self._number(key) for key in said], np.int64)
-        low = np.array([_NO_END if e.excluded else e.start for e in said.values()], np.int64)
-        stop = [_NO_END if e.stop is None else e.stop + 1 for e in said.values()]
+        number = self._numbers_of(self._cuts)
         order = np.argsort(number)
-        number, low, high = number[order], low[order], np.array(stop, np.int64)[order]
+        number, (low, high) = number[order], self._cuts.values[order].T
         at = np.minimum(np.searchsorted(number, extents[:, _EPISODE]), len(number) - 1)
         hit = number[at] == extents[:, _EPISODE]
         changed = extents[hit].copy()
@@ -185,9 +216,7 @@ class StoreEdits:
             extents: What :meth:`apply` left.
             bases: Address of the first row of each segment, by its number; -1: none.
         """
-        if self._column is None and not any(
-            edits.reward is not None for edits in self.state.episodes.values()
-        ):
+        if self._column is None and not len(self._what_people_said()):
             return Labels()
         extents = extents[bases[extents[:, _SEGMENT]] >= 0]
         if not len(extents):
@@ -202,13 +231,10 @@ class StoreEdits:
     def _of_people(self, line: Array, extents: Array, address: Array) -> LabelTable:
         """The last step of every episode that was given another reward there: that before the last row
         that is left, which is no step or has no next observation."""
-        said = [(k, e) for k, e in self.state.episodes.items() if e.reward is not None]
-        if not said:
+        said = self._what_people_said()
+        if not len(said):
             return LabelTable()
-        numbers = np.array([self._number(key) for key, _ in said], np.int64)
-        values = np.zeros(len(said), VALUE)
-        values["reward"] = [edits.reward for _, edits in said]
-        values["terminated"] = [edits.terminated for _, edits in said]
+        numbers, values = self._numbers_of(said), said.values
         episode, first, rows = extents[:, _EPISODE], extents[:, _FIRST_ROW], extents[:, _ROWS]
         at = np.maximum(np.searchsorted(episode, numbers, side="right") - 1, 0)
         last = (numbers << _EPISODE_SHIFT) + first[at] + rows[at] - 2
@@ -251,15 +277,39 @@ class StoreEdits:
 
     def _pieces_of(self, column: RewardColumn) -> Array:
         """Line, steps and offset of every piece, ascending, (P, 3)."""
-        found = [
-            (self._number(key), piece.first_step, piece.steps, piece.offset)
-            for key, pieces in column.pieces.items()
-            for piece in pieces
-        ]
-        table: Array = np.array(found, np.int64).reshape(-1, 4)
-        table = table[table[:, 0] >= 0]
-        line = (table[:, 0] << _EPISODE_SHIFT) + table[:, 1]
-        return np.stack([line, table[:, 2], table[:, 3]], axis=1)[np.argsort(line)]
+        if self._judged is None:
+            pieces = [(key, piece) for key, pieces in column.pieces.items() for piece in pieces]
+            ints = ((piece.first_step, piece.steps, piece.offset) for _, piece in pieces)
+            self._judged = _Said([key for key, _ in pieces], integer_table(ints, 3))
+        number = self._numbers_of(self._judged)
+        there = number >= 0
+        table = self._judged.values[there]
+        line = (number[there] << _EPISODE_SHIFT) + table[:, 0]
+        return np.stack([line, table[:, 1], table[:, 2]], axis=1)[np.argsort(line)]
+
+    def _what_is_cut(self) -> _Said:
+        """Episodes of which rows are left out, with the first that is kept, and the one behind the last."""
+        said = {
+            key: edits for key, edits in self.state.episodes.items() if edits.excluded or edits.cut
+        }
+        kept = (
+            (_NO_END if e.excluded else e.start, _NO_END if e.stop is None else e.stop + 1)
+            for e in said.values()
+        )
+        return _Said([*said], integer_table(kept, 2))
+
+    def _what_people_said(self) -> _Said:
+        """Episodes whose last step was judged, with :data:`~user_learner.edits.columns.VALUE` of each."""
+        if self._rewards is None:
+            said = {k: e for k, e in self.state.episodes.items() if e.reward is not None}
+            values = np.zeros(len(said), VALUE)
+            values["reward"] = [edits.reward for edits in said.values()]
+            values["terminated"] = [edits.terminated for edits in said.values()]
+            self._rewards = _Said([*said], values)
+        return self._rewards
+
+    def _numbers_of(self, said: _Said) -> Array:
+        return said.numbers(self._reader.identity, self._number)
 
     def _take_column(self) -> bool:
         """Go over to the column that the edits name; return whether anything is new."""

@@ -292,10 +292,10 @@ class StoreReader:
 
     def _load(self, since: int) -> Tables:
         old, db = self.tables, self._db
-        segments = _table(db.execute("SELECT id, source, rows FROM segments ORDER BY id"), 3)
+        segments = integer_table(db.execute("SELECT id, source, rows FROM segments ORDER BY id"), 3)
         extents = old.extents
         if self._with_extents:
-            fresh = _table(
+            fresh = integer_table(
                 db.execute(
                     f"SELECT {', '.join(EXTENT_COLUMNS)} FROM extents WHERE commit_id > ?"
                     " ORDER BY id",
@@ -306,7 +306,7 @@ class StoreReader:
             extents = _merge_by_id(old.extents, fresh)
         actors = old.actors
         if self._with_actors:
-            fresh_actors = _table(
+            fresh_actors = integer_table(
                 db.execute(
                     "SELECT segment, start, rows, acted_by, commit_id FROM actors"
                     " WHERE commit_id > ? ORDER BY segment, start",
@@ -350,7 +350,7 @@ class StoreReader:
             {name: number for number, name in enumerate(known)}
             for known in (self.robots, self.tasks)
         )
-        found = _table(
+        found = integer_table(
             (
                 (episode, robots.setdefault(robot, len(robots)), tasks.setdefault(task, len(tasks)))
                 for episode, robot, task in fresh
@@ -398,7 +398,7 @@ class StoreReader:
         return True
 
 
-def _table(rows: Iterable[tuple[int, ...]], columns: int) -> Array:
+def integer_table(rows: Iterable[tuple[int, ...]], columns: int) -> Array:
     """Rows of integers as an array. They become numbers piece by piece: as objects all of them would take many times
     the memory, and turning them at once would keep every other thread waiting."""
     rows = iter(rows)
