@@ -21,7 +21,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -284,13 +284,13 @@ class Drawn:
             idle = np.concatenate(
                 [0 * part.after if part.idle is None else part.idle for part in parts]
             )
-        return cls(
+        joined = cls(
             *(
                 np.concatenate([getattr(part, name) for part in parts])
                 for name in ("rows", "after", "address", "demonstration", "before")
-            ),
-            idle,
+            )
         )
+        return replace(joined, idle=idle)
 
     def part(self, which: Array) -> Drawn:
         """Only the steps of these numbers, (M,)."""
