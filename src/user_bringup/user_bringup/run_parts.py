@@ -96,6 +96,11 @@ class RunParts:
         """
         learner = self._find("user_learner", "learner_node")
         parameters = self._actor() if learner is None else learner.parameters
+        if file is not None and not file.exists():
+            raise SuiteError(
+                f"policy file {file}", got="no such file",
+                expected=f"the file {POLICY_FILE} of a learner; without --policy that of the run is taken",
+            )  # fmt: skip
         if file is None and learner is not None:
             file = Path(str(parameters["directory"])) / POLICY_FILE
         if file is None or not file.exists():

@@ -69,7 +69,7 @@ def test_all_that_was_committed_gets_into_the_store_once(away, tmp_path, capsys)
     assert command.main(["info", str(away.parent)]) == 0
     said = capsys.readouterr().out
     assert "42 steps in all" in said
-    assert "0 chunks" in said
+    assert "waiting      nothing" in said
 
     with closing(Outbox(OutboxConfig(directory=away.parent), "arm", SPEC)) as outbox:
         episode(outbox, 50, 5)  # the robot goes on where it was

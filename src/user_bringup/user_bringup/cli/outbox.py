@@ -39,8 +39,11 @@ def _show(report: OutboxReport) -> None:
     print(f"  actor        {report.producer}")
     print(f"  delivers to  {report.store or 'no store has answered yet'}")
     print(f"  committed    {report.steps} steps in all")
-    waiting = f"{report.pending} chunks, {report.pending_bytes / 2**20:.1f} MiB"
-    print(f"  waiting      {waiting}, the oldest for {report.oldest_age_s:.0f} s")
+    waiting = "nothing"
+    if report.pending:
+        waiting = f"{report.pending} chunks, {report.pending_bytes / 2**20:.1f} MiB"
+        waiting += f", the oldest for {report.oldest_age_s:.0f} s"
+    print(f"  waiting      {waiting}")
     for aside in report.aside:
         print(f"  kept aside   {aside.chunks} chunks ({aside.code}): {aside.reason}")
 

@@ -125,7 +125,8 @@ def check(argv: Sequence[str]) -> int:
     unchecked = [p.name for p in processes if p.ros and node_config(p.executable) is None]
     if unchecked:
         print(f"parameters not checked, because no Config is registered: {', '.join(unchecked)}")
-    wrong = f"{len(faults.found)} faults" if faults.found else "no faults"
+    count = len(faults.found)
+    wrong = f"{count or 'no'} fault{'' if count == 1 else 's'}"
     print(f"{file}: {len(processes)} processes, {wrong}")
     return 1 if faults.found else 0
 
