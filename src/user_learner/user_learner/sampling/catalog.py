@@ -335,8 +335,8 @@ class Catalog:
         known = np.stack([before.base, before.capacity, before.store, before.number])
         of = np.concatenate([known[:, stays], np.array(rows, np.int64).reshape(-1, 4).T], axis=1)
         order = np.argsort(of[0])
-        placed = tuple(map(paths.__getitem__, order.tolist()))
-        self._placed = SegmentTable(*of[:, order], placed, self._set_aside())
+        of, placed = of[:, order], tuple(map(paths.__getitem__, order.tolist()))
+        self._placed = SegmentTable(of[0], of[1], of[2], of[3], placed, self._set_aside())
         return self._placed
 
     def _set_aside(self) -> dict[Path, list[tuple[int, int]]]:
