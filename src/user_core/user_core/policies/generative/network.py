@@ -62,6 +62,7 @@ class ChunkNetwork(nn.Module):
         self.register_buffer("statistics_inputs", torch.zeros((2, features.state_size)).double())
         self.register_buffer("statistics_actions", torch.zeros((2, size)).double())
         self.register_buffer("statistics_calls", torch.zeros(2, dtype=torch.int64))
+        self.buffers_changed()
         least = features.least_spreads(_LEAST_SHARE, _LEAST_UNBOUNDED)
         self._least = torch.from_numpy(least)
         #: Embeddings of the tasks' instructions, and none, (n + 1, I).
@@ -110,6 +111,8 @@ class ChunkNetwork(nn.Module):
 
     def observe_actions(self, action: Tensor, weight: Tensor | None) -> None:
         """Settle the scale of actions (B, T x A), of which ``weight`` says which are there."""
+        if self._settled[1]:
+            return
         moved = self.code.moved
         rows = self.code.encode_batch(action)[..., :moved].flatten(0, 1)
         if weight is not None:
@@ -135,14 +138,27 @@ class ChunkNetwork(nn.Module):
         if self.action_offset.any() or not (self.action_scale == 1).all():
             self.statistics_calls[1] = most
 
+    def buffers_changed(self) -> None:
+        """Buffers have been loaded: whether scales have settled is looked up again."""
+        how = (self.config.normalization, self.config.action_normalization)
+        #: Of what is seen, and of actions. To ask the GPU is to wait until it has computed all that was launched.
+        self._settled = [one == "bounds" for one in how]
+
+    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*args, **keywords)
+        self.buffers_changed()
+
     @torch.no_grad()
     def _settle(
         self, which: int, how: str, rows: Tensor, sums: Tensor, least: Tensor,
         offset: Tensor, scale: Tensor,
     ) -> None:  # fmt: skip
+        if self._settled[which]:
+            return
         calls = int(self.statistics_calls[which])
+        self._settled[which] = calls >= self.config.normalization_calls
         rows = rows[rows.isfinite().all(1)]
-        if how == "bounds" or calls >= self.config.normalization_calls or not len(rows):
+        if self._settled[which] or not len(rows):
             return
         self.statistics_calls[which] += 1
         exact = rows.double()

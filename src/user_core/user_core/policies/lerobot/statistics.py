@@ -84,6 +84,7 @@ class Statistics(nn.Module):
     def __init__(self, values: Values, settling: Mapping[str, Array], calls: int) -> None:
         super().__init__()
         self._calls, self._names = calls, {name: tuple(of) for name, of in values.items()}
+        self.buffers_changed()
         self._least = {
             name: torch.from_numpy(np.asarray(v, np.float32)) for name, v in settling.items()
         }
@@ -113,16 +114,26 @@ class Statistics(nn.Module):
         """The same in one dictionary, as an actor gets them."""
         return {f"statistics.{f}.{s}": t for f, of in self.values().items() for s, t in of.items()}
 
+    def buffers_changed(self) -> None:
+        """Buffers have been loaded: which features have settled is looked up again."""
+        #: To ask the GPU is to wait until it has computed all that was launched.
+        self._settled = set[str]()
+
+    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
+        super()._load_from_state_dict(*args, **keywords)
+        self.buffers_changed()
+
     @torch.no_grad()
     def settle(self, feature: str, rows: Tensor) -> None:
         """Take rows (n, S) of a feature into account, if it settles and has not settled yet. Rows that are not
         finite do not count: they would spoil it for good."""
         least = self._least.get(feature)
-        if least is None:
+        if least is None or feature in self._settled:
             return
         seen, sums = getattr(self, _key(feature, "seen")), getattr(self, _key(feature, "sums"))
         before = int(seen)
         if before >= self._calls:
+            self._settled.add(feature)
             return
         exact = rows[rows.isfinite().all(1)].double()
         if not len(exact):

@@ -124,6 +124,9 @@ def load_buffers(network: PolicyNetwork, state: Mapping[str, Any], where: str) -
         raise StoreError(f"buffers of {where}", got=sorted(state), expected=sorted(buffers))
     for name, buffer in buffers.items():
         buffer.copy_(torch.as_tensor(np.array(state[name])))
+    for module in getattr(network, "modules", tuple)():
+        if (changed := getattr(module, "buffers_changed", None)) is not None:
+            changed()
 
 
 # --------------------------------------------------------------------------------------------------
