@@ -11,7 +11,7 @@ from pathlib import Path
 
 from user_bringup.running.find import find_executable
 from user_comm.topics import SERVICES, TOPICS
-from user_core.config import Config, from_mapping, load_document, path_of_file, shared_names
+from user_core.config import Config, from_mapping, load_document, path_of_file
 from user_core.config.model import Key
 from user_core.errors import ConfigError
 from user_fleet.deployment import Composition, Faults, ProcessSpec
@@ -85,8 +85,8 @@ def _check_robot_file(
     try:
         file = find_robot_file(config.robot_file)
     except ConfigError as error:
-        known = shared_names("robots")
-        faults.unknown(origin, f"{process.name}.robot_file", config.robot_file, known, error.hint)
+        what, got = f"{process.name}.robot_file", repr(config.robot_file)
+        faults.add(origin, what, got, error.expected, error.hint)
         return
     try:
         document = load_document(file)
