@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_core.types import ActedBy
+from user_learner.edits import Edit, EditLog
 from user_learner.replay import StoreWriter
 from user_learner.sampling import ReplaySource, Stratum
 from user_learner.sampling.config import BalanceConfig, SamplerConfig, TakeoversConfig
@@ -152,6 +153,31 @@ def test_windows_that_begin_before_a_person_took_over_count_from_there_on(
         shown = min(end, 6)  # what the policy did before is there, too
         assert action[:shown].tolist() == [[number, at] for at in range(row, row + shown)]
     assert batch.extras["mask"][2000:, 0].all(), "of the other stratum the first step counts"
+
+
+@pytest.mark.parametrize("chunk_rows", [12, 4, 1])
+def test_no_window_begins_before_a_takeover_of_which_no_step_is_there(tmp_path, chunk_rows):
+    """The takeover's first row is the last that an edit left, or the newest of an episode that goes on."""
+    actor = Actor(chunk_rows=chunk_rows)
+    person = frozenset({5, 11, 12})
+    cut, growing = actor.chunks(Plan(23, humans=person)), actor.chunks(Plan(23, humans=person))
+    config = STILL.replace(strata=(PERSON.replace(before_steps=3),), window=6, pad_windows=True)
+    with StoreWriter(tmp_path, config=QUICK.replace(segment_bytes=1)) as writer:
+        for chunk in (*cut, *growing[: 12 // chunk_rows]):
+            writer.append(chunk)
+        writer.commit()
+        EditLog(tmp_path).append(Edit.cut([cut[0].episode], 0, 11))
+        with ReplaySource(tmp_path, config) as source:
+            places, batch = drawn(source)
+            assert set(places) == {(number, row) for number in (0, 1) for row in (2, 3, 4, 5)}
+            assert batch.extras["mask"].any(1).all(), "something is learned of each"
+            for chunk in growing[12 // chunk_rows :]:
+                writer.append(chunk)
+            writer.commit()
+            assert source.refresh()
+            places, batch = drawn(source)
+    assert {row for number, row in places if number} == {2, 3, 4, 5, 8, 9, 10, 11, 12}
+    assert batch.extras["mask"].any(1).all()
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def population(snapshot: Snapshot, stratum: Stratum, required: int) -> Populatio
     found = Population(run, np.zeros(len(run), np.int32), count[run])
     if stratum.acted_by:
         actors = [int(who) for who in stratum.acted_by]
-        found = _acted_by(snapshot, found, actors, stratum.before_steps)
+        found = _acted_by(snapshot, found, actors, stratum.before_steps, required)
     if stratum.newest_steps and len(found) > stratum.newest_steps:
         found = _newest(snapshot, found, stratum.newest_steps)
     return found
@@ -184,13 +184,14 @@ def _newest(snapshot: Snapshot, found: Population, steps: int) -> Population:
 
 
 def _acted_by(
-    snapshot: Snapshot, found: Population, actors: list[int], before_steps: int
+    snapshot: Snapshot, found: Population, actors: list[int], before_steps: int, required: int
 ) -> Population:
-    """The steps that were decided by one of ``actors``, and so many before them: ranges of addresses, intersected."""
+    """The steps that were decided by one of ``actors``, and so many before them, where the first of those can be drawn
+    itself (else nothing of a window would count): ranges of addresses, intersected."""
     acted = snapshot.actors[np.isin(snapshot.actors[:, 2], actors)]
     low, high = acted[:, 0], acted[:, 0] + acted[:, 1]
     if before_steps:
-        led = before_takeovers(snapshot.runs, snapshot.actors, before_steps, actors)
+        led = before_takeovers(snapshot.runs, snapshot.actors, before_steps, actors, required)
         low, high = np.append(low, led[:, 0]), np.append(high, led[:, 1])
         order = np.argsort(low)
         low, high = low[order], high[order]

@@ -42,7 +42,7 @@ def overlaps(start: Array, end: Array, low: Array, high: Array) -> tuple[Array, 
 
 
 def before_takeovers(
-    runs: RunTable, actors: Array, steps: int, takers: Sequence[int] = PERSONS
+    runs: RunTable, actors: Array, steps: int, takers: Sequence[int] = PERSONS, followed: int = 0
 ) -> Array:
     """The last steps of the policy before each takeover within an episode.
 
@@ -52,6 +52,7 @@ def before_takeovers(
         steps: How many steps before a takeover count; fewer where the episode, or the policy's part
             between two takeovers, has fewer.
         takers: Who takes over; all others count as the policy.
+        followed: Rows of the episode that must follow the first of a takeover.
 
     Returns:
         First address, and the one behind the last, of ranges that do not overlap, ascending, (N, 2).
@@ -70,13 +71,14 @@ def before_takeovers(
     stop = np.minimum(actors[which, 0] + actors[which, 1], runs.address[run] + runs.rows[run])
     low = line_start[run] + begin - runs.address[run]
     high, person = low + stop - begin, np.isin(actors[which, 2], takers)
+    enough = runs.rows[run] - 1 + runs.after[run] - (begin - runs.address[run]) >= followed
     order = np.argsort(low)
     low, high, person, run = low[order], high[order], person[order], run[order]
     # Where the episode of a range begins, and where a person decided last before it.
     episode = runs.begins[run]
     by_person = np.append(0, np.maximum.accumulate(np.where(person, high, 0)))[:-1]
     floor = np.maximum(np.maximum(episode, by_person), low - steps)
-    taken = person & (floor < low)
+    taken = person & (floor < low) & enough[order]
     floor, low = floor[taken], low[taken]
     if not len(low):
         return none
