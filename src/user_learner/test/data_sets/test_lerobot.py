@@ -12,6 +12,7 @@ from user_core.errors import CodecError
 from user_core.specs import ActionKind
 from user_core.types import EpisodeSource, Outcome
 from user_learner.data.exporting import Choice, export_hdf5, export_lerobot
+from user_learner.data.lerobot.layout import OUR_MEANING
 from user_learner.data.source import open_source
 from user_learner.edits import Edit
 from user_learner.edits.view import EditedEpisodes
@@ -52,6 +53,16 @@ def test_a_store_of_what_robots_sent_is_exported_with_the_names_of_its_elements(
     names = ["joint_position.shoulder", "joint_position.elbow", "opening"]
     assert features["observation.state"]["names"] == names
     assert features["action"]["names"] == list(SPEC.action.names)
+    # one that was begun when they were not told goes on
+    mark = tmp_path / "v3" / OUR_MEANING
+    about = json.loads(mark.read_text())
+    for column in about["schema"].values():
+        column.pop("names", None)
+    mark.write_text(json.dumps(about))
+    again = export_lerobot(tmp_path / "store", tmp_path / "v3", coding="png")
+    assert (again.episodes, again.duplicates) == (0, 4)
+    features = json.loads((tmp_path / "v3/meta/info.json").read_text())["features"]
+    assert features["observation.state"]["names"] == names
 
 
 def test_a_lossy_export_says_its_loss_and_keeps_every_number(tmp_path):
