@@ -180,6 +180,18 @@ def test_no_window_begins_before_a_takeover_of_which_no_step_is_there(tmp_path, 
     assert batch.extras["mask"].any(1).all()
 
 
+def test_windows_that_a_person_ends_are_drawn_as_often_where_what_led_to_takeovers_is_not(tmp_path):
+    path = store_of(tmp_path, PLANS)
+    strata = (PERSON.replace(before_steps=3), POLICY)
+    config = STILL.replace(strata=strata, window=6, pad_windows=True)
+    weighed = config.replace(takeovers=TakeoversConfig(before_steps=4, weight=0.0))
+    with ReplaySource(path, config) as usual, ReplaySource(path, weighed) as source:
+        before, (places, batch) = drawn(usual)[0], drawn(source)
+    assert set(places[:2000]) == set(before[:2000]) >= expected(PLANS, 3)
+    assert not set(places[2000:]) & expected(PLANS, 4) and set(before[2000:]) & expected(PLANS, 4)
+    assert batch.extras["mask"].any(1).all()
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

@@ -122,7 +122,8 @@ class TakeoversConfig(Config):
     )
     weight: float = setting(
         1.0,
-        doc="How often such a step is drawn beside another of its stratum: 1 as often, 0 never.",
+        doc="How often such a step is drawn beside another of its stratum: 1 as often, 0 never. Not of windows that begin "
+        "there for what a person did then (strata, before_steps).",
         ge=0,
         le=1,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from user_core.specs import Array
 from user_learner.sampling.catalog import Snapshot
 from user_learner.sampling.config import BalanceConfig, SamplerConfig, Stratum
-from user_learner.sampling.takeovers import before_takeovers, overlaps
+from user_learner.sampling.takeovers import PERSONS, before_takeovers, overlaps
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,11 @@ class Populations:
             robots = [whole]
             if config.balance.by == "robots":
                 robots = _by_robot(snapshot, whole, config.balance)
+            # What of a stratum of people begins before they took over is given, and not learned: it is no bad example.
+            given = stratum.before_steps and set(PERSONS).issuperset(stratum.acted_by)
+            weight = 1.0 if given else config.takeovers.weight
             for part in robots:
-                parts += _by_takeover(snapshot, part, config.takeovers.weight)
+                parts += _by_takeover(snapshot, part, weight)
         for part in parts:
             place = (part.stratum, part.robot, part.led_to_takeover)
             self._places.setdefault(place, len(self._places))
