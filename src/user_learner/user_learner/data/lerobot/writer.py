@@ -197,9 +197,8 @@ class LeRobotWriter:
                 raise CodecError(f"{mark}", got=str(error), expected="JSON") from error
             differing = [k for k in self._about if before.get(k) != self._about[k]]
             if "schema" in differing and _arrays(before) == _arrays(self._about):
-                differing.remove(
-                    "schema"
-                )  # begun when it had no names of its elements: `spec` is compared, too
+                # Begun when names of elements were not told. What they are is in `spec`, which is compared, too.
+                differing.remove("schema")
             edits = before.get("origin", {}).get("edits"), origin.get("edits")
             if differing == ["origin"] and edits[0] != edits[1]:
                 raise CodecError(
