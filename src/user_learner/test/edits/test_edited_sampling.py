@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from user_core.types import ActedBy, EpisodeKey, EpisodeSource, Outcome, RewardS
 from user_learner.edits import Edit, EditedEpisodes, EditLog
 from user_learner.edits.applied import StoreEdits
 from user_learner.edits.columns import VALUE, ColumnWriter, Provenance
-from user_learner.replay import StoreWriter
+from user_learner.replay import RetentionConfig, StoreReader, StoreWriter
+from user_learner.replay.index import WHOLE_SEGMENT, Damage
 from user_learner.sampling import History, ReplaySource, Stratum
+from user_learner.sampling.catalog import open_catalog
+from user_learner.sampling.takeovers import acted_by
 from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, STILL, Actor, Plan, fill, reward_of
 
 GAMMA = 0.9
@@ -374,3 +378,81 @@ def test_what_edits_say_is_looked_up_once_and_of_episodes_that_come_later_when_t
             fill(writer, actor, [Plan(6)])
             assert source.refresh()
             assert not asked
+
+
+def all_told(stores):
+    """What a catalog says of every row, by segment and row in place of addresses, which depend on what was there before."""
+    state = stores.snapshot
+    table, runs = state.segments, state.runs
+    starts = zip(runs.address.tolist(), runs.rows.tolist(), strict=True)
+    every = np.concatenate([np.empty(0, np.int64), *(np.arange(at, at + n) for at, n in starts)])
+    segment, row = table.locate(every)
+    assert {(p.name, n) for p, n in zip(table.paths, table.number.tolist(), strict=True)} == {
+        (f"{n:08d}", n) for n in table.number.tolist()
+    }
+    return {
+        "segments": sorted(table.number.tolist()), "aside": dict(table.aside),
+        "rows": [table.number[segment].tolist(), row.tolist()],
+        "runs": [getattr(runs, name).tolist() for name in ("rows", "after", "next", "source", "order")],
+        "labels": [said.tolist() for said in state.labels.of(every)],
+        "actors": acted_by(state.actors, every).tolist(),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_catalog_that_followed_every_change_is_as_one_that_is_opened_anew(tmp_path, seed):
+    """Segments come, go and are set aside; episodes grow and are edited, also before they come; edits are undone."""
+    random = np.random.default_rng(seed)
+    actor, log, judged = Actor(chunk_rows=50), EditLog(tmp_path), {}
+
+    def some():
+        return [key(int(n)) for n in random.integers(0, actor.episode + 3, 3)]
+
+    def fill_some(writer):
+        humans = frozenset(random.integers(0, 90, 9).tolist())
+        plans = [Plan(int(n), humans=humans) for n in random.integers(1, 700, 3)]
+        chunks = [*left, *(chunk for plan in plans for chunk in actor.chunks(plan))]
+        cut = int(random.integers(len(chunks) // 2, len(chunks) + 1))
+        left[:] = chunks[cut:]
+        for chunk in chunks[:cut]:
+            writer.append(chunk)
+        writer.commit()
+
+    def judge(_):
+        name = f"c{random.integers(2)}"
+        with ColumnWriter(tmp_path, Provenance(name, "task")) as column:
+            for one in dict.fromkeys(some()):
+                values = np.zeros(int(random.integers(1, 60)), VALUE)
+                values["reward"] = random.random(len(values))
+                column.add(one, judged.get((name, one), 0), values)
+                judged[name, one] = judged.get((name, one), 0) + len(values)
+            column.commit()
+
+    def set_aside(writer):
+        with closing(StoreReader(tmp_path)) as reader:
+            numbers = reader.tables.segments[:-1, 0]
+        if len(numbers):
+            block = int(random.choice([WHOLE_SEGMENT, 0, 1]))
+            writer.set_aside([Damage(int(random.choice(numbers)), block, "test")])
+
+    changes = [
+        *[fill_some] * 5, judge, judge, set_aside,
+        lambda writer: writer.retain(RetentionConfig(max_rows=int(random.integers(1500, 6000)))),
+        lambda _: log.append(Edit.exclude(some())),
+        lambda _: log.append(Edit.include(some())),
+        lambda _: log.append(Edit.cut(some(), int(random.integers(30)), None)),
+        lambda _: log.append(Edit.cut(some(), 0, int(random.integers(1, 300)))),
+        lambda _: log.append(Edit.relabel(some(), Outcome.SUCCESS, float(random.random()), True)),
+        lambda _: log.append(Edit.rewards(f"c{random.integers(2)}" if judged else "")),
+        lambda _: log.append(Edit.undo(int(random.choice([e.number for e in log.edits])))) if log.edits else None,
+    ]  # fmt: skip
+    left: list = []
+    with StoreWriter(tmp_path, config=QUICK.replace(segment_bytes=1)) as writer:
+        fill_some(writer)
+        with closing(open_catalog(tmp_path, with_actors=True)) as stores:
+            for _ in range(40):
+                change = changes[random.integers(len(changes))]
+                change(writer)
+                stores.refresh()
+                with closing(open_catalog(tmp_path, with_actors=True)) as new:
+                    assert all_told(stores) == all_told(new)
