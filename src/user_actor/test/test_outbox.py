@@ -1,10 +1,11 @@
+import contextlib
 import os
 import sqlite3
 
 import numpy as np
 import pytest
 
-from user_actor.outbox import Outbox
+from user_actor.outbox import Outbox, storage
 from user_actor.outbox.storage import FILE
 from user_actor.outbox.writer import Recording
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
@@ -383,6 +384,22 @@ def test_the_quota_pauses_collecting_and_space_resumes_it(open_outbox):
     wait_until(lambda: not outbox.why_paused(), "it resumes by itself")
     wait_until(drained(outbox), "all acknowledged")
     assert store.stamps() == list(range(number + 1))
+
+
+def test_the_file_becomes_smaller_once_much_of_it_is_free(open_outbox, tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_WORTH_SHRINKING_PAGES", 20)
+    outbox = open_outbox(chunk_bytes=4096)
+    episode(outbox, 0, 20_000)
+    assert outbox.flush(20)
+
+    def pages():
+        with contextlib.closing(sqlite3.connect(tmp_path / "actor" / FILE)) as other:
+            return other.execute("PRAGMA page_count").fetchone()[0]
+
+    full = pages()
+    assert full > 200
+    outbox.deliver_to(MemoryStore().serve(outbox))
+    wait_until(lambda: pages() < 0.7 * full, "it is smaller", seen=pages)
 
 
 def test_little_free_disk_pauses_collecting(open_outbox):

@@ -47,6 +47,10 @@ RESERVE = "reserve"
 _LIMITS = Limits(tensor_bytes=2**31, total_bytes=2**31)  # our own file; a row may be large
 _WORTH_SHRINKING_PAGES = 8192
 _PAGE_BYTES = 8192
+#: So many are given back at once: 16 MiB.
+_VACUUM_AT_ONCE_PAGES = 2048
+#: So many are given back in one piece where the disk is full; a fraction of the reserve.
+_VACUUM_PIECE_PAGES = 64
 
 
 @dataclass(frozen=True)
@@ -254,15 +258,30 @@ class OutboxDatabase:
         return entries
 
     def shrink(self) -> None:
-        """Give space back to the disk once much of the file is free."""
-        (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
+        """Give space back to the disk once much of the file is free; the rest another time."""
+        free = self._free_pages()
         if free > max(_WORTH_SHRINKING_PAGES, self.pending_bytes // _PAGE_BYTES):
-            self.connection.execute(f"PRAGMA incremental_vacuum({free // 2})").fetchall()
+            self._vacuum(min(free // 2, _VACUUM_AT_ONCE_PAGES))
 
     def give_back(self, nbytes: int) -> None:
-        """On a full disk: give that much of what is free in the file back, as far as it is there."""
-        self.connection.execute(f"PRAGMA incremental_vacuum({nbytes // _PAGE_BYTES})").fetchall()
-        self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        """On a full disk: give that much of what is free in the file back, as far as it is there.
+
+        In pieces, for the log takes as much space as a piece until it is written into the file.
+        """
+        left = nbytes // _PAGE_BYTES
+        while left > 0 and self._free_pages():
+            piece = min(left, _VACUUM_PIECE_PAGES)
+            self._vacuum(piece)
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            left -= piece
+
+    def _free_pages(self) -> int:
+        (free,) = self.connection.execute("PRAGMA freelist_count").fetchone()
+        return int(free)
+
+    def _vacuum(self, pages: int) -> None:
+        # The pragma frees a page a step, and `execute` of Python 3.11 makes only one: a script makes all.
+        self.connection.executescript(f"PRAGMA incremental_vacuum({pages})")
 
     def put(self, key: str, value: int | str | None) -> None:
         """Write one value of the identity, within a transaction."""
