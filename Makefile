@@ -49,7 +49,7 @@ demo-edge-cloud: setup ## The demo over a bad link that is cut three times (as r
 
 .PHONY: bench
 bench: setup ## Run all benchmarks, each beside its peer (BENCH="codec simulation" chooses)
-	@for script in $(or $(BENCH:%=benchmarks/%.py),$(wildcard benchmarks/*.py)); do \
+	@for script in $(or $(wildcard $(BENCH:%=benchmarks/*/%.py)),$(wildcard benchmarks/*/*.py)); do \
 		echo "== $$script"; $(RUN) python $$script $(ARGS) || exit 1; done
 
 .PHONY: docs

@@ -28,7 +28,7 @@ SMALL = {
 def test_a_point_finds_goals_whose_reward_it_hardly_ever_sees(tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
     command = [
-        sys.executable, str(ROOT / "benchmarks/hindsight.py"),
+        sys.executable, str(ROOT / "benchmarks/learning/hindsight.py"),
         "--environment", "user_testing.worlds.goals:GoalPlane-v0", "--environment-reward",
         "--algorithm", str(tmp_path / "small.yaml"), "--steps", "1500", "--every", "1500",
         "--out", str(tmp_path / "lines.jsonl"),

@@ -10,7 +10,7 @@ import pytest
 
 from user_testing.link_emulator import unavailable
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "wan.py"
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "links" / "wan.py"
 
 
 @pytest.mark.slow

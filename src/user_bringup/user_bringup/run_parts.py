@@ -96,9 +96,9 @@ class RunParts:
         """
         learner = self._find("user_learner", "learner_node")
         parameters = self._actor() if learner is None else learner.parameters
-        if file is not None and not file.exists():
+        if file is not None and not file.is_file():  # nor a folder, that of a run for instance
             raise SuiteError(
-                f"policy file {file}", got="no such file",
+                f"policy file {file}", got="a folder" if file.is_dir() else "no such file",
                 expected=f"the file {POLICY_FILE} of a learner; without --policy that of the run is taken",
             )  # fmt: skip
         if file is None and learner is not None:

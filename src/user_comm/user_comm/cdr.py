@@ -5,7 +5,7 @@ hold, at about a hundred bytes for every claimed element of a ``Tensor[]``, and 
 out. Fast CDR 2.3 even reads past the end of a message that is shorter than the padding its
 header announces: the four bytes ``00 01 00 03`` on a topic end a process with a segmentation
 fault or with all memory gone, or are taken for a message
-(``benchmarks/fuzz_messages.py --middleware`` found it). And it copies every image three times on its way to Python.
+(``benchmarks/links/fuzz_messages.py --middleware`` found it). And it copies every image three times on its way to Python.
 
 This reads plain CDR (OMG DDSI-RTPS 2.3, 10.2; the padding bits of the header are those of
 DDS-XTypes 1.3, 7.6.3.1.2), guided by the type's own description. Every length is checked

@@ -142,7 +142,7 @@ def make_executor(threads: int = 1) -> Executor:
     """The executor for our nodes.
 
     rclpy's EventsExecutor might be faster but hangs at its start with the wheels of Jazzy and
-    Kilted (rclpy 7.1.6, 9.1.2; benchmarks/executors.py), and does not exist everywhere.
+    Kilted (rclpy 7.1.6, 9.1.2; benchmarks/control/executors.py), and does not exist everywhere.
     """
     return MultiThreadedExecutor(threads) if threads > 1 else SingleThreadedExecutor()
 

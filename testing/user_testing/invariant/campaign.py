@@ -1,7 +1,7 @@
 """The campaign of the invariant: random sequences of commands and faults, world after world.
 
 Every world follows from the seed and its number alone, so that a violation is seen again by
-``--seed S --world N --steps K``. See ``benchmarks/safety_campaign.py``.
+``--seed S --world N --steps K``. See ``benchmarks/control/safety_campaign.py``.
 """
 
 from __future__ import annotations

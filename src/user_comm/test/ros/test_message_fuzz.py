@@ -1,4 +1,4 @@
-"""Some thousand mutated messages; ``benchmarks/fuzz_messages.py`` throws a hundred thousand."""
+"""Some thousand mutated messages; ``benchmarks/links/fuzz_messages.py`` throws a hundred thousand."""
 
 from __future__ import annotations
 

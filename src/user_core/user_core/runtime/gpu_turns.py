@@ -6,7 +6,7 @@ its work that take well under a millisecond, whether it is the other's. Both may
 process or processes of one host: they share sixteen bytes in a file that both map, the time until
 which training waits, and how long what training has launched goes on after it has begun to wait. A
 turn ends by itself, so that nobody waits for a process that has died.
-``benchmarks/gpu_sharing.py`` measures what this brings beside what drivers offer.
+``benchmarks/gpu/gpu_sharing.py`` measures what this brings beside what drivers offer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The invariant of docs/explanation/safety.md over the whole HAL, in generated sequences.
 
 Driver, gate, leases, control loop and ``LocalHal`` run in virtual time in front of a stand-in, and
-what reaches it is compared. A long run of the same is ``benchmarks/safety_campaign.py``; that the
+what reaches it is compared. A long run of the same is ``benchmarks/control/safety_campaign.py``; that the
 checks find what is broken is shown in ``test/system/test_safety_campaign.py``.
 """
 

@@ -150,7 +150,7 @@ class Motion:
     """Scratch space that all rules work on; made once, filled anew for every command.
 
     The gate works on lists of plain floats: for the handful of elements that an action has,
-    that takes a third of the time of numpy (``benchmarks/gate.py``). All numbers are in metres
+    that takes a third of the time of numpy (``benchmarks/control/gate.py``). All numbers are in metres
     and radians (extras in their own unit).
 
     Attributes:

@@ -167,7 +167,7 @@ def test_a_reward_that_fails_leaves_out_that_episode(store, monkeypatch):
 
 
 def test_lists_of_many_episodes_are_right(tmp_path):
-    """How fast they are, `benchmarks/episode_list.py` measures."""
+    """How fast they are, `benchmarks/data/episode_list.py` measures."""
     many_episodes(tmp_path, 3000)
     log = EditLog(tmp_path)
     log.append(Edit.exclude([EpisodeKey("actor1", 1, n) for n in range(0, 3000, 10)]))

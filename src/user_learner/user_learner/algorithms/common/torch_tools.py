@@ -46,7 +46,7 @@ def random_shift(image_bhwc: Tensor, pad: int, generator: torch.Generator) -> Te
 # The weights of all members lie in one tensor a layer, so that a layer of ten critics is one
 # batched matrix product. The backward pass is written by hand: it saves the passes over memory
 # that autograd makes for biases and broadcasts, and skips whatever gradient nobody asked for
-# (the actor's update needs that of the input only). ``benchmarks/algorithms.py`` shows what
+# (the actor's update needs that of the input only). ``benchmarks/learning/algorithms.py`` shows what
 # this gains over a loop of modules and over autograd.
 # --------------------------------------------------------------------------------------------------
 
