@@ -315,6 +315,27 @@ def test_metrics_are_read_behind_the_next_update_and_before_what_is_published(
     assert said[begin:end].count("exchange") == 2, "one before each update"
 
 
+def test_batches_are_there_until_the_metrics_of_their_update_were_read(
+    tmp_path, store, monkeypatch
+):
+    """Batches take memory in turns: a GPU may fetch from it until then, and what diverged is explained by what is in it."""
+    update, judge = WholeBC.update, TrainingLoop._judge
+    drawn, there = {}, []
+
+    def noted_update(self: WholeBC, batch: Any) -> Mapping[str, float]:
+        drawn[self._updates + 1] = np.array(batch.action)
+        return update(self, batch)
+
+    def noted_judge(self: TrainingLoop, made: Any, metrics: Mapping[str, float]) -> bool:
+        there.append(np.array_equal(made.batch.action, drawn[made.update]))
+        return judge(self, made, metrics)
+
+    monkeypatch.setattr(WholeBC, "update", noted_update)
+    monkeypatch.setattr(TrainingLoop, "_judge", noted_judge)
+    policy_of(config(tmp_path, store, 1, updates=9, shard="blocks"))
+    assert there == [True] * 9
+
+
 def test_a_loss_that_is_no_number_at_one_rank_is_skipped_by_all(tmp_path, store):
     settings = config(tmp_path, store, 2, updates=10, shard="blocks")
     plugin = "user_testing.programs.whole_noise:SpoiltBC"

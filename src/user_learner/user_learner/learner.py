@@ -302,6 +302,9 @@ def open_learner(
         if sampler.output == "numpy" and str(getattr(algorithm, "device", "")).startswith("cuda"):
             # A GPU fetches such memory by itself, perhaps while the next batch is drawn already.
             sampler = sampler.replace(output="pinned", keep=max(2, sampler.keep))
+        if getattr(algorithm, "shards", dict)():
+            # The next two are drawn before metrics of an update are read; until then it may still fetch its batch.
+            sampler = sampler.replace(keep=max(3, sampler.keep))
         makers = policy.image_features()
         device = str(getattr(getattr(algorithm, "config", None), "device", "cpu"))
         if device.startswith("cuda"):
