@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 
@@ -111,8 +112,10 @@ def test_another_question_is_asked_anew(package, tmp_path, monkeypatch):
     assert ask(checkpoint="owner/name") == 9, "on a hub it may be another meanwhile"
     (package / "__init__.py").write_text("__version__ = 'another'")
     assert ask(type="act") == 10
+    monkeypatch.setitem(sys.modules, "made", ModuleType("made"))
+    assert ask(type="x", modules=("made",)) == 11, "it has no code that could be looked at"
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert [ask(type="act"), ask(type="act")] == [11, 12], "without a place to keep it"
+    assert [ask(type="act"), ask(type="act")] == [12, 13], "without a place to keep it"
 
 
 def test_what_could_not_be_found_out_is_an_error(package, tmp_path, monkeypatch):

@@ -103,7 +103,8 @@ def _known(config: LeRobotConfig, spec: RobotSpec) -> int:
     try:
         file = cache_home() / "histories" / _question(config, spec)
         file.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no home, or a disk that is read only
+    except (OSError, RuntimeError, ValueError):
+        # no home, a disk that is read only, a module that names no code
         return _apart(config, spec, until_s)
     while True:
         if found := _kept(file, config):
