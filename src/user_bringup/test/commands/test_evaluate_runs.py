@@ -76,6 +76,10 @@ def test_a_run_whose_learner_was_elsewhere_takes_its_policy_file(
     folder = run(tmp_path / "run", hal, loop={"max_episode_steps": 3})
     assert main(["evaluate", str(folder)]) == 1
     assert "--policy" in capsys.readouterr().err
+    for wrong, told in ((tmp_path / "none", "no such file"), (tmp_path, "a folder")):
+        assert main(["evaluate", str(folder), "--policy", str(wrong)]) == 1
+        error = capsys.readouterr().err
+        assert f"policy file {wrong}: got {told}" in error
     assert main(["evaluate", str(folder), "--policy", str(policy_file), "--episodes", "2"]) == 0
     assert "mean length 3.0 steps" in capsys.readouterr().out
 
