@@ -116,13 +116,15 @@ def test_choices_behind_the_end_of_an_episode_are_all_of_them_evenly():
         assert ((shares - 1 / count).abs() < 0.04).all()
 
 
-def test_what_a_time_limit_cut_short_teaches_no_critic():
+@pytest.mark.parametrize("mask", [[True, True, False], [False, True, True]])
+def test_what_a_time_limit_cut_short_or_a_person_ended_teaches_no_critic(mask):
+    """Of a window that begins before he took over, what the policy did does not count, and others were put there."""
     values = []
     for reward in (0.0, 100.0):
         algorithm, rng = learner(), np.random.default_rng(0)
         reward = np.full((4, 3), reward, np.float32)
-        mask = np.tile(np.array([True, True, False]), (4, 1))
-        algorithm.update(windows(rng, 4, reward=reward, extras={"mask": mask}))
+        extras = {"mask": np.tile(np.array(mask), (4, 1))}
+        algorithm.update(windows(rng, 4, reward=reward, extras=extras))
         values.append(algorithm.state()["critics"]["layer0.weight"])
     np.testing.assert_array_equal(*values)
 

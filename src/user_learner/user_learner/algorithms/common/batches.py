@@ -163,10 +163,12 @@ class Minibatch:
     def judged(self) -> Tensor | None:
         """Which windows tell what their actions are worth, (B,) of 0 and 1: those that are whole, or end
         with the task. One that a time limit cut short does not show what its last actions would have
-        brought. None: all do."""
+        brought, and one that begins before a person took over (``before_steps`` of a stratum) is there for what he did.
+        None: all do."""
         if self.weight is None:
             return None
-        return ((self.weight[:, -1] > 0) | (self.discount == 0)).to(self.reward.dtype)
+        whole = (self.weight[:, -1] > 0) | (self.discount == 0)
+        return (whole & (self.weight[:, 0] > 0)).to(self.reward.dtype)
 
     def critic_loss(self, values: Tensor, target: Tensor) -> Tensor:
         """Squared errors of critics, 0 of rows that are not :attr:`judged`: means over rows, summed over critics.
