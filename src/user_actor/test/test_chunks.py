@@ -180,6 +180,17 @@ def test_after_a_person_has_driven_each_plan_is_asked_for_once_the_one_before_ha
     assert all(deterministic for _, _, deterministic in port.asked)
 
 
+def test_an_answer_from_before_a_takeover_has_no_other_plan_asked_for_while_one_is_under_way():
+    setup, port = bridged(
+        170, 60, lambda step: drives(0.25) if step == 29 else NOBODY, execution="real_time",
+    )  # fmt: skip
+    [driven] = [i for i, step in enumerate(setup.steps()) if step.acted_by is ActedBy.HUMAN]
+    assert driven > 9 and setup.loop.episodes.actions.stale_answers == 1
+    asked = np.array([step for _, step, _ in port.asked])
+    [taken] = np.flatnonzero(np.diff(asked) == 1)[-1:]  # he drives, and lets go in the next step
+    assert (np.diff(asked[taken + 1 :]) >= 8).all()
+
+
 def test_over_a_link_plans_are_averaged():
     setup, _ = bridged(50, 30, execution="ensemble")
     assert setup.loop.episodes.recorder.feedback["exact"] == 30

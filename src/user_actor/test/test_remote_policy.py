@@ -88,6 +88,15 @@ def test_what_was_asked_before_somebody_took_over_is_not_played_after_it():
     assert play(plans, Answer(rows(*range(9)), 8, 0), 10, 3) is None
 
 
+def test_steps_that_were_skipped_while_somebody_drove_begin_no_other_takeover():
+    plans = RemotePlans()
+    play(plans, Answer(rows(*range(9)), 0, 0), 0, 1)
+    for step in (4, 6, 9):
+        plans.interrupt(step)
+    assert play(plans, Answer(rows(*range(9)), 3, 0), 10, 2) is None
+    assert play(plans, Answer(rows(*range(9)), 4, 0), 10, 2).rows_ta[0] == 6
+
+
 # --- in the control loop
 
 

@@ -134,15 +134,16 @@ class RemotePlans:
         """A new episode: nothing is played."""
         self._current: _SentRows | None = None
         self._next: _SentRows | None = None
-        self._moved_until = self._driven_from = self._driven_until = -1
+        self._moved_until = self._driven_from = -1
+        self._driven = False  # since something was played last
         self.number = 0
 
     def interrupt(self, step: int) -> None:
         """Somebody else drives in this step: what was planned is over."""
         self._current = self._next = None
-        if step > self._driven_until + 1:
-            self._driven_from = step
-        self._moved_until = self._driven_until = step
+        if not self._driven:
+            self._driven, self._driven_from = True, step
+        self._moved_until = step
 
     def row(self, step: int) -> Planned | None:
         """What is carried out in this step; None: nothing. Steps never go back."""
@@ -184,6 +185,7 @@ class RemotePlans:
 
     def sent(self, handover: Handover, sequence: int, step: int) -> None:
         """It was sent, under this number."""
+        self._driven = False
         if handover.first_step > step:
             self._next = _SentRows(handover, sequence)
         else:
@@ -617,18 +619,19 @@ class RemotePolicy:
         While a person drives, each observation is asked about, and once he lets go one of these answers is played. Those
         that come after it know nothing of it, and neither does what was asked before it came.
         """
-        followed = self._asked_to_follow.pop(answer.step, None)
-        if self.plans.row(step) is None or followed == self.plans.number:
-            return True
-        if answer.step == self._asked_step:
-            self._asked_step = None
-        return False
+        asked = self._asked_to_follow
+        followed = asked.get(answer.step)
+        # It stands for all that was asked before it, also for what was lost.
+        self._asked_to_follow = {at: number for at, number in asked.items() if at > answer.step}
+        return self.plans.row(step) is None or followed == self.plans.number
 
     def _hand_over(self, answer: Answer | None, step: int) -> None:
-        if answer is None or (self._goes_on and not self._follows(answer, step)):
+        if answer is None:
             return
-        handover = self.plans.handover(answer, step)
-        self._asked_step = None
+        follows = not self._goes_on or self._follows(answer, step)
+        handover = self.plans.handover(answer, step) if follows else None
+        if handover is not None or answer.step == self._asked_step:
+            self._asked_step = None  # else one that was asked later is under way
         if handover is None:
             return
         self.delays.add(handover.first_step - answer.step)
