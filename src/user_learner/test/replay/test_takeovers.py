@@ -180,6 +180,20 @@ def test_no_window_begins_before_a_takeover_of_which_no_step_is_there(tmp_path, 
     assert batch.extras["mask"].any(1).all()
 
 
+def test_nothing_counts_of_a_window_whose_step_an_edit_took_away_after_it_was_drawn(tmp_path):
+    """What is in memory of a store larger than that is drawn until a thread has looked at it again."""
+    path = store_of(tmp_path, PLANS)
+    config = STILL.replace(strata=(PERSON.replace(before_steps=3),), window=6, pad_windows=True)
+    with ReplaySource(path, config) as source:
+        source.sample(8)
+        late = source._pool.draw(0, 500, np.random.default_rng(0))
+        EditLog(path).append(Edit.exclude([Actor().chunks(PLANS[0])[0].episode]))
+        assert source.refresh()
+        idle = source._cut(source._populations[0], late).idle
+        gone = source._snapshot.runs.locate(late.address)[0] < 0
+    assert gone.any() and (idle[gone] == 6).all() and (idle[~gone] < 6).all()
+
+
 def test_windows_that_a_person_ends_are_drawn_as_often_where_what_led_to_takeovers_is_not(tmp_path):
     path = store_of(tmp_path, PLANS)
     strata = (PERSON.replace(before_steps=3), POLICY)

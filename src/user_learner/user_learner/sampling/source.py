@@ -318,7 +318,8 @@ class ReplaySource(Closing):
         addresses, _ = runs.follow(run, offset, self.config.horizon)
         who = acted_by(self._snapshot.actors, addresses[:, :-1])
         other = ~np.isin(who, [int(actor) for actor in actors])
-        other[run < 0] = False  # an edit took it away meanwhile
+        # Where an edit took the step away meanwhile nobody can tell: it counts as theirs, or nothing does.
+        other[run < 0] = stratum.before_steps > 0
         if stratum.before_steps:
             idle = np.where(other.all(1), other.shape[1], (~other).argmax(1))
             drawn = replace(drawn, idle=idle)
