@@ -152,6 +152,7 @@ def test_statistics_begin_with_bounds_and_settle_from_data():
     for part in rows:
         statistics.settle("observation.state", part)
     statistics.settle("observation.state", rows[0] + 100)  # one call too many
+    assert [statistics.settles(name) for name in ("observation.state", ACTION, FRONT)] == [False, True, False]  # fmt: skip
     found = {n: t.numpy() for n, t in statistics.values()["observation.state"].items()}
     whole = rows.flatten(0, 1).numpy()
     np.testing.assert_allclose(found["mean"], whole.mean(0), atol=1e-5)
@@ -161,6 +162,8 @@ def test_statistics_begin_with_bounds_and_settle_from_data():
     np.testing.assert_allclose(found["min"][0], whole[:, 0].min(), atol=1e-5)
     np.testing.assert_allclose(found["q99"][0], np.quantile(whole[:, 0], 0.99), atol=0.02)
     assert (found["max"] - found["min"])[1] == pytest.approx(0.08), "never a range of nothing"
+    statistics.load_state_dict(statistics.state_dict())
+    assert statistics.settles("observation.state"), "it is looked up again"
 
 
 def test_rows_that_are_not_finite_spoil_no_statistics():

@@ -245,6 +245,8 @@ class LeRobotNetwork(nn.Module):
 
     def observe_actions(self, action: Tensor, weight: Tensor | None) -> None:
         """Let statistics of actions (B, T x A) settle, of those that are there."""
+        if not self.statistics.settles(ACTION):
+            return  # to pick rows by what is in them is to wait for the GPU
         rows = self.theirs(action).flatten(0, 1)
         if weight is not None:
             rows = rows[weight.reshape(len(rows), -1).sum(1) > 0]

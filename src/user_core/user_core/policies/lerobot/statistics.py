@@ -123,13 +123,17 @@ class Statistics(nn.Module):
         super()._load_from_state_dict(*args, **keywords)
         self.buffers_changed()
 
+    def settles(self, feature: str) -> bool:
+        """Whether rows of a feature may still count; False once it is known that they do not."""
+        return feature in self._least and feature not in self._settled
+
     @torch.no_grad()
     def settle(self, feature: str, rows: Tensor) -> None:
         """Take rows (n, S) of a feature into account, if it settles and has not settled yet. Rows that are not
         finite do not count: they would spoil it for good."""
-        least = self._least.get(feature)
-        if least is None or feature in self._settled:
+        if not self.settles(feature):
             return
+        least = self._least[feature]
         seen, sums = getattr(self, _key(feature, "seen")), getattr(self, _key(feature, "sums"))
         before = int(seen)
         if before >= self._calls:
