@@ -150,7 +150,8 @@ def _corrected(job: Job, scale: float) -> Job:
     with robot(job) as hal:
         ring, policy = demonstrated(job, hal), policy_of(job, hal.spec)
         algorithm = cloned(job, hal.spec, ring, int(job["updates"] * scale), policy)
-        person = plugins.build("teleops", "expert", {"engage": "corrects", "seed": job["seed"]})
+        who = {"engage": "corrects", "seed": job["seed"], **job.get("person", {})}
+        person = plugins.build("teleops", "expert", who)
         person.connect(hal.spec)
         trials, reward = MemorySink("online"), plugins.build("rewards", "task")
         loops = [
@@ -243,6 +244,7 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
             ("corrected, any", {}),
             ("not corrected, any", {"demonstrations_only": True}),
             ("corrected, any, from the takeover on", {"before": 0}),
+            ("corrected at once, any", {"person": {"patience": 1}, "rounds": 24}),
         )
     ]  # fmt: skip
 
