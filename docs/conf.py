@@ -22,6 +22,7 @@ include_patterns = [
     "docs/**.md",
     "src/*/README.md",
     "examples/README.md",
+    "benchmarks/README.md",
 ]
 exclude_patterns = [".*", "build*", "install*", "log*", "runs", "data", "config", "launch"]
 
