@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks import Windows, cloned, demonstrated, evaluated, policy_of, robot
+from tasks import Job, Windows, cloned, demonstrated, evaluated, policy_of, robot
 from user_actor.loop import ActorLoopConfig, EpisodeLoop
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
 from user_core.config import from_mapping
 from user_core.types import ActedBy, Batch, EpisodeSource, FinalObservation, Outcome, Step
 from user_testing.experiments import Ring, demonstrate
-
-Job = dict[str, Any]
 
 
 def jobs(seeds: list[int]) -> list[Job]:

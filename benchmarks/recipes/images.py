@@ -21,13 +21,11 @@ from typing import Any
 import numpy as np
 
 import pick_cube
-from tasks import Windows, evaluated, in_processes, read
+from tasks import Job, Windows, evaluated, in_processes, read
 from user_core import plugins
 from user_core.command_line import Parser
 from user_hal.local import LocalHal
 from user_testing.experiments import Ring, demonstrate
-
-Job = dict[str, Any]
 
 GYM_HIL = "gym_hil"
 #: Of weights, where a round of corrections is few updates: an average over 1,000 would act as before it.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from corrections import concatenated
-from tasks import Windows, cloned, demonstrated, evaluated, policy_of, robot
+from tasks import Job, Windows, cloned, demonstrated, evaluated, policy_of, robot
 from user_actor.loop import ActorLoopConfig, EpisodeLoop
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
@@ -20,8 +20,6 @@ from user_core.config import from_mapping
 from user_core.specs import RobotSpec
 from user_core.types import ActedBy, Batch, Step
 from user_testing.experiments import Ring
-
-Job = dict[str, Any]
 
 #: Steps of 0.1 s from asking to taking over, and weights of guidance.
 DELAYS, WEIGHTS = (0, 1, 3, 6), (0.5, 1.0, 2.0, 5.0)

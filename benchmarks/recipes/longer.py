@@ -7,13 +7,9 @@ Part of ``recipes.py``, which runs the jobs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from tasks import Windows, demonstrated, evaluated, lost, policy_of, robot, trainer
-
-Job = dict[str, Any]
+from tasks import Job, Windows, demonstrated, evaluated, lost, policy_of, robot, trainer
 
 UPDATES = (2000, 6000, 12_000)
 #: Settings of ``bc`` by what the table calls them.

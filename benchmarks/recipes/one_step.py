@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks import cloned, demonstrated, evaluated, policy_of, robot
+from tasks import Job, cloned, demonstrated, evaluated, policy_of, robot
 from user_core.interfaces import Policy
 from user_core.specs import Array
-
-Job = dict[str, Any]
 
 STEPS, ROWS = 10, 8
 

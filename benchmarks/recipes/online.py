@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tasks import IGNORED as TASKS
-from tasks import Windows, evaluated, robot
+from tasks import Job, Windows, evaluated, robot
 from user_actor.loop import PolicyHolder
 from user_core import plugins
 from user_core.codecs.weights import content_hash, encode_version
@@ -34,8 +34,6 @@ from user_testing.experiments import (
     make_parser,
     read_config,
 )
-
-Job = dict[str, Any]
 
 #: Kind of jobs whose robot's gripper is closed, held or opened, in place of a share of its opening.
 CHOICES = "choices"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import Windows, cloned, demonstrated, evaluated, policy_of, robot
+from tasks import Job, Windows, cloned, demonstrated, evaluated, policy_of, robot
 from user_actor.loop import ActorLoopConfig, EpisodeLoop
 from user_actor.loop.ports import LocalTeleop, MemorySink
 from user_core import plugins
@@ -23,8 +23,6 @@ from user_core.specs import RobotSpec
 from user_core.types import ActedBy, Batch, FinalObservation, Outcome, Step
 from user_hal.local import LocalHal
 from user_testing.experiments import Ring
-
-Job = dict[str, Any]
 
 #: Episodes that the policy does alone, and that a person corrects; half a batch; steps after which an episode ends.
 ALONE, CORRECTED, HALF, MOST_STEPS = 50, 30, 64, 100

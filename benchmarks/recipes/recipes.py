@@ -27,7 +27,7 @@ import own_steps
 from tasks import Job, cloned, demonstrated, evaluated, in_processes, policy_of, read, robot
 from user_core.command_line import Parser
 from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import Step
+from user_core.types import FinalObservation, Step
 from user_testing.experiments import Ring
 
 
@@ -80,8 +80,6 @@ def two_ways(job: Job, scale: float) -> Job:
     """Demonstrations left and right of a disc, evenly: what is learned, from the middle."""
     rng = np.random.default_rng(job["seed"])
     ring, step = Ring(POINT, 60_000), 0.1
-    from user_core.types import FinalObservation
-
     for episode in range(60):
         way = demonstrated_way(rng, 1.0 if episode % 2 else -1.0).astype(np.float32)
         moves = (np.diff(way, axis=0) / step).astype(np.float32)

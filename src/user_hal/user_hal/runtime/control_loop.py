@@ -229,9 +229,8 @@ class HalLoop:
         if own_thread:
             thread = threading.Thread(target=self._run, name="hal_loop", daemon=True)
             thread.start()
-            self._thread = (
-                thread  # not before: the sentinel takes a thread that does not run yet for dead
-            )
+            # Not before: the sentinel takes a thread that does not run yet for dead.
+            self._thread = thread
 
     def submit(self, chunk: ActionChunk, token: int | None = None) -> None:
         """Take an action chunk; ``token`` of the lease, where the chunk's own is not meant.
