@@ -54,6 +54,9 @@ def main() -> None:
     )
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument("--max-steps", type=int, default=80, help="of an episode")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the demonstrations' starts and of the learner"
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument(
         "--control-gpu",
@@ -119,7 +122,8 @@ class Experiment:
         demos, cloned = self._folder / "demos", self._folder / "cloned"
         self._say("demonstrations")
         self._done(["demos", "record", "panda_sim", *robot, "--out", demos,
-                    "--episodes", arguments.demonstrations, "--noise", 0.3], "demos.txt")  # fmt: skip
+                    "--episodes", arguments.demonstrations, "--noise", 0.3,
+                    "--seed", 1000 * arguments.seed], "demos.txt")  # fmt: skip
         self._say("cloning")
         self._done(
             [*self._train(demos, cloned), "--updates", arguments.updates],
@@ -145,7 +149,8 @@ class Experiment:
             word for word in self._arguments.extra if word.startswith("learner.training.batch_size")
         ]
         return ["train", demos, "--algorithm", self._arguments.algorithm, "--out", out,
-                f"learner.algorithm.params.device:={self._arguments.device}", *sizes]  # fmt: skip
+                f"learner.algorithm.params.device:={self._arguments.device}",
+                f"learner.algorithm.params.seed:={self._arguments.seed}", *sizes]  # fmt: skip
 
     def _corrected(self, demos: Path, cloned: Path) -> list[tuple[Path, dict[str, Any]]]:
         arguments = self._arguments
@@ -156,7 +161,7 @@ class Experiment:
             f"inference_for:=[{names}]", f"device:={arguments.device}", f"task:={arguments.task}",
             f"image_size:={arguments.image_size}", f"max_episode_steps:={arguments.max_steps}",
             f"start_from:={cloned}", f"demonstrations:={demos}", "--runs", run.parent, "--run", run.name, "--no-table",
-            *arguments.extra,
+            f"learner.algorithm.params.seed:={arguments.seed}", *arguments.extra,
         ]  # fmt: skip
         self._say("arms that are corrected")
         return self._copied(words, run, CORRECTED, "up.txt")
