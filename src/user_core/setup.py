@@ -38,13 +38,13 @@ setup(
             "tanh_gaussian = user_core.policies.tanh_gaussian:TanhGaussianPolicy",
         ],
         "user.goal_rewards": [
-            "goal_distance = user_core.goals:GoalDistance",
-            "goal_function = user_core.goals:GoalFunction",
+            "goal_distance = user_core.rewards.goals:GoalDistance",
+            "goal_function = user_core.rewards.goals:GoalFunction",
         ],
         "user.rewards": [
             "classifier = user_core.rewards.classifier:ClassifierReward",
             "composite = user_core.rewards:CompositeReward",
-            "goal = user_core.goals:GoalRewardOfStep",
+            "goal = user_core.rewards.goals:GoalRewardOfStep",
             "operator = user_core.rewards:OperatorReward",
             "pose_threshold = user_core.rewards:PoseThresholdReward",
             "progress = user_core.rewards.progress:ProgressReward",

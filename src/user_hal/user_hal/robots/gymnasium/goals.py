@@ -14,8 +14,8 @@ from gymnasium import spaces
 
 from user_core.config import Config, setting
 from user_core.errors import ConfigError
-from user_core.goals import rewards_of
 from user_core.interfaces import GoalOutcome, GoalReward
+from user_core.rewards.goals import rewards_of
 from user_core.specs import Array
 from user_hal.robots.gymnasium.config import GymnasiumConfig
 from user_hal.robots.gymnasium.making import make
