@@ -89,7 +89,7 @@ def drain(
                     acks: list[TrajectoryAck] = writer.commit()
                     for ack in acks or [answer.ack]:
                         outbox.acknowledge(ack)
-                    chunks += answer.status is ChunkStatus.STAGED
+                    chunks += len(answer.staged)
                     known += answer.status is ChunkStatus.DUPLICATE
                     if answer.status is ChunkStatus.REFUSED:
                         refused[answer.ack.error] = None

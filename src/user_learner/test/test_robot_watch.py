@@ -43,7 +43,7 @@ class Fleet:
 
     def episode(
         self, robot, success, *, reward=None, clipped=0.0, steps=10,
-        source=EpisodeSource.ONLINE, acted_by=ActedBy.POLICY, cut=5,
+        source=EpisodeSource.ONLINE, acted_by=ActedBy.POLICY, cut=5, again=1,
     ):  # fmt: skip
         """One episode, in two chunks; 1 for success unless all rewards are ``reward``."""
         number = self.numbers[robot] = self.numbers.get(robot, 0) + 1
@@ -68,7 +68,8 @@ class Fleet:
                 ChunkId(key.producer, 1, 2 * number + bool(start)), key, source, start, rows,
                 SCHEMA.hash, last, robot, "task",
             )  # fmt: skip
-            self.watch.take(chunk, SCHEMA)
+            for _ in range(again):
+                self.watch.take(chunk, SCHEMA)
 
     @property
     def codes(self):
@@ -98,6 +99,14 @@ def test_who_is_gone_is_not_flagged_for_ever():
     assert fleet.codes
     fleet.now_s = 61.0
     assert not fleet.codes
+
+
+def test_what_comes_again_after_a_failing_disk_counts_once():
+    fleet = Fleet()
+    for i in range(20):
+        assert not fleet.codes
+        fleet.episode("only", i % 3 == 0, reward=0.0, again=2)
+    assert "its last 20 episodes" in fleet.watch.reasons()[0].text
 
 
 def test_early_in_learning_nobody_succeeds_and_nobody_is_flagged():
@@ -212,6 +221,7 @@ def test_an_episode_that_never_ends_is_forgotten():
     chunk = TrajectoryChunk(
         ChunkId("x.actor", 1, 1), key, EpisodeSource.ONLINE, 0, rows, SCHEMA.hash, None, "x", "t"
     )
-    for number in range(3000):
-        watch.take(replace(chunk, episode=EpisodeKey("x.actor", 1, number)), SCHEMA)
+    for number in range(1, 3001):
+        key = EpisodeKey("x.actor", 1, number)
+        watch.take(replace(chunk, id=ChunkId("x.actor", 1, number), episode=key), SCHEMA)
     assert len(watch._open) == 1000

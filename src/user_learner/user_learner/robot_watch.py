@@ -133,9 +133,11 @@ class RobotWatch:
         self._episodes: deque[WatchedEpisode] = deque(maxlen=_REMEMBERED)
         self._robots: dict[str, _Watched] = {}
         self._count = 0
+        self._newest: dict[str, tuple[int, int]] = {}  # incarnation and sequence, by producer
 
     def take(self, chunk: TrajectoryChunk, schema: TrajectorySchema) -> None:
-        """Take notice of a chunk that the store took, each once.
+        """Take notice of a chunk that the store took. One that comes again, because the disk failed before it
+        was durable, counts once.
 
         Args:
             chunk: It.
@@ -144,6 +146,10 @@ class RobotWatch:
         if not self.config.block or chunk.source is not EpisodeSource.ONLINE:
             return
         with self._lock:
+            incarnation, newest = self._newest.get(chunk.id.producer, (0, 0))
+            if chunk.id.incarnation == incarnation and chunk.id.sequence <= newest:
+                return
+            self._newest[chunk.id.producer] = (chunk.id.incarnation, chunk.id.sequence)
             episode = self._open.setdefault(chunk.episode, _Open())
             _add(episode, chunk, schema.columns["action"])
             if chunk.result is not None:

@@ -64,7 +64,10 @@ class StoreMachine(RuleBasedStateMachine):
                 continue  # it waited in the store, and went in with one before it
             answer = self.writer.append(chunk)
             assert answer.status is ChunkStatus.STAGED, answer
+            before = self.staged[who]
             self.went_in(who)
+            told = [staged.id.sequence for staged in answer.staged]
+            assert told == list(range(before + 1, self.staged[who] + 1))
 
     def went_in(self, who):
         self.staged[who] += 1

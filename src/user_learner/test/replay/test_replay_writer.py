@@ -126,7 +126,10 @@ def test_chunks_that_come_early_wait_and_are_not_acknowledged(writer):
     first, *rest = chunks
     assert receipts(writer, rest[::-1]) == [ChunkStatus.EARLY] * 5
     assert writer.commit() == []
-    assert writer.append(first).status == ChunkStatus.STAGED
+    answer = writer.append(first)
+    assert answer.status == ChunkStatus.STAGED
+    assert [chunk.id.sequence for chunk in answer.staged] == [1, 2, 3, 4, 5, 6]  # once each
+    assert writer.append(rest[0]).staged == ()
     (ack,) = writer.commit()
     assert ack.sequence == 6
     reader = StoreReader(writer.path)

@@ -141,7 +141,7 @@ def chunk(sequence, rows=20, source=EpisodeSource.ONLINE, schema=SCHEMA, robot=N
 
 def send_until_acknowledged(peer, chunks, timeout_s=60.0):
     """As an outbox does: again and again, until the ack says so."""
-    last = chunks[-1].id.sequence
+    last = max(chunk.id.sequence for chunk in chunks)
     deadline_s = time.monotonic() + timeout_s
     while not any(ack.sequence >= last for ack in peer.acks):
         assert time.monotonic() < deadline_s, f"no ack for {last}: {peer.acks[-3:]}"
@@ -151,7 +151,10 @@ def send_until_acknowledged(peer, chunks, timeout_s=60.0):
 
 
 def test_a_robot_whose_data_look_wrong_is_named_in_status(peer, start_node, tmp_path):
-    """Its rewards are all one number, though some episodes succeed; and its actions are all changed."""
+    """Its rewards are all one number, though some episodes succeed; and its actions are all changed.
+
+    What came before the one whose turn it is counts, too: on a link that loses or reorders, most of a robot's do.
+    """
     chunks = []
     for sequence in range(1, 21):
         one = chunk(sequence)
@@ -161,10 +164,11 @@ def test_a_robot_whose_data_look_wrong_is_named_in_status(peer, start_node, tmp_
         result = EpisodeResult(one.episode, one.source, outcome, 19, 0.0, 0)
         chunks.append(replace(one, result=result))
     start_node("replay", path=str(tmp_path / "s"), autostart=True, **{"store.min_free_bytes": 0})
-    send_until_acknowledged(peer, chunks)
+    send_until_acknowledged(peer, [*chunks[7:], *chunks[:7]])
     codes = ["rewards_constant", "actions_clipped"]
     said = lambda: peer.replay_status[-1] if peer.replay_status else None  # noqa: E731
     wait_until(lambda: said() and list(said().warning_codes) == codes, "flags", seen=said)
+    assert said().chunks == len(chunks)
     assert all(text.startswith("fake: ") for text in said().warnings)
 
 

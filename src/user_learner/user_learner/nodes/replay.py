@@ -128,12 +128,14 @@ class ReplayNode(LifecycleNode):
             return
         for note in self._writer.meaning_notes():
             self.get_logger().warning(note)
-        self._counts[result.status] += 1
         if result.status is ChunkStatus.STAGED:
-            self._rate.add(len(chunk))
+            self._counts[result.status] += len(result.staged)
+            self._rate.add(sum(map(len, result.staged)))
             if (schema := self._writer.schema) is not None:
-                self._watch.take(chunk, schema)
+                for staged in result.staged:
+                    self._watch.take(staged, schema)
             return
+        self._counts[result.status] += 1
         if result.status is ChunkStatus.REFUSED:
             self.get_logger().error(f"chunk {chunk.id} refused: {result.ack.error}")
             self.diagnostics.report("refused", Level.ERROR, result.ack.error)

@@ -62,10 +62,13 @@ class AppendResult:
         status: What became of it.
         ack: What to tell its producer: the number up to which all is durable, and for a
             refused chunk its number, code and reason.
+        staged: What was written for it, in order: the chunk itself, as the store holds it, and those
+            that had come early and waited for it, of which no other answer tells.
     """
 
     status: ChunkStatus
     ack: TrajectoryAck
+    staged: tuple[TrajectoryChunk, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------------

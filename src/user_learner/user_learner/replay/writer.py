@@ -334,8 +334,9 @@ class StoreWriter:
             return AppendResult(ChunkStatus.REFUSED, self.refusal(chunk, error))
         self._write(stager, Rows.of(chunk), chunk.nbytes)
         self._arrivals.note(producer, incarnation, sequence, time.monotonic_ns())
-        self._write_waiting(stager, producer, incarnation)
-        return AppendResult(ChunkStatus.STAGED, self._ack(producer, incarnation))
+        waited = self._write_waiting(stager, producer, incarnation)
+        ack = self._ack(producer, incarnation)
+        return AppendResult(ChunkStatus.STAGED, ack, (chunk, *waited))
 
     def _commit_group(self) -> None:
         with self._committing:
@@ -373,18 +374,22 @@ class StoreWriter:
             stager.write(rows)
         self._staged_bytes += nbytes
 
-    def _write_waiting(self, stager: Stager, producer: str, incarnation: int) -> None:
-        """Stage the chunks that waited for the one that has just come."""
+    def _write_waiting(
+        self, stager: Stager, producer: str, incarnation: int
+    ) -> list[TrajectoryChunk]:
+        """Stage the chunks that waited for the one that has just come, and return them."""
+        waited: list[TrajectoryChunk] = []
         while True:
             following = self._pending.sequence(producer, incarnation) + 1
             chunk = self._reorder.take(producer, incarnation, following)
             if chunk is None:
-                return
+                return waited
             try:
                 stager.check(Rows.of(chunk))
             except StoreError:
-                return  # its producer sends it again, and gets the reason then
+                return waited  # its producer sends it again, and gets the reason then
             self._write(stager, Rows.of(chunk), chunk.nbytes)
+            waited.append(chunk)
 
     def _ack(self, producer: str, incarnation: int) -> TrajectoryAck:
         sequence = self._pending.committed(producer, incarnation)
