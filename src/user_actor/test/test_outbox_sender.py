@@ -8,7 +8,7 @@ import pytest
 
 from user_actor.outbox.delivery import SendQueue
 from user_actor.outbox.storage import Entry
-from user_core.link_model import LinkWindow
+from user_core.runtime.link_model import LinkWindow
 
 KB = 1000
 OTHER_CLOCK_S = -5000.0

@@ -18,7 +18,7 @@ from user_actor.outbox.config import OutboxConfig
 from user_actor.outbox.storage import Entry, OutboxDatabase
 from user_core.codecs.images import LOSSLESS, is_image_column
 from user_core.errors import StoreCorrupt, StoreError, SuiteError
-from user_core.link_model import LinkWindow, Sent
+from user_core.runtime.link_model import LinkWindow, Sent
 from user_core.specs import Array
 from user_core.types import TrajectoryChunk
 

@@ -23,7 +23,6 @@ from user_actor.outbox.writer import (
     Recording,
 )
 from user_core.errors import ConfigError, SpecError, StoreError, StoreFull
-from user_core.link_model import LinkWindow
 from user_core.reasons import (
     ACKS_IGNORED,
     DISK_FULL,
@@ -37,6 +36,7 @@ from user_core.reasons import (
     STORE_WAITS,
     Reason,
 )
+from user_core.runtime.link_model import LinkWindow
 from user_core.runtime.locks import FileLock
 from user_core.specs import RobotSpec, check_arrays
 from user_core.types import (

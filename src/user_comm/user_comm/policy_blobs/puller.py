@@ -24,9 +24,9 @@ from user_comm.policy_blobs.transfer import (
 )
 from user_core.codecs.policy_blob import BlobLimits, decode_blob
 from user_core.errors import PolicyError, SuiteError
-from user_core.link_model import LinkWindow
 from user_core.reasons import NO_REASON, Reason
 from user_core.runtime.closing import Closing
+from user_core.runtime.link_model import LinkWindow
 from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)

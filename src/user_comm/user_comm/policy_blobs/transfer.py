@@ -20,7 +20,7 @@ from user_comm.policy_blobs.pieces import (
     unpack_note,
 )
 from user_core.errors import CodecError, TransportError
-from user_core.link_model import LinkWindow, Sent
+from user_core.runtime.link_model import LinkWindow, Sent
 
 _LOOK_S = 0.1
 _AGAIN_S = 0.05
@@ -80,7 +80,7 @@ class PieceTransfer:
     """Asks for pieces in order, and again for those that do not arrive, for as long as it takes.
 
     Answers are dropped rather than queued when a link is full, so no other traffic is held up; the
-    window (:class:`~user_core.link_model.LinkWindow`) keeps that rare.
+    window (:class:`~user_core.runtime.link_model.LinkWindow`) keeps that rare.
 
     Args:
         session: An open Zenoh session.

@@ -4,7 +4,7 @@ from collections import deque
 
 import pytest
 
-from user_core.link_model import LinkWindow, Phase
+from user_core.runtime.link_model import LinkWindow, Phase
 
 KB = 1000
 MESSAGE = 32 * KB
