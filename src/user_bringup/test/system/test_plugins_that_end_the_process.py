@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from user_testing.processes import Process
+from user_testing.waiting import wait_until
 
 _PLUGIN = """
 import ctypes, os
@@ -46,4 +47,5 @@ def test_a_robot_that_ends_the_check_is_told(
     command = ["user", "check", "robot", str(tmp_path / "robot.yaml")]
     with Process(command, tmp_path / "check.log", {"PYTHONPATH": path}) as process:
         assert process.wait() == status, process.log
-    assert words in process.log
+        # What tells of a crash is another process, which speaks when this one is gone.
+        wait_until(lambda: words in process.log, seen=lambda: process.log)

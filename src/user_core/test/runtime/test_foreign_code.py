@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,13 +50,24 @@ def test_forked_processes_and_other_threads_end_as_they_mean_to() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=40).returncode == 6
 
 
-@pytest.mark.parametrize("ending", ["os._exit(0)", "os.kill(os.getpid(), 9)", "os.abort()"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "os._exit(0)",
+        "os.kill(os.getpid(), 9)",
+        "os.abort()",
+        "os.killpg(os.getpid(), 9)",  # as a supervisor does with what a process left behind
+    ],
+)
 def test_an_end_is_told_whatever_ends_the_process(ending: str) -> None:
     code = (
         "import os\nfrom user_core.runtime.processes.foreign_code import report_if_ended\n"
         f"with report_if_ended('while \"x\" $HOME was made'): {ending}"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=40,
+        start_new_session=True,
+    )  # fmt: skip
     assert 'while "x" $HOME was made' in done.stderr
 
 
@@ -66,6 +78,22 @@ def test_who_leaves_in_good_order_or_by_an_error_is_not_told_of(
         pass
     with pytest.raises(KeyError), report_if_ended("ended"):
         raise KeyError
+    assert "ended" not in capfd.readouterr().err
+
+
+def test_a_witness_that_gets_no_processor_disturbs_nobody(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witnesses: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **k: witnesses.append(start(*a, **k)) or witnesses[-1]
+    )
+    with report_if_ended("ended"):
+        (witness,) = witnesses
+        witness.send_signal(signal.SIGSTOP)
+    witness.send_signal(signal.SIGCONT)
+    assert witness.wait(40) == 0
     assert "ended" not in capfd.readouterr().err
 
 

@@ -68,14 +68,19 @@ def report_if_ended(text: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if witness is not None:
-            with contextlib.suppress(OSError):
+        if witness is not None:  # one that gets no processor reads it later
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 witness.communicate(b"\n", timeout=1.0)
 
 
 def _start_witness(text: str) -> subprocess.Popen[Any] | None:
-    """None where there is no shell, or no more processes: then nothing is told."""
+    """None where there is no shell, or no more processes: then nothing is told.
+
+    In a session of its own: whoever started this process ends the rest of its group as soon as it has ended,
+    and would end the witness before it spoke. It ends by itself.
+    """
+    words = ["/bin/sh", "-c", _WITNESS, text]
     try:
-        return subprocess.Popen(["/bin/sh", "-c", _WITNESS, text], stdin=subprocess.PIPE)
+        return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
     except OSError:
         return None
