@@ -24,13 +24,13 @@ from rclpy.task import Future
 from user_comm.lifecycle import LifecycleNode
 from user_comm.lost_messages import spin
 from user_comm.start import start_rclpy
-from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError, ThreadEnded, TransportError, in_words
 from user_core.reasons import Reason
 from user_core.runtime.dds.replaced_ports import OwnPorts
 from user_core.runtime.files import write_atomically
 from user_core.runtime.processes import last_words
 from user_core.runtime.processes.endings import leave, limited
+from user_core.runtime.processes.stop_signals import StopSignals
 
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"

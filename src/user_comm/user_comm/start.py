@@ -29,7 +29,7 @@ def start_rclpy(
 
     Ports in shared memory that a killed process left half made are removed first: with one, the middleware would
     wait for ever (:mod:`user_core.runtime.dds.half_made_ports`). rclpy's own handlers of signals are left out: they
-    invalidate the context before anything can be undone (:mod:`user_comm.stop_signals` ends in good order).
+    invalidate the context before anything can be undone (:mod:`user_core.runtime.processes.stop_signals` is ours).
 
     Args:
         args: ROS arguments; those of the process if not given.

@@ -463,7 +463,7 @@ def test_parameters_describe_themselves_refuse_and_apply(active: World) -> None:
 def test_an_end_that_hangs_is_ended(start_process: Callable[..., subprocess.Popen[str]]) -> None:
     """With the time limit shortened."""
     code = (
-        "import runpy, sys; import user_comm.stop_signals as s;"
+        "import runpy, sys; import user_core.runtime.processes.stop_signals as s;"
         "s.StopSignals.__init__.__defaults__ = (0.5,);"
         "runpy.run_module('user_testing.programs.lifecycle_node', run_name='__main__', alter_sys=True)"
     )

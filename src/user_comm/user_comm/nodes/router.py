@@ -18,10 +18,10 @@ import zenoh
 from user_comm.net.network import FILE
 from user_comm.net.router import RefusalLog, RouterConfig, json5
 from user_comm.net.sessions import not_opened, prepare_runtime, to_zenoh
-from user_comm.stop_signals import StopSignals
 from user_core.command_line import Parser
 from user_core.config import from_mapping, load_yaml
 from user_core.errors import SuiteError
+from user_core.runtime.processes.stop_signals import StopSignals
 
 _log = logging.getLogger("router")
 _LOOK_S = 1.0

@@ -42,9 +42,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from user_comm.lost_messages import spin
 from user_comm.start import start_rclpy
-from user_comm.stop_signals import StopSignals
 from user_core.errors import SuiteError
 from user_core.runtime.processes.endings import limited
+from user_core.runtime.processes.stop_signals import StopSignals
 from user_core.specs import Array
 from user_hal.sim.control import ArmControllers
 from user_hal.sim.periodic import PeriodicThread

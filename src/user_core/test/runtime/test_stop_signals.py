@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import sys, threading, time
-from user_comm.stop_signals import StopSignals
+from user_core.runtime.processes.stop_signals import StopSignals
 
 ending = threading.Event()
 with StopSignals(lambda name: print(name, flush=True) or ending.set(), final=sys.argv[1] == "final"):
@@ -39,7 +39,7 @@ def test_a_second_signal_does_not_kill_who_ends_in_order(kind, code):
 
 HANGS = """
 import ctypes, sys, threading, time
-from user_comm.stop_signals import StopSignals
+from user_core.runtime.processes.stop_signals import StopSignals
 
 ending = threading.Event()
 with StopSignals(lambda name: ending.set(), 0.5, final=True):
@@ -85,7 +85,7 @@ def test_a_process_that_ends_in_time_is_let_alone():
 
 SDK = """
 import ctypes, signal, sys, threading
-from user_comm.stop_signals import StopSignals
+from user_core.runtime.processes.stop_signals import StopSignals
 
 class Sdk:
     def handle(self, number, frame):
