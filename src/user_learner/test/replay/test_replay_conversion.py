@@ -19,8 +19,8 @@ from user_core.types import (
     TrajectorySchema,
 )
 from user_learner.cli.replay import main
+from user_learner.data.conversion import Conversion, convert
 from user_learner.replay import StoreReader, StoreWriter
-from user_learner.replay.conversion import Conversion, convert
 from user_learner.replay.meaning import read_meaning, write_meaning
 from user_testing.worlds.replay import QUICK
 

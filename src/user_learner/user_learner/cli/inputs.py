@@ -15,8 +15,8 @@ from rich.table import Table
 from user_core.codecs.weights import read_version
 from user_core.command_line import Parser
 from user_core.errors import StoreError, SuiteError
+from user_learner.quality.inputs import InputReport, report_inputs
 from user_learner.replay.index import store_at
-from user_learner.replay.inputs import InputReport, report_inputs
 from user_learner.training.publishing import POLICY_FILE
 
 #: Shares above this are worth a look.

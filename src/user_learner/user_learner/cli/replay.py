@@ -17,9 +17,9 @@ from user_core.command_line import Parser
 from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
 from user_learner.cli.running import counting, list_lines, run
+from user_learner.data.conversion import convert
 from user_learner.edits.log import EditLog
 from user_learner.edits.view import as_edited
-from user_learner.replay.conversion import convert
 from user_learner.replay.maintenance import Report, verify
 from user_learner.replay.meaning import find_meaning, read_meaning
 from user_learner.replay.reader import EpisodeInfo, StoreReader

@@ -1,7 +1,7 @@
 """What the arrays of a data set are to a robot: written in YAML, proposed from what the data say.
 
 Where data and robot use other units, rates, orders or kinds of actions, the mapping says both sides
-and :class:`~user_learner.replay.conversion.Conversion` goes from one to the other, exactly or not at
+and :class:`~user_learner.data.conversion.Conversion` goes from one to the other, exactly or not at
 all.
 """
 
@@ -29,9 +29,9 @@ from user_core.types import (
     RewardSource,
     TrajectorySchema,
 )
+from user_learner.data.conversion import Conversion
 from user_learner.data.frames import Laid, LayoutName, TransformMapping, between, usual_of
 from user_learner.data.source import Description, Field, SourceEpisode
-from user_learner.replay.conversion import Conversion
 
 #: Producer of episodes that came from elsewhere: their numbers are digests of what they hold.
 PRODUCER = "imported"

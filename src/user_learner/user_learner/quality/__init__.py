@@ -1,4 +1,5 @@
-"""Quality of stored data: what is measured of each episode, and what a person should look at.
+"""Quality of stored data: what is measured of each episode and of each input of a policy, and what a
+person should look at.
 
 Nothing is removed by it: what is found can be excluded, cut or labelled by edits
 (:mod:`user_learner.edits`).

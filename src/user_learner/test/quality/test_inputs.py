@@ -19,8 +19,8 @@ from user_core.types import (
     TrajectorySchema,
 )
 from user_learner.cli.inputs import main
+from user_learner.quality.inputs import report_inputs
 from user_learner.replay import StoreWriter
-from user_learner.replay.inputs import report_inputs
 from user_learner.replay.meaning import write_meaning
 from user_testing.worlds.replay import QUICK
 
