@@ -19,13 +19,12 @@ from user_core.specs import Array
 from user_core.types import OBSERVATION, ActedBy, Batch, EpisodeSource, TrajectorySchema
 from user_learner.replay.layout import RECORDS, RowLayout
 from user_learner.replay.reader import IN_BUCKET
-from user_learner.sampling.batches import BatchBuffers, batch_nbytes
+from user_learner.sampling.batches import BatchBuffers, BatchGatherer, batch_nbytes
 from user_learner.sampling.catalog import History, Snapshot, open_catalog
 from user_learner.sampling.config import SamplerConfig, Stratum
 from user_learner.sampling.draws import Population, Populations, population, split_batch
 from user_learner.sampling.features import KeptFeatures
 from user_learner.sampling.fetching import Fetcher
-from user_learner.sampling.gathering import BatchGatherer
 from user_learner.sampling.hindsight import Hindsight, Relabelled
 from user_learner.sampling.pool import Drawn, MappedPool, Pool, give_back_free_memory
 from user_learner.sampling.sample_cache import SampleCache
