@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from user_bringup.cli import episodes
-from user_bringup.cli.episodes import EpisodeDisplay
+from user_bringup import episode_display
+from user_bringup.episode_display import EpisodeDisplay
 from user_core.reasons import DEVICE_SILENT, NO_REASON, Reason
 from user_testing.waiting import wait_until
 
@@ -18,7 +18,7 @@ SILENT = Reason(DEVICE_SILENT, "nobody publishes /joy (sensor_msgs/msg/Joy)")
 
 def test_it_is_told_once_and_that_it_is_over(monkeypatch):
     text, now = io.StringIO(), [SILENT]
-    monkeypatch.setattr(episodes, "_TROUBLE_S", 0.05)
+    monkeypatch.setattr(episode_display, "_TROUBLE_S", 0.05)
     display = EpisodeDisplay("demonstrations", 3, HAL, lambda: now[0])
     display._progress.live.console = Console(file=text)
     with display:

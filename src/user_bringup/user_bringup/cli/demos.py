@@ -17,8 +17,8 @@ def main(argv: Sequence[str]) -> int:
     """Record; print where the store is."""
     arguments = _parser().parse_intermixed_args(argv)
     from user_actor.loop import ActorLoopConfig
-    from user_bringup.cli.episodes import EpisodeDisplay
     from user_bringup.demos import record_demonstrations
+    from user_bringup.episode_display import EpisodeDisplay
     from user_bringup.local_robot import (
         gate_summary,
         open_robot,

@@ -14,7 +14,7 @@ from user_core.errors import SuiteError
 def main(argv: Sequence[str]) -> int:
     """Evaluate; exit code 0 unless fewer succeed than ``--require``."""
     arguments = _parser().parse_intermixed_args(argv)
-    from user_bringup.cli.episodes import EpisodeDisplay
+    from user_bringup.episode_display import EpisodeDisplay
     from user_bringup.evaluation import Film, evaluate
     from user_bringup.local_robot import gate_summary, open_robot, settings
     from user_bringup.run_parts import RunParts
