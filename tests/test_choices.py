@@ -14,7 +14,7 @@ from user_bringup.nodes.monitor import Monitor
 from user_learner.replay.meaning import read_meaning
 from user_learner.replay.reader import StoreReader
 from user_testing.ports import free_endpoint
-from user_testing.worlds.deployment import DeploymentRun
+from user_testing.worlds.fleets.deployment import DeploymentRun
 
 pytest.importorskip("gymnasium")
 

@@ -16,7 +16,7 @@ from user_core.types import Outcome
 from user_hal.runtime.obeyed import out_of_order, overlaps
 from user_learner.replay.reader import StoreReader
 from user_testing.ports import free_port
-from user_testing.worlds.fleet_deployments import DeployingFleet, stored
+from user_testing.worlds.fleets.fleet_deployments import DeployingFleet, stored
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 

@@ -24,7 +24,7 @@ from user_learner.ranks import hosts as ranks_hosts
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.ports import free_endpoint, free_port
 from user_testing.waiting import wait_until
-from user_testing.worlds.deployment import DeploymentRun
+from user_testing.worlds.fleets.deployment import DeploymentRun
 from user_testing.worlds.together import (
     SPEC,
     argument_files,

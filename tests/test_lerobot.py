@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from user_testing.ports import free_endpoint
-from user_testing.worlds.deployment import DeploymentRun
+from user_testing.worlds.fleets.deployment import DeploymentRun
 
 pytest.importorskip("lerobot", reason="LeRobot is not installed: USER_EXTRA=lerobot make setup")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

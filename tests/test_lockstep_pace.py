@@ -10,7 +10,7 @@ import pytest
 
 from user_bringup.nodes.monitor import Monitor
 from user_testing.ports import free_endpoint
-from user_testing.worlds.deployment import DeploymentRun
+from user_testing.worlds.fleets.deployment import DeploymentRun
 
 pytest.importorskip("gymnasium")
 

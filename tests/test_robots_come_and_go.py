@@ -14,7 +14,7 @@ import pytest
 from user_learner.replay import StoreReader
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
-from user_testing.worlds.deployment import DeploymentRun
+from user_testing.worlds.fleets.deployment import DeploymentRun
 
 pytestmark = [pytest.mark.timeout(420), pytest.mark.slow]
 

@@ -28,7 +28,7 @@ from user_learner.ranks import meeting as ranks_meeting
 from user_learner.training.checkpoint import CHECKPOINTS
 from user_testing.ports import free_endpoint
 from user_testing.waiting import wait_until
-from user_testing.worlds.deployment import DeploymentRun
+from user_testing.worlds.fleets.deployment import DeploymentRun
 from user_testing.worlds.together import (
     SPEC,
     argument_files,

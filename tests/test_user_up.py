@@ -13,7 +13,7 @@ from user_actor.outbox.storage import OutboxDatabase
 from user_learner.replay import StoreReader, StoreWriter
 from user_learner.replay.maintenance import verify
 from user_testing.ports import free_endpoint
-from user_testing.worlds.deployment import DeploymentRun
+from user_testing.worlds.fleets.deployment import DeploymentRun
 
 pytestmark = pytest.mark.timeout(600)
 

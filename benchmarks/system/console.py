@@ -39,7 +39,7 @@ name: keys
 roles: [replay]
 robots: {robot0: robot}
 processes:
-  hal: {parameters: {robot: {plugin: "user_testing.worlds.noting_robot:NotingRobot", params: {robot: panda, task: reach, real_time: true, rate_hz: %g, times: %s}}, task: reach}}
+  hal: {parameters: {robot: {plugin: "user_testing.worlds.robots.noting_robot:NotingRobot", params: {robot: panda, task: reach, real_time: true, rate_hz: %g, times: %s}}, task: reach}}
   actor: {parameters: {loop: {mode: demonstration, max_episode_steps: 100000, evaluation: {every: 0}}}}
 """
 

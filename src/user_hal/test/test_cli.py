@@ -15,7 +15,7 @@ from user_core import plugins
 from user_hal.cli import check, propose, robots
 from user_hal.proposing.questions import Question
 from user_hal.robot_file import find_robot_file
-from user_testing.worlds.small_arm import SmallArm
+from user_testing.worlds.robots.small_arm import SmallArm
 
 
 class Terminal:
@@ -156,7 +156,7 @@ def test_a_file_that_is_not_there_lists_the_ready_ones(
     assert find_robot_file("ur_ros2_control").name == "ur_ros2_control.yaml"
 
 
-ARM = "robot: {plugin: 'user_testing.worlds.small_arm:SmallArm', params: {%s}}\n"
+ARM = "robot: {plugin: 'user_testing.worlds.robots.small_arm:SmallArm', params: {%s}}\n"
 
 
 def test_a_real_robot_does_not_move_unasked(

@@ -22,7 +22,7 @@ from user_core.types import Observation
 from user_hal.teleops.browser import BrowserConfig, BrowserInput
 from user_testing.spinning import spinning
 from user_testing.waiting import wait_until
-from user_testing.worlds.teleop import robot
+from user_testing.worlds.robots.teleop import robot
 
 #: So slow that no second observation is due.
 SPEC = replace(robot(), period_s=100.0)

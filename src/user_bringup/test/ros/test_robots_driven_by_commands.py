@@ -24,7 +24,7 @@ from user_hal.sim.kinematics import Kinematics
 from user_learner.replay import StoreReader
 from user_testing.processes import Process
 from user_testing.waiting import wait_until
-from user_testing.worlds.sim_ros_robot import SimProcess
+from user_testing.worlds.robots.sim_ros_robot import SimProcess
 
 #: Buttons and axes as the teleop `joy` takes a common gamepad.
 DEADMAN, SUCCESS, X_AXIS = 5, 3, 1

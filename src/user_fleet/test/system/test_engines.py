@@ -16,8 +16,8 @@ from user_fleet.engines.carry import write_job
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.processes import Process
 from user_testing.waiting import wait_until
-from user_testing.worlds.ray import RayWorld, ray_program
-from user_testing.worlds.slurm import SlurmWorld, logs_of, missing
+from user_testing.worlds.fleets.ray import RayWorld, ray_program
+from user_testing.worlds.fleets.slurm import SlurmWorld, logs_of, missing
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from user_core.config import to_mapping
 from user_fleet.scheduling.experiment import Experiment
 from user_testing.processes import Process
 from user_testing.waiting import wait_until
-from user_testing.worlds.fleet import FleetWorld
+from user_testing.worlds.fleets.scheduler_and_hosts import FleetWorld
 
 HOSTS = ("h1", "h2", "h3")
 FAULTS = 30

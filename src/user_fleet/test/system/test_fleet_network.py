@@ -19,7 +19,7 @@ from user_testing.link_proxy import LinkProxy
 from user_testing.ports import free_port
 from user_testing.processes import Process
 from user_testing.waiting import wait_until
-from user_testing.worlds.fleet import FleetWorld, told
+from user_testing.worlds.fleets.scheduler_and_hosts import FleetWorld, told
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from user_hal.proposing.questions import Draft, Question
 from user_hal.proposing.survey import JointSample, Survey, Topic
 from user_hal.proposing.writing import to_yaml
 from user_hal.robot_file import RobotFile, build_robot
-from user_testing.worlds.proposed_robots import LEFT, RIGHT, TWO_URDF, joint, urdf
+from user_testing.worlds.robots.proposed_robots import LEFT, RIGHT, TWO_URDF, joint, urdf
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"

@@ -19,7 +19,7 @@ from user_hal.proposing.questions import Question
 from user_hal.proposing.survey import survey
 from user_hal.topic_io import TopicIo
 from user_testing.waiting import wait_until
-from user_testing.worlds.proposed_robots import (
+from user_testing.worlds.robots.proposed_robots import (
     LEFT,
     RIGHT,
     UR_JOINTS,
@@ -28,7 +28,7 @@ from user_testing.worlds.proposed_robots import (
     two_arms,
     two_halves,
 )
-from user_testing.worlds.ros_driver import Driver, RosDriver
+from user_testing.worlds.robots.ros_driver import Driver, RosDriver
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 #: For a machine with other work: what is late for seconds does not stop the robot.

@@ -20,7 +20,7 @@ from user_comm.topic_io import open_topic_io
 from user_core.config import load_yaml
 from user_hal.cli import check, robots
 from user_testing.waiting import wait_until
-from user_testing.worlds.sim_ros_robot import SimProcess
+from user_testing.worlds.robots.sim_ros_robot import SimProcess
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
 

@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 from user_msgs.msg import SafetyStatus
 
 from user_comm import topics
-from user_testing.worlds.hal_node import WATCHDOG_S, Client, HalProcess
+from user_testing.worlds.robots.hal_node import WATCHDOG_S, Client, HalProcess
 
 STILL = np.zeros((1, 7), np.float32)
 CAMERA = {

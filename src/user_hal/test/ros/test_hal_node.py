@@ -29,7 +29,7 @@ from user_comm.converters import robot_description_from_message
 from user_core.runtime.processes import last_words
 from user_core.types import ActedBy
 from user_testing.processes import waited_for_core_s
-from user_testing.worlds.hal_node import NAMESPACE, PERIOD_NS, WATCHDOG_S, Client, HalProcess
+from user_testing.worlds.robots.hal_node import NAMESPACE, PERIOD_NS, WATCHDOG_S, Client, HalProcess
 
 STILL = np.zeros((1, 7), np.float32)
 #: What is promised beside the watchdog's time: a look of the sentinel, and a period.

@@ -9,7 +9,7 @@ import pytest
 from std_srvs.srv import Trigger
 from user_msgs.msg import SafetyStatus
 
-from user_testing.worlds.hal_node import Client, HalProcess
+from user_testing.worlds.robots.hal_node import Client, HalProcess
 
 STILL = np.zeros((1, 7), np.float32)
 

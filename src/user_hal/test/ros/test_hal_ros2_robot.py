@@ -20,8 +20,8 @@ from user_hal.local import LocalHal
 from user_hal.robot_file import build_robot, load_robot_file
 from user_hal.topic_io import attach_topics
 from user_testing.waiting import wait_until
-from user_testing.worlds.hal_node import Client, HalProcess
-from user_testing.worlds.sim_ros_robot import SimProcess
+from user_testing.worlds.robots.hal_node import Client, HalProcess
+from user_testing.worlds.robots.sim_ros_robot import SimProcess
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
 

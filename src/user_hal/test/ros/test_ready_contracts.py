@@ -13,7 +13,7 @@ from user_core.config import from_mapping, load_yaml
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_testing.waiting import wait_until
-from user_testing.worlds.sim_ros_robot import SimProcess
+from user_testing.worlds.robots.sim_ros_robot import SimProcess
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
 

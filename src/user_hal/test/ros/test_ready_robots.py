@@ -17,8 +17,8 @@ from user_core.conformance import check_robot
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_testing.waiting import wait_until
-from user_testing.worlds.ros_driver import RosDriver
-from user_testing.worlds.ros_robots import DRIVERS
+from user_testing.worlds.robots.ros_driver import RosDriver
+from user_testing.worlds.robots.ros_robots import DRIVERS
 
 CONFIG = Path(__file__).parents[3] / "user_bringup" / "config"
 

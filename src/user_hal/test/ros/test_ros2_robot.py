@@ -22,7 +22,7 @@ from user_hal.robots.ros2.commanding.targets import way
 from user_hal.robots.ros2.contract import Ros2Config
 from user_hal.robots.ros2.driver import Ros2Robot
 from user_testing.waiting import wait_until
-from user_testing.worlds.sim_ros_robot import SimProcess, failure
+from user_testing.worlds.robots.sim_ros_robot import SimProcess, failure
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
 

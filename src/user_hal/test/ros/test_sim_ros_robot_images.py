@@ -11,8 +11,8 @@ from sensor_msgs.msg import Image
 
 from user_testing.rendering import needs_gl
 from user_testing.waiting import wait_until
-from user_testing.worlds.hal_node import Client
-from user_testing.worlds.sim_ros_robot import SimProcess
+from user_testing.worlds.robots.hal_node import Client
+from user_testing.worlds.robots.sim_ros_robot import SimProcess
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
 

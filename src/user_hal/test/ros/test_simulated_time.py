@@ -17,8 +17,8 @@ from sensor_msgs.msg import JointState
 
 from user_core.config import load_yaml
 from user_testing.waiting import wait_until
-from user_testing.worlds.hal_node import Client, HalProcess
-from user_testing.worlds.sim_ros_robot import SimProcess
+from user_testing.worlds.robots.hal_node import Client, HalProcess
+from user_testing.worlds.robots.sim_ros_robot import SimProcess
 
 pytest.importorskip("mujoco", reason="the simulated robot needs MuJoCo")
 

@@ -27,7 +27,7 @@ from user_comm.converters.robot import (
 )
 from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
 from user_core.types import Label, Observation
-from user_testing.worlds.hal_node import NAMESPACE, Client, HalProcess
+from user_testing.worlds.robots.hal_node import NAMESPACE, Client, HalProcess
 
 DEADMAN, OPEN, SUCCESS = 5, 2, 3
 

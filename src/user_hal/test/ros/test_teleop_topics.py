@@ -14,7 +14,7 @@ from user_hal.teleops.hand_device import JogConfig
 from user_hal.teleops.leader import LeaderConfig, LeaderTeleop
 from user_hal.teleops.topics import JoyConfig, JoyTeleop, TwistConfig, TwistTeleop
 from user_testing.waiting import wait_until
-from user_testing.worlds.teleop import robot, seen
+from user_testing.worlds.robots.teleop import robot, seen
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from user_hal.robots.ros2.driver import Ros2Robot
 from user_hal.robots.ros2.stop_conditions import FREE, StopConditions, StopWhenConfig
 from user_hal.safety.stops import SafetyState
 from user_testing.waiting import wait_until
-from user_testing.worlds.hal import LiveHal
+from user_testing.worlds.robots.hal import LiveHal
 
 BOOL, INT, FLOAT = "std_msgs/msg/Bool", "std_msgs/msg/Int32", "std_msgs/msg/Float64"
 DOOR = {"topic": "/door", "type": BOOL, "field": "data", "equals": True, "reason": "door open"}

@@ -17,7 +17,7 @@ from user_hal.cameras.with_cameras import RobotWithCameras
 from user_hal.robots.mock import MockConfig, MockRobot
 from user_hal.runtime.driver_guard import Stopper
 from user_hal.safety.stops import SafetyState
-from user_testing.worlds.hal import LiveHal
+from user_testing.worlds.robots.hal import LiveHal
 
 WATCHDOG_S = 0.3
 

@@ -19,7 +19,7 @@ from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety import Refused, SafetyConfig
 from user_hal.safety.stops import SafetyState
 from user_testing.waiting import wait_until
-from user_testing.worlds.hal import EPOCH_NS, MS, World
+from user_testing.worlds.robots.hal import EPOCH_NS, MS, World
 
 
 def refusal(world: World, chunk: ActionChunk) -> str:

@@ -8,7 +8,7 @@ import pytest
 from user_core.errors import DeviceFault, DeviceTimeout, SuiteError
 from user_hal.robots.mock import MockConfig, MockRobot
 from user_hal.runtime.driver_guard import DriverGuard, DriverLimits
-from user_testing.worlds.hal import MS, FakeTime
+from user_testing.worlds.robots.hal import MS, FakeTime
 
 
 class Bench:

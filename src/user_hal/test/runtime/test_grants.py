@@ -12,7 +12,7 @@ from user_core.types import Lease
 from user_hal.runtime.grants import GrantOrder
 from user_hal.runtime.leases import LeaseBook, LeaseConfig
 from user_hal.runtime.obeyed import Obeyed, ObeyedLog, out_of_order, overlaps, read_obeyed
-from user_testing.worlds.hal import FakeTime
+from user_testing.worlds.robots.hal import FakeTime
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from user_hal.runtime.leases import LeaseConfig
 from user_hal.safety.config import WorkspaceConfig
 from user_hal.safety.stops import SafetyState
 from user_hal.sim.experts import ScriptedExpert
-from user_testing.worlds.hal import FakeTime, InlineStopper
+from user_testing.worlds.robots.hal import FakeTime, InlineStopper
 
 ROBOTS = Path(__file__).parents[3] / "user_bringup" / "config" / "robots"
 

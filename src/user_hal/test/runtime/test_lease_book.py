@@ -6,7 +6,7 @@ import pytest
 
 from user_core.errors import LeaseError
 from user_hal.runtime.leases import LeaseBook, LeaseConfig
-from user_testing.worlds.hal import FakeTime
+from user_testing.worlds.robots.hal import FakeTime
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_hal.safety import SafetyConfig, SafetyGate
-from user_testing.worlds.safety import PERIOD_NS, command, make_gate, reading, robot
+from user_testing.worlds.robots.safety import PERIOD_NS, command, make_gate, reading, robot
 
 BOX = {"low": [0.2, -0.3, 0.05], "high": [0.7, 0.3, 0.6]}
 STILL = (0.0,) * 7

@@ -14,7 +14,7 @@ from user_core.errors import ConfigError
 from user_core.specs import ActionGroup, ActionKind, Array, ArraySpec, RobotSpec, common_kind
 from user_hal.safety import SafetyConfig, SafetyGate
 from user_hal.safety.stops import BoundaryStop, ForceStop
-from user_testing.worlds.safety import PERIOD_NS, PERIOD_S
+from user_testing.worlds.robots.safety import PERIOD_NS, PERIOD_S
 
 ROUNDING = 2e-6
 

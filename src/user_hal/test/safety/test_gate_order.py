@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from user_core.config import from_mapping
 from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 from user_hal.safety import SafetyConfig, SafetyGate
-from user_testing.worlds.safety import PERIOD_NS
+from user_testing.worlds.robots.safety import PERIOD_NS
 
 ROUNDING = 2e-6
 LOW, HIGH = (-2.0, 0.0, -2.0, 0.0), (2.0, 1.0, 2.0, 1.0)

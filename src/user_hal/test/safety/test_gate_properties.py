@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from user_core.specs import ActionKind, Array
 from user_hal.safety.rotation import conjugate, multiply, to_vector
-from user_testing.worlds.safety import PERIOD_NS, PERIOD_S, make_gate, reading
+from user_testing.worlds.robots.safety import PERIOD_NS, PERIOD_S, make_gate, reading
 
 ROUNDING = 2e-6
 LIMITS = {

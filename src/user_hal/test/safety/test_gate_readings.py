@@ -14,7 +14,7 @@ from user_core.config import from_mapping
 from user_core.mobility import Mobility
 from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 from user_hal.safety import SafetyConfig, SafetyGate
-from user_testing.worlds.safety import PERIOD_NS
+from user_testing.worlds.robots.safety import PERIOD_NS
 
 ROUNDING = 2e-6
 READ_NS = 20_000_000

@@ -21,7 +21,7 @@ from user_hal.safety.stops import (
     SafetyState,
     SafetySupervisor,
 )
-from user_testing.worlds.safety import reading, robot
+from user_testing.worlds.robots.safety import reading, robot
 
 SECOND_NS = 1_000_000_000
 

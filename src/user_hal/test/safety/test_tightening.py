@@ -12,7 +12,7 @@ from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec
 from user_hal.safety import SafetyConfig
 from user_hal.safety.stops import SafetyState
 from user_hal.safety.tightening import require_tighter
-from user_testing.worlds.hal import World
+from user_testing.worlds.robots.hal import World
 
 SPEC = RobotSpec(
     "arm",

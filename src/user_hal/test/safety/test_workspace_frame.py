@@ -10,7 +10,7 @@ from user_core.config import from_mapping
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind, RobotSpec
 from user_hal.safety import SafetyConfig, SafetyGate
-from user_testing.worlds.safety import robot
+from user_testing.worlds.robots.safety import robot
 
 BOX = {"low": [0.0, -1.0, 0.0], "high": [1.0, 1.0, 1.0]}
 

@@ -19,7 +19,7 @@ from user_core.types import Observation
 from user_hal.checking.motion import MotionCheck, MotionReport, Moved, grippers_that_open
 from user_hal.checking.tables import motion_section
 from user_hal.safety import SafetyConfig
-from user_testing.worlds.small_arm import SmallArm, SmallArmConfig, hal_in_test_time
+from user_testing.worlds.robots.small_arm import SmallArm, SmallArmConfig, hal_in_test_time
 
 
 def run(safety: SafetyConfig | None = None, **params: Any) -> tuple[MotionReport, SmallArm]:

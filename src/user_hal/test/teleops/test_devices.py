@@ -20,7 +20,7 @@ from user_hal.teleops.keyboard import KeyboardConfig, KeyboardTeleop
 from user_hal.teleops.spacemouse import SpaceMouseConfig, SpaceMouseTeleop
 from user_hal.teleops.topics import JoyConfig, JoyTeleop, TwistConfig, TwistTeleop
 from user_testing.waiting import wait_until
-from user_testing.worlds.teleop import Seconds, robot, seen
+from user_testing.worlds.robots.teleop import Seconds, robot, seen
 
 NO_BAND = JogConfig(deadband=0.0)
 

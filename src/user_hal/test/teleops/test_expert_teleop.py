@@ -16,7 +16,7 @@ mujoco = pytest.importorskip("mujoco", reason="the simulator is not installed")
 
 from user_hal.robots.mujoco import MujocoConfig, MujocoRobot  # noqa: E402
 from user_hal.sim.experts import ScriptedExpert  # noqa: E402
-from user_testing.worlds.teleop import robot  # noqa: E402
+from user_testing.worlds.robots.teleop import robot  # noqa: E402
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from user_core.errors import ConfigError
 from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec, common_kind
 from user_hal.teleops.hand_device import Jog, JogConfig
-from user_testing.worlds.teleop import ACTIONS, robot, seen
+from user_testing.worlds.robots.teleop import ACTIONS, robot, seen
 
 CONFIG = JogConfig(deadband=0.0)
 FULL_X = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]

@@ -20,7 +20,7 @@ from user_hal.fakes.local_topics import (
 )
 from user_hal.teleops.hand_device import ButtonsConfig
 from user_hal.teleops.leader import LeaderConfig, LeaderTeleop
-from user_testing.worlds.teleop import Seconds, robot, seen
+from user_testing.worlds.robots.teleop import Seconds, robot, seen
 
 NAMES = [f"j{i}" for i in range(1, 7)]
 PEDAL = {"buttons_topic": "pedal", "buttons": ButtonsConfig(deadman=0)}

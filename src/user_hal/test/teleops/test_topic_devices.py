@@ -14,7 +14,7 @@ from user_core.reasons import DEVICE_MISFITS, DEVICE_SILENT
 from user_hal.fakes.local_topics import LocalTopics
 from user_hal.teleops.hand_device import AxisButtonsConfig, ButtonsConfig, JogConfig
 from user_hal.teleops.topics import JoyConfig, JoyTeleop, TwistConfig, TwistTeleop
-from user_testing.worlds.teleop import Seconds, robot, seen
+from user_testing.worlds.robots.teleop import Seconds, robot, seen
 
 NO_BAND = JogConfig(deadband=0.0)
 TRIGGERS = {"axes": (1, 0, 5), "rest": (0, 0, 1, 0, 0, 1)}

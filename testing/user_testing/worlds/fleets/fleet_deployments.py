@@ -16,7 +16,7 @@ from user_learner.replay.reader import StoreReader
 from user_testing.domains import claim_domain
 from user_testing.processes import NodeProcess, Process
 from user_testing.waiting import wait_until
-from user_testing.worlds.fleet import FleetWorld
+from user_testing.worlds.fleets.scheduler_and_hosts import FleetWorld
 
 #: Moves at random for ever: one simulated arm and its store, or without one, for that of another host.
 COLLECTING: dict[str, Any] = {

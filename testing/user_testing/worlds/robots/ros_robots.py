@@ -1,10 +1,10 @@
 """Stand-ins for the drivers of the robots in ``user_bringup/config/robots``, as their sources have them.
 
 Topics, types, names, units and rates of each are those of the driver that the contract's first lines
-name; what moves behind them is :class:`~user_testing.worlds.ros_driver.RosDriver`. To have one as
+name; what moves behind them is :class:`~user_testing.worlds.robots.ros_driver.RosDriver`. To have one as
 a process of its own::
 
-    python -m user_testing.worlds.ros_robots so101
+    python -m user_testing.worlds.robots.ros_robots so101
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 
 from user_testing.interfaces import provide
-from user_testing.worlds.ros_driver import Command, Driver, RosDriver, Service, State
+from user_testing.worlds.robots.ros_driver import Command, Driver, RosDriver, Service, State
 
 _JOINT_STATE = "sensor_msgs/msg/JointState"
 _POSE = "geometry_msgs/msg/PoseStamped"
@@ -301,7 +301,8 @@ def main() -> None:
         # The types' libraries are looked for when a process starts.
         os.environ.update(environment, USER_TESTING_INTERFACES="1")
         os.execv(
-            sys.executable, [sys.executable, "-m", "user_testing.worlds.ros_robots", *sys.argv[1:]]
+            sys.executable,
+            [sys.executable, "-m", "user_testing.worlds.robots.ros_robots", *sys.argv[1:]],
         )
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

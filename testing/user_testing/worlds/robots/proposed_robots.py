@@ -1,6 +1,6 @@
 """Stand-ins for ``user robots propose``: an arm like a UR, two arms, and arms without controllers.
 
-What they publish, serve and obey is a :class:`~user_testing.worlds.ros_driver.Driver`, with a robot
+What they publish, serve and obey is a :class:`~user_testing.worlds.robots.ros_driver.Driver`, with a robot
 description and what ros2_control tells about its controllers.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from user_comm.topics import interface_class
 from user_testing.interfaces import provide
-from user_testing.worlds.ros_driver import Command, Driver, Service, State
+from user_testing.worlds.robots.ros_driver import Command, Driver, Service, State
 
 _JOINT_STATE = "sensor_msgs/msg/JointState"
 _TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
