@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from user_testing.domains import claim_domain
+from user_testing.ports import claim_domain
 from user_testing.processes import begin_test, close_all, kill_group, logs_of_test
 from user_testing.waiting import forget_dead_threads, watch_threads
 

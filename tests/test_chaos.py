@@ -11,8 +11,7 @@ import subprocess
 import pytest
 
 from user_bringup.chaos.verdict import count_steps, judge
-from user_testing.domains import claim_domain
-from user_testing.ports import free_endpoint
+from user_testing.ports import claim_domain, free_endpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 

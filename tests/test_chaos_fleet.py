@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from user_testing.domains import claim_domain
+from user_testing.ports import claim_domain
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

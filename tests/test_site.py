@@ -25,8 +25,7 @@ from user_comm.policy_blobs.puller import PolicyPuller
 from user_comm.policy_blobs.server import PolicyServer
 from user_core.types import PolicyVersion
 from user_fleet.processes import find_processes
-from user_testing.domains import claim_domain
-from user_testing.ports import free_endpoint
+from user_testing.ports import claim_domain, free_endpoint
 from user_testing.processes import NodeProcess
 from user_testing.waiting import wait_until
 from user_testing.worlds.acting import GraphProbe

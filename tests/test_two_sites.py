@@ -25,8 +25,7 @@ from user_bringup.nodes.graph_listener import GraphListener
 from user_bringup.nodes.monitor import Monitor
 from user_comm.start import end_spinning
 from user_learner.replay import StoreReader
-from user_testing.domains import claim_domain
-from user_testing.ports import free_endpoint
+from user_testing.ports import claim_domain, free_endpoint
 from user_testing.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

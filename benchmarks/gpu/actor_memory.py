@@ -26,8 +26,7 @@ from user_comm.converters import RobotDescription
 from user_core.command_line import Parser
 from user_core.specs import ArraySpec, RobotSpec
 from user_testing import systems
-from user_testing.domains import claim_domain
-from user_testing.ports import free_endpoint
+from user_testing.ports import claim_domain, free_endpoint
 from user_testing.processes import NodeProcess
 from user_testing.worlds.acting import GraphProbe
 

@@ -39,8 +39,7 @@ from user_core.interfaces import Query
 from user_core.plugins import build
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Observation, Task
-from user_testing.domains import claim_domain
-from user_testing.ports import free_endpoint
+from user_testing.ports import claim_domain, free_endpoint
 from user_testing.processes import NodeProcess
 from user_testing.waiting import wait_until
 

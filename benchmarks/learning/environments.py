@@ -35,8 +35,7 @@ from user_bringup.monitor.history import read_history
 from user_bringup.monitor.shares import success_of
 from user_core.command_line import Parser
 from user_testing import systems
-from user_testing.domains import claim_domain
-from user_testing.ports import free_endpoint
+from user_testing.ports import claim_domain, free_endpoint
 from user_testing.systems import started, words_of_run
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -30,8 +30,7 @@ import numpy as np
 
 from console_cost import KINDS, RATE_HZ, chromium, cost, paired, until_served
 from user_core.command_line import Parser
-from user_testing.domains import claim_domain
-from user_testing.ports import free_port
+from user_testing.ports import claim_domain, free_port
 from user_testing.systems import started, words_of_run
 
 _KEYS = """

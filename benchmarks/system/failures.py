@@ -29,8 +29,7 @@ from typing import Any
 
 from user_core.command_line import Parser
 from user_testing import systems
-from user_testing.domains import claim_domain
-from user_testing.ports import free_endpoint
+from user_testing.ports import claim_domain, free_endpoint
 from user_testing.systems import words_of_run
 
 _ROOT = Path(__file__).resolve().parents[2]

@@ -30,8 +30,7 @@ from user_core.runtime.clock import Clock
 from user_fleet.resources.model import HostReport, Resource
 from user_fleet.scheduling.experiment import Experiment
 from user_fleet.scheduling.store import FleetStore
-from user_testing.domains import claim_domain
-from user_testing.ports import free_port
+from user_testing.ports import claim_domain, free_port
 from user_testing.systems import started, words_of_run
 
 FOLDER = Path(__file__).parent

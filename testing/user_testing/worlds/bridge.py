@@ -17,8 +17,7 @@ from user_comm.net.router import RouterConfig
 from user_comm.net.sessions import ZenohConfig, open_session, to_zenoh
 from user_comm.start import end_spinning
 from user_comm.topics import Quality, profile
-from user_testing.domains import claim_domain
-from user_testing.ports import free_endpoint
+from user_testing.ports import claim_domain, free_endpoint
 from user_testing.waiting import wait_until
 
 

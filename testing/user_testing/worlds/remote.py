@@ -13,10 +13,9 @@ from typing import Any
 from user_comm.net.network import Members, Network
 from user_core.types import Outcome
 from user_learner.replay import StoreReader
-from user_testing.domains import claim_domain
 from user_testing.link_emulator import Host, Link, LinkQuality
 from user_testing.link_proxy import LinkProxy
-from user_testing.ports import free_port
+from user_testing.ports import claim_domain, free_port
 from user_testing.processes import NodeProcess, Process, waited_for_core_s
 from user_testing.waiting import TIMEOUT_S, wait_until
 from user_testing.worlds.acting import committed_steps

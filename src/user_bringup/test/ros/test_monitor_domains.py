@@ -8,7 +8,7 @@ import rclpy
 from user_msgs.msg import ActorStatus, EpisodeResult
 
 from user_bringup.nodes.monitor import Monitor
-from user_testing.domains import claim_domain
+from user_testing.ports import claim_domain
 from user_testing.waiting import wait_until
 
 

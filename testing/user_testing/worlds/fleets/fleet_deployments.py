@@ -13,7 +13,7 @@ from user_core.config import to_mapping
 from user_fleet.scheduling.experiment import Experiment
 from user_hal.runtime.obeyed import Obeyed, read_obeyed
 from user_learner.replay.reader import StoreReader
-from user_testing.domains import claim_domain
+from user_testing.ports import claim_domain
 from user_testing.processes import NodeProcess, Process
 from user_testing.waiting import wait_until
 from user_testing.worlds.fleets.scheduler_and_hosts import FleetWorld
