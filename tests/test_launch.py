@@ -26,10 +26,7 @@ from user_bringup.chaos.evidence import Evidence  # noqa: E402
 from user_bringup.nodes.graph_recorder import GraphRecorder  # noqa: E402
 from user_comm.net.network import Members, Network  # noqa: E402
 from user_fleet.processes import find_processes, is_alive  # noqa: E402
-from user_testing.ports import (
-    claim_domain,  # noqa: E402
-    free_port,  # noqa: E402
-)
+from user_testing.ports import claim_domain, free_port  # noqa: E402
 from user_testing.waiting import wait_until  # noqa: E402
 
 pytestmark = pytest.mark.timeout(300)
