@@ -13,6 +13,7 @@ import pytest
 from user_core.errors import ConfigError, PluginError
 from user_core.policies.lerobot import history
 from user_core.policies.lerobot.config import LeRobotConfig
+from user_core.runtime.locks import FileLock
 from user_core.specs import ArraySpec, RobotSpec
 from user_testing.waiting import wait_until
 
@@ -20,6 +21,7 @@ SPEC = RobotSpec("arm", {"x": ArraySpec((3,))}, ArraySpec((3,), low=-1.0, high=1
 #: What looks it up says so in a file, and takes its time.
 PROGRAM = """
 import sys, time
+from user_core.errors import PluginError, SuiteError
 from user_core.policies.lerobot import history
 from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.specs import RobotSpec
@@ -29,10 +31,19 @@ def asked(config, spec, until_s):
     with open(sys.argv[2], "a") as file:
         file.write("asked\\n")
     time.sleep(float(sys.argv[3]))
+    if sys.argv[4] == "refused":
+        raise PluginError("policy act", got="no torchvision", expected="it", hint="install it")
+    if sys.argv[4] == "killed":
+        raise history._Unanswered("ended with -9")
     return 3
 
 history._apart = asked
-print(history.history_of(LeRobotConfig(type="act"), RobotSpec.from_dict(json.loads(sys.argv[1]))))
+spec = RobotSpec.from_dict(json.loads(sys.argv[1]))
+print("begun", flush=True)
+try:
+    print(history._known(LeRobotConfig(type="act"), spec))
+except (SuiteError, history._Unanswered) as error:
+    print(type(error).__name__, str(error).splitlines())
 """
 
 
@@ -54,9 +65,9 @@ def package(tmp_path, monkeypatch):
 def start(tmp_path):
     started = []
 
-    def begin(takes_s, robot="arm"):
+    def begin(takes_s, robot="arm", how=""):
         spec = json.dumps(RobotSpec(robot, SPEC.observation, SPEC.action).to_dict())
-        words = [sys.executable, "-c", PROGRAM, spec, str(tmp_path / "asked"), str(takes_s)]
+        words = [sys.executable, "-c", PROGRAM, spec, str(tmp_path / "asked"), str(takes_s), how]
         started.append(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
         return started[-1]
 
@@ -66,13 +77,17 @@ def start(tmp_path):
         process.communicate()
 
 
+def said_by(process):
+    return process.communicate(timeout=60)[0].removeprefix("begun\n")
+
+
 def test_of_processes_that_begin_at_once_one_looks_it_up(package, start, tmp_path):
     processes = [start(0.5, robot=f"robot{number}") for number in range(4)]
-    assert [p.communicate(timeout=60)[0] for p in processes] == ["3\n"] * 4
+    assert [said_by(p) for p in processes] == ["3\n"] * 4
     assert (tmp_path / "asked").read_text() == "asked\n"
     (kept,) = (tmp_path / "cache/user/histories").glob("[0-9a-f]*[0-9a-f]")
     kept.write_text("{")  # a disk without power
-    assert start(0.0).communicate(timeout=60)[0] == "3\n"
+    assert said_by(start(0.0)) == "3\n"
     assert json.loads(kept.read_text()) == {"history": 3}
 
 
@@ -83,8 +98,56 @@ def test_one_that_is_killed_meanwhile_is_followed_by_the_next(package, start, tm
     time.sleep(0.5)
     assert [other.poll() for other in others] == [None, None], "they wait for it"
     first.kill()
-    assert [other.communicate(timeout=60)[0] for other in others] == ["3\n", "3\n"]
+    assert [said_by(other) for other in others] == ["3\n", "3\n"]
     assert (tmp_path / "asked").read_text() == "asked\n" * 2
+
+
+@pytest.mark.parametrize(("how", "said"), [("refused", "PluginError"), ("killed", "_Unanswered")])
+def test_who_waits_gets_the_error_and_who_comes_later_asks_anew(
+    package, start, tmp_path, how, said
+):
+    first = start(600.0, how=how)
+    wait_until(lambda: (tmp_path / "asked").exists(), 60)
+    others = [start(0.3, robot=f"robot{number}", how=how) for number in range(3)]
+    assert [other.stdout.readline() for other in others] == ["begun\n"] * 3
+    first.kill()  # one of the others finds it out
+    found = [other.communicate(timeout=60)[0] for other in others]
+    assert found[0].startswith(said) and set(found) == {found[0]}
+    assert (tmp_path / "asked").read_text() == "asked\n" * 2
+    assert said_by(start(0.0)) == "3\n", "it may have been mended"
+    assert said_by(start(0.0, how=how)) == "3\n"
+    assert (tmp_path / "asked").read_text() == "asked\n" * 3
+
+
+def test_the_newest_questions_are_kept(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "_MOST", 3)
+    monkeypatch.setattr(history, "_apart", lambda config, spec, until_s: 2)
+    folder = tmp_path / "cache/user/histories"
+
+    def ask(chunk_size):
+        config = LeRobotConfig(type="act", config={"chunk_size": chunk_size})
+        assert history.history_of(config, SPEC) == 2
+        return next(one for one in newest_first() if one.suffix == "")
+
+    def newest_first():
+        return sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+    used, old, killed = ask(1), ask(2), ask(3)
+    killed.with_name(f".{killed.name}.tmp").write_text("{")  # of one that was killed
+    for file in folder.iterdir():
+        os.utime(file, (1, 1))
+    held = FileLock(used.with_suffix(".lock"))
+    try:
+        os.utime(used.with_suffix(".lock"), (1, 1))
+        newest = [ask(n) for n in range(4, 7)]
+    finally:
+        held.release()
+    kept = {file.name for file in folder.iterdir()}
+    assert {one.name for one in (used, *newest)} == {n for n in kept if "." not in n}
+    assert not {n for n in kept if old.name in n or killed.name in n}
+    newest.append(ask(7))
+    assert len(list(folder.iterdir())) == 6, "an answer and a lock each"
+    assert not used.exists() and not newest[0].exists()
 
 
 def test_another_question_is_asked_anew(package, tmp_path, monkeypatch):
@@ -125,7 +188,6 @@ def test_what_could_not_be_found_out_is_an_error(package, tmp_path, monkeypatch)
     assert "n_obs_steps: N" in error.value.hint
     said = LeRobotConfig(type="act", config={"n_obs_steps": 2})
     assert history.history_of(said, SPEC) == 2, "the parameters say it"
-    assert not list((tmp_path / "cache/user/histories").glob("[0-9a-f]*[0-9a-f]")), "it is not kept"
     (package / "__init__.py").write_text("import time; time.sleep(600)")
     monkeypatch.setattr(history, "_LIMIT_S", 0.5)
     with pytest.raises(PluginError, match=r"no answer within 0 s"):

@@ -2,7 +2,8 @@
 
 A process that acts by an inference server needs nothing else of it, and would keep nearly a gigabyte of memory for this number. So
 another process imports it, says the number, and ends. The answer is kept on this host: of ten actors that begin at once one looks it
-up, and the others wait for what it finds; those that begin later read it.
+up, and the others wait for what it finds, an error too; those that begin later read the number. After an error they look it up anew,
+since what it told of may have been mended.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ _LIMIT_S = 300.0
 _LOOK_S = 0.1
 #: What lies on a hub may be another tomorrow: for so long an answer counts, seconds.
 _OF_HUB_S = 600.0
+#: So many questions are kept, the newest.
+_MOST = 64
 _ERRORS = {kind.code: kind for kind in (ConfigError, SpecError, PluginError, PolicyError)}
+#: What stands for its code where LeRobot could not be asked.
+_UNANSWERED = "unanswered"
 #: Changes when the same question has another answer.
 _FORM = 1
 #: Settings that say nothing of what it sees; of robots that do other tasks they differ.
@@ -99,7 +104,7 @@ def _known(config: LeRobotConfig, spec: RobotSpec) -> int:
     """What was found out on this host already; else this process finds it out, or waits for one that does."""
     if find_spec("lerobot") is None:
         raise PluginError("observations of a policy of LeRobot", got="no LeRobot")
-    until_s = time.monotonic() + _LIMIT_S
+    until_s, began_s = time.monotonic() + _LIMIT_S, time.time()
     try:
         file = cache_home() / "histories" / _question(config, spec)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -107,8 +112,8 @@ def _known(config: LeRobotConfig, spec: RobotSpec) -> int:
         # no home, a disk that is read only, a module that names no code
         return _apart(config, spec, until_s)
     while True:
-        if found := _kept(file, config):
-            return found
+        if said := _kept(file, config, began_s):
+            return _history_in(said)
         try:
             lock = FileLock(file.with_suffix(".lock"), f"the search for {file.name}")
         except StoreError as error:
@@ -121,10 +126,61 @@ def _known(config: LeRobotConfig, spec: RobotSpec) -> int:
         except OSError:  # a folder of somebody else
             return _apart(config, spec, until_s)
         try:
-            found = _kept(file, config) or _apart(config, spec, until_s)
-            with suppress(OSError):  # no room: the next one asks again
-                write_atomically(file, json.dumps({"history": found}), durable=False)
-            return found
+            said = _kept(file, config, began_s)
+            if not said:
+                said = _said_by_another(config, spec, until_s)
+                with suppress(OSError):  # no room: the next one asks again
+                    write_atomically(file, json.dumps(said), durable=False)
+                    _forget_oldest(file.parent)
+            return _history_in(said)
+        finally:
+            lock.release()
+
+
+def _said_by_another(config: LeRobotConfig, spec: RobotSpec, until_s: float) -> dict[str, Any]:
+    """What :func:`_apart` gives or raises, in a form that can be kept; an error with the time at which it was found."""
+    try:
+        return {"history": _apart(config, spec, until_s)}
+    except _Unanswered as error:
+        return {"code": _UNANSWERED, "got": str(error), "at": time.time()}
+    except tuple(_ERRORS.values()) as error:
+        return {**_in_words(error), "at": time.time()}
+
+
+def _history_in(said: dict[str, Any]) -> int:
+    """The number. Raises what was said instead."""
+    if "history" in said:
+        return int(said["history"])
+    if said["code"] == _UNANSWERED:
+        raise _Unanswered(said["got"])
+    kind = _ERRORS.get(said["code"], PluginError)
+    raise kind(said["what"], got=said["got"], expected=said["expected"], hint=said["hint"])
+
+
+def _in_words(error: SuiteError) -> dict[str, Any]:
+    told = {name: getattr(error, name) for name in ("got", "expected")}
+    said = {name: None if one is None else str(one) for name, one in told.items()}
+    return said | {"code": error.code, "what": error.what, "hint": error.hint}
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the newest questions: remove answers, locks, and what processes have left there that were killed, of all others
+    that nobody looks up now. Raises OSError."""
+    of: dict[str, list[tuple[float, Path]]] = {}
+    for file in folder.iterdir():
+        with suppress(OSError):  # another has removed it
+            question = file.name.lstrip(".").partition(".")[0]
+            of.setdefault(question, []).append((file.stat().st_mtime, file))
+    for question in sorted(of, key=lambda one: max(of[one]))[:-_MOST]:
+        place = folder / f"{question}.lock"
+        try:
+            lock = FileLock(place)
+        except StoreError:
+            continue
+        try:
+            # Who has opened the lock meanwhile, and gets it, looks it up beside another at worst.
+            for file in {place, *(file for _, file in of[question])}:
+                file.unlink(missing_ok=True)
         finally:
             lock.release()
 
@@ -156,16 +212,19 @@ def _code_of(package: str) -> bytes:
     return repr([package, *((name, s.st_size, s.st_mtime_ns) for name, s in stats)]).encode()
 
 
-def _kept(file: Path, config: LeRobotConfig) -> int:
-    """The answer that is kept; 0: none that counts."""
+def _kept(file: Path, config: LeRobotConfig, began_s: float) -> dict[str, Any]:
+    """What is kept of an answer; an error only where it was found since then. Empty: nothing that counts."""
     try:
         of_hub = config.checkpoint and not Path(config.checkpoint).expanduser().is_dir()
         if of_hub and time.time() - file.stat().st_mtime > _OF_HUB_S:
-            return 0
-        found = json.loads(file.read_text(encoding="utf-8"))["history"]
+            return {}
+        said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if "history" in said:
+            return said if type(said["history"]) is int and said["history"] > 0 else {}
+        whole = {"got", "code"} if said["code"] == _UNANSWERED else {"what", "got", "expected", "hint"}  # fmt: skip
+        return said if whole <= said.keys() and said["at"] >= began_s else {}
     except (OSError, ValueError, TypeError, KeyError):  # after a power cut it may be anything
-        return 0
-    return found if isinstance(found, int) and found > 0 else 0
+        return {}
 
 
 def _apart(config: LeRobotConfig, spec: RobotSpec, until_s: float) -> int:
@@ -185,10 +244,7 @@ def _apart(config: LeRobotConfig, spec: RobotSpec, until_s: float) -> int:
         raise _Unanswered(f"no answer within {_LIMIT_S:.0f} s of the process that looks it up") from error  # fmt: skip
     except (OSError, ValueError) as error:
         raise _Unanswered(str(error)) from error
-    if "history" in said:
-        return int(said["history"])
-    kind = _ERRORS.get(said["code"], PluginError)
-    raise kind(said["what"], got=said["got"], expected=said["expected"], hint=said["hint"])
+    return _history_in(said)
 
 
 def main() -> None:
@@ -201,9 +257,7 @@ def main() -> None:
         config = from_mapping(LeRobotConfig, question["config"])
         said = {"history": _here(config, RobotSpec.from_dict(question["spec"]))}
     except SuiteError as error:
-        told = {name: getattr(error, name) for name in ("got", "expected")}
-        said = {name: None if one is None else str(one) for name, one in told.items()}
-        said |= {"code": error.code, "what": error.what, "hint": error.hint}
+        said = _in_words(error)
     answer.write(json.dumps(said))
     answer.flush()
     os._exit(0)  # threads of libraries keep nobody waiting
