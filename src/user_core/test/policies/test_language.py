@@ -108,6 +108,17 @@ def test_batches_say_which_task_each_step_is_of():
     loss.backward()
 
 
+def test_what_instructions_mean_is_asked_of_a_gpu_once_and_after_a_load():
+    network = policy().network()
+    seen = {"x": np.zeros((2, 2), np.float32), TASK: np.array([0, 1])}
+    told = network.inputs(seen)[INSTRUCTION]
+    state = network.state_dict()
+    network.load_state_dict(state | {"instructions": 2 * state["instructions"]})
+    assert torch.equal(network.inputs(seen)[INSTRUCTION], 2 * told)
+    network.to("meta")  # from which nothing can be read
+    assert torch.equal(network.inputs(seen)[INSTRUCTION], 2 * told)
+
+
 def test_what_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.undo()
     sentence._model.cache_clear()

@@ -88,7 +88,9 @@ class ChunkNetwork(nn.Module):
         if INSTRUCTION in observation:
             found[INSTRUCTION] = torch.as_tensor(observation[INSTRUCTION])
         elif TASK in observation:
-            table = self.instructions.cpu()
+            if self._table is None:
+                self._table = self.instructions.cpu()
+            table = self._table
             found[INSTRUCTION] = table[torch.as_tensor(observation[TASK]).clamp_max(len(table) - 1)]
         else:
             raise SpecError(
@@ -143,6 +145,8 @@ class ChunkNetwork(nn.Module):
         how = (self.config.normalization, self.config.action_normalization)
         #: Of what is seen, and of actions. To ask the GPU is to wait until it has computed all that was launched.
         self._settled = [one == "bounds" for one in how]
+        #: Instructions on the host, where batches say which task each row is of.
+        self._table: Tensor | None = None
 
     def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*args, **keywords)

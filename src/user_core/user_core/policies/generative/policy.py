@@ -175,6 +175,7 @@ class ChunkPolicy(Policy):
     ) -> Iterator[dict[str, Tensor]]:
         """They are overwritten in the block. Raises PolicyError where a pretrained encoder is another one."""
         yield tensors
+        network.buffers_changed()
         self._arrays = _InNetwork(network)
         if "eye_key" in tensors:
             require_same_encoder(network.frozen_encoder.key, self._arrays["eye_key"])
