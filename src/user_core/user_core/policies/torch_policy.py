@@ -23,9 +23,6 @@ from user_core.policies.features import ActionScale, FeatureLayout, is_image, to
 from user_core.policies.loading import check_fits
 from user_core.specs import Array, Arrays, RobotSpec
 
-#: Rows of a batch that are looked at for quantiles, at most.
-_LOOK_ROWS = 4096
-
 
 class Network(nn.Module):
     """All of :class:`~user_core.interfaces.PolicyNetwork`, with the usual answers.
@@ -110,12 +107,6 @@ def _require_history(features: FeatureLayout, observation: Arrays) -> None:
                 expected=("B", *lead, *spec.shape),
                 hint=f"Set sampler.observation_history to {features.history}, as the policy's",
             )  # fmt: skip
-
-
-def quantiles(rows: Tensor, shares: Sequence[float]) -> Tensor:
-    """Quantiles of each column of rows (n, S), (len(shares), S); of many rows those of some from everywhere."""
-    some = rows[torch.linspace(0, len(rows) - 1, min(len(rows), _LOOK_ROWS)).long()]
-    return torch.quantile(some, rows.new_tensor(shares), dim=0)
 
 
 def in_metres(features: FeatureLayout, name: str, image: Tensor) -> Tensor:

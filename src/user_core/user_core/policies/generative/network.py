@@ -19,17 +19,20 @@ from user_core.policies.generative.objectives import Given, Model, Objective
 from user_core.policies.generative.velocity import PLAIN, Velocity
 from user_core.policies.image_encoders.config import require_same_encoder
 from user_core.policies.language.config import INSTRUCTION, TASK
+from user_core.policies.settling import SettlingScales, quantiles
 from user_core.policies.tanh_gaussian_network import soft_limit_batch
-from user_core.policies.torch_policy import batch_inputs, quantiles
+from user_core.policies.torch_policy import batch_inputs
 from user_core.specs import Array, Arrays
 
 #: Least half width of what data show, as a share of half the bounds, and where there are none.
 _LEAST_SHARE, _LEAST_UNBOUNDED = 0.02, 0.01
 #: Actions within half a thousandth of their range do not move.
 _LEAST_ACTION = 1e-3
+#: In the order of ``statistics_calls``.
+_SCALES = ("inputs", "actions")
 
 
-class ChunkNetwork(nn.Module):
+class ChunkNetwork(SettlingScales):
     """Inputs, scales and arrays of a :class:`~user_core.interfaces.LossNetwork` over chunks.
 
     Scales settle within the first ``normalization_calls`` calls of :meth:`observe` and
@@ -52,7 +55,7 @@ class ChunkNetwork(nn.Module):
     statistics_calls: Tensor
 
     def __init__(self, config: ChunkConfig, features: FeatureLayout, code: ChunkCode) -> None:
-        super().__init__()
+        super().__init__(config.normalization_calls)
         self.config, self.features, self.code, self.rows = config, features, code, config.rows
         size = code.size
         self.register_buffer("input_offset", torch.from_numpy(features.offset.copy()))
@@ -62,7 +65,8 @@ class ChunkNetwork(nn.Module):
         self.register_buffer("statistics_inputs", torch.zeros((2, features.state_size)).double())
         self.register_buffer("statistics_actions", torch.zeros((2, size)).double())
         self.register_buffer("statistics_calls", torch.zeros(2, dtype=torch.int64))
-        self.buffers_changed()
+        #: Instructions on the host, where batches say which task each row is of.
+        self._table: Tensor | None = None
         least = features.least_spreads(_LEAST_SHARE, _LEAST_UNBOUNDED)
         self._least = torch.from_numpy(least)
         #: Embeddings of the tasks' instructions, and none, (n + 1, I).
@@ -107,13 +111,14 @@ class ChunkNetwork(nn.Module):
             self._encoder_unknown = False
         state = torch.cat([one["state"] for one in inputs])
         self._settle(
-            0, self.config.normalization, state, self.statistics_inputs, self._least,
+            "inputs", self.config.normalization, state, self.statistics_inputs, self._least,
             self.input_offset, self.input_scale,
         )  # fmt: skip
 
     def observe_actions(self, action: Tensor, weight: Tensor | None) -> None:
         """Settle the scale of actions (B, T x A), of which ``weight`` says which are there."""
-        if self._settled[1]:
+        how = self.config.action_normalization
+        if how == "bounds" or self.has_settled("actions"):
             return
         moved = self.code.moved
         rows = self.code.encode_batch(action)[..., :moved].flatten(0, 1)
@@ -123,7 +128,7 @@ class ChunkNetwork(nn.Module):
             return
         least = torch.full_like(rows[0], _LEAST_ACTION)
         self._settle(
-            1, self.config.action_normalization, rows, self.statistics_actions[:, :moved], least,
+            "actions", how, rows, self.statistics_actions[:, :moved], least,
             self.action_offset[:moved], self.action_scale[:moved],
         )  # fmt: skip
 
@@ -141,36 +146,26 @@ class ChunkNetwork(nn.Module):
             self.statistics_calls[1] = most
 
     def buffers_changed(self) -> None:
-        """Buffers have been loaded: whether scales have settled is looked up again."""
-        how = (self.config.normalization, self.config.action_normalization)
-        #: Of what is seen, and of actions. To ask the GPU is to wait until it has computed all that was launched.
-        self._settled = [one == "bounds" for one in how]
-        #: Instructions on the host, where batches say which task each row is of.
-        self._table: Tensor | None = None
-
-    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
-        super()._load_from_state_dict(*args, **keywords)
-        self.buffers_changed()
+        """Buffers have been loaded: which scales have settled, and the instructions, are looked up again."""
+        super().buffers_changed()
+        self._table = None
 
     @torch.no_grad()
     def _settle(
-        self, which: int, how: str, rows: Tensor, sums: Tensor, least: Tensor,
+        self, name: str, how: str, rows: Tensor, sums: Tensor, least: Tensor,
         offset: Tensor, scale: Tensor,
     ) -> None:  # fmt: skip
-        if self._settled[which]:
+        if how == "bounds":
             return
-        calls = int(self.statistics_calls[which])
-        self._settled[which] = calls >= self.config.normalization_calls
-        rows = rows[rows.isfinite().all(1)]
-        if self._settled[which] or not len(rows):
+        count = self.statistics_calls[_SCALES.index(name)]
+        if (found := self.counted(name, count, rows)) is None:
             return
-        self.statistics_calls[which] += 1
-        exact = rows.double()
+        calls, exact = found
         if how == "data":
-            found = torch.stack([exact.mean(0), exact.square().mean(0)])
+            seen = torch.stack([exact.mean(0), exact.square().mean(0)])
         else:
-            found = quantiles(exact, (self.config.quantile, 1 - self.config.quantile))
-        sums.lerp_(found, 1 / (calls + 1))
+            seen = quantiles(exact, (self.config.quantile, 1 - self.config.quantile))
+        sums.lerp_(seen, 1 / (calls + 1))
         if how == "data":
             middle, half = sums[0], (sums[1] - sums[0].square()).clamp_min(0).sqrt()
         else:

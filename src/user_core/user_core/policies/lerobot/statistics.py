@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from user_core.errors import PolicyError
 from user_core.policies.lerobot.inputs import ACTION, InputMap
-from user_core.policies.torch_policy import quantiles
+from user_core.policies.settling import SettlingScales, quantiles
 from user_core.specs import Array
 
 #: What each kind of normalisation needs.
@@ -72,7 +72,7 @@ def from_bounds(inputs: InputMap) -> Values:
     return found
 
 
-class Statistics(nn.Module):
+class Statistics(SettlingScales):
     """Statistics by feature and name.
 
     Args:
@@ -82,9 +82,8 @@ class Statistics(nn.Module):
     """
 
     def __init__(self, values: Values, settling: Mapping[str, Array], calls: int) -> None:
-        super().__init__()
-        self._calls, self._names = calls, {name: tuple(of) for name, of in values.items()}
-        self.buffers_changed()
+        super().__init__(calls)
+        self._names = {name: tuple(of) for name, of in values.items()}
         self._least = {
             name: torch.from_numpy(np.asarray(v, np.float32)) for name, v in settling.items()
         }
@@ -114,34 +113,19 @@ class Statistics(nn.Module):
         """The same in one dictionary, as an actor gets them."""
         return {f"statistics.{f}.{s}": t for f, of in self.values().items() for s, t in of.items()}
 
-    def buffers_changed(self) -> None:
-        """Buffers have been loaded: which features have settled is looked up again."""
-        #: To ask the GPU is to wait until it has computed all that was launched.
-        self._settled = set[str]()
-
-    def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
-        super()._load_from_state_dict(*args, **keywords)
-        self.buffers_changed()
-
     def settles(self, feature: str) -> bool:
         """Whether rows of a feature may still count; False once it is known that they do not."""
-        return feature in self._least and feature not in self._settled
+        return feature in self._least and not self.has_settled(feature)
 
     @torch.no_grad()
     def settle(self, feature: str, rows: Tensor) -> None:
-        """Take rows (n, S) of a feature into account, if it settles and has not settled yet. Rows that are not
-        finite do not count: they would spoil it for good."""
-        if not self.settles(feature):
+        """Take rows (n, S) of a feature into account, if it settles and has not settled yet."""
+        if feature not in self._least:
             return
-        least = self._least[feature]
         seen, sums = getattr(self, _key(feature, "seen")), getattr(self, _key(feature, "sums"))
-        before = int(seen)
-        if before >= self._calls:
-            self._settled.add(feature)
+        if (counted := self.counted(feature, seen, rows)) is None:
             return
-        exact = rows[rows.isfinite().all(1)].double()
-        if not len(exact):
-            return
+        before, exact = counted
         low, high = exact.min(0).values, exact.max(0).values
         if before:
             low, high = torch.minimum(low, sums[2]), torch.maximum(high, sums[3])
@@ -150,8 +134,7 @@ class Statistics(nn.Module):
         found = torch.cat([means, low[None], high[None], rest])
         sums.lerp_(found, 1 / (before + 1))
         sums[2], sums[3] = low, high
-        seen += 1
-        least = least.to(sums.device)
+        least = self._least[feature].to(sums.device)
         values = {
             "mean": sums[0], "std": torch.maximum((sums[1] - sums[0].square()).clamp_min(0).sqrt(), least),
             "q50": sums[6],
