@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from user_core.command_line import Parser
+from user_core.command_line import Parser, of_files
 
 
 def parser() -> Parser:
@@ -86,3 +87,23 @@ def test_the_words_of_the_process_are_the_default() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "p: no option '--seed'. Did you mean '--seeds'? 'p --help' lists what there is.\n"  # fmt: skip
+
+
+def test_what_the_system_says_of_a_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "robot.yaml"
+    file.write_text("")
+    tries = {
+        "File exists, expected the name of a folder": lambda: file.mkdir(exist_ok=True),
+        "Not a directory, expected a name in a folder": lambda: (file / "run").mkdir(),
+        "No such file or directory, expected a name that is there": (tmp_path / "run").read_text,
+        "Is a directory, expected a file": tmp_path.read_text,
+        "File name too long, expected a shorter name": (tmp_path / ("x" * 999)).read_text,
+    }
+    for said, attempt in tries.items():
+        with pytest.raises(OSError, match=said.partition(",")[0]) as caught:
+            attempt()
+        text = of_files(caught.value) or ""
+        assert text.startswith(f"{tmp_path}") and said in text, text
+        assert "test_command_line.py line" in text or "pathlib" in text
+    assert of_files(OSError(5, "Input/output error")) is None
+    assert of_files(BrokenPipeError()) is None

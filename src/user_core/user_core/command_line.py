@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -70,6 +73,41 @@ def refusal(program: str, what: str, near: Sequence[str] = ()) -> str:
     """One line: what is wrong with a command line, what may have been meant, where all are listed."""
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
     return f"{program}: {what}.{hint} '{program} --help' lists what there is."
+
+
+#: What a command line can do about a file or folder that the system refused.
+_OF_FILES: dict[int | None, str] = {
+    errno.ENOENT: "a name that is there, or a folder in which files can be made",
+    errno.EEXIST: "the name of a folder, or one that is not taken yet: this is a file",
+    errno.ENOTDIR: "a name in a folder: a part of this path is a file",
+    errno.EISDIR: "a file: this is a folder",
+    errno.EACCES: "what this user may read and write; `ls -ld` shows whose it is",
+    errno.EPERM: "what this user may read and write; `ls -ld` shows whose it is",
+    errno.EROFS: "a disk that can be written",
+    errno.ENOSPC: "room on its disk; `df` shows how much there is",
+    errno.EDQUOT: "room on its disk; `quota` shows how much there is",
+    errno.ENOTEMPTY: "an empty folder, or a name that is not taken yet",
+    errno.ENAMETOOLONG: "a shorter name",
+    errno.ELOOP: "a path whose links end somewhere",
+}
+
+
+def of_files(error: OSError) -> str | None:
+    """One line about a file or folder that the system refused: which, why, what was expected, who asked for it.
+
+    Returns:
+        None where the error names no file: it is about something else.
+    """
+    if not isinstance(error.filename, str | bytes | os.PathLike) or error.strerror is None:
+        return None
+    text = f"{os.fsdecode(error.filename)}: got {error.strerror}"
+    if error.errno in _OF_FILES:
+        text += f", expected {_OF_FILES[error.errno]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [one for one in frames if f"{os.sep}user_" in one.filename] or list(frames)
+    if ours:
+        text += f" (asked for by {ours[-1].name}, {os.path.basename(ours[-1].filename)} line {ours[-1].lineno})"
+    return text
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:

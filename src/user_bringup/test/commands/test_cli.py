@@ -34,6 +34,17 @@ def test_errors_are_one_clear_message(capsys, tmp_path):
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("words", ["schemas FILE", "replay merge nowhere --into FILE"])
+def test_a_file_where_a_folder_is_to_be_written_is_one_clear_message(capsys, tmp_path, words):
+    file = tmp_path / "robot.yaml"
+    file.write_text("robot: {}")
+    assert main(words.replace("FILE", str(file)).split()) in (1, 2)
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    assert f"{file}: got File exists, expected the name of a folder" in told.out + told.err
+    assert file.read_text() == "robot: {}"
+
+
 def test_the_installed_command_runs():
     result = subprocess.run(["user", "version"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr

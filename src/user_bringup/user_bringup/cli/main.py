@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from user_core.command_line import nearest, refusal
+from user_core.command_line import nearest, of_files, refusal
 from user_core.errors import SuiteError
 from user_core.runtime.processes.endings import last_acts
 from user_core.runtime.processes.foreign_code import ExitCalled, exits_are_errors, report_if_ended
@@ -56,6 +56,12 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:  # `user ... | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        said = of_files(error)
+        if said is None:
+            raise
+        print(f"user {words[0]}: {said}", file=sys.stderr)
+        return 1
 
 
 def dispatch(group: str, program: str, words: Sequence[str]) -> int:

@@ -108,6 +108,20 @@ def test_it_appears_when_it_is_whole(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["e.npz"]
 
 
+def test_only_an_episode_file_is_replaced(tmp_path, file):
+    with EpisodeFileWriter(file, SCHEMA) as writer:
+        writer.add(episode(0, 1))
+    assert len(read_all(file)[1]) == 1
+    (tmp_path / "robot.yaml").write_text("robot: {plugin: mujoco}")
+    (tmp_path / "folder").mkdir()
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    for name, what in (("robot.yaml", "of another kind"), ("other.npz", "of another kind"), ("folder", "a folder")):  # fmt: skip
+        with pytest.raises(CodecError, match=what):
+            EpisodeFileWriter(tmp_path / name, SCHEMA)
+    assert (tmp_path / "robot.yaml").read_text() == "robot: {plugin: mujoco}"
+    assert np.load(tmp_path / "other.npz").files == ["a"]
+
+
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_damage_is_noticed_or_does_not_matter(tmp_path_factory, data):

@@ -302,14 +302,32 @@ class RecordedEpisode:
         return len(self.columns["reward"])
 
 
+def _refuse_another_kind(path: Path) -> None:
+    if not path.exists():
+        return
+    if path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if _DATASET in archive.namelist():
+                return
+    raise CodecError(
+        f"episode file {path}",
+        got="a folder of this name" if path.is_dir() else "a file of this name, of another kind",
+        expected="a name that is not taken, or an episode file to replace", hint="Nothing was written",
+    )  # fmt: skip
+
+
 class EpisodeFileWriter:
     """Writes an episode file. It appears under its name when it is complete.
 
     Args:
-        path: The file; replaced when it is there.
+        path: The file. An episode file of this name is replaced.
         schema: Schema of all its episodes.
         compress: Whether to deflate; images hardly shrink, and it is slow.
         meaning: What the numbers mean; None when that is not known.
+
+    Raises:
+        CodecError: Something else than an episode file has this name: it stays as it is.
+        OSError: The file cannot be made.
     """
 
     def __init__(
@@ -320,6 +338,7 @@ class EpisodeFileWriter:
         meaning: RobotSpec | None = None,
     ) -> None:
         self._path, self._schema = Path(path), schema
+        _refuse_another_kind(self._path)
         self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         self._method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
         self._archive = zipfile.ZipFile(self._partial, "w")

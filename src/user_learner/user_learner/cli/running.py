@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from user_core.command_line import Parser
+from user_core.command_line import Parser, of_files
 from user_core.config import load_yaml
 from user_core.errors import SuiteError
 from user_learner.data.source import formats
@@ -33,9 +33,17 @@ def run(work: Callable[[Console], int], console: Console | None = None) -> int:
     console = console or Console(highlight=False)
     try:
         return work(console)
+    except (
+        BrokenPipeError
+    ):  # nobody reads any more, `user data ... | head`: there is nobody to tell
+        raise
     except (SuiteError, OSError) as error:
-        code = error.code if isinstance(error, SuiteError) else "disk"
-        console.print(f"[bold red]{code}[/]: {escape(str(error))}", soft_wrap=True)
+        code, said = "file", str(error)
+        if isinstance(error, SuiteError):
+            code = error.code
+        else:
+            said = of_files(error) or said
+        console.print(f"[bold red]{code}[/]: {escape(said)}", soft_wrap=True)
         return 2
 
 
