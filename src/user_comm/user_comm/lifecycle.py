@@ -502,20 +502,18 @@ class DiagnosticsPublisher:
     Args:
         node: Publishes.
         diagnostics: What is published.
-        hardware_id: Which piece of hardware, for ``DiagnosticStatus.hardware_id``; empty: the node's
-            namespace, which is the robot's name, or the host.
         also: Done with each heartbeat.
+
+    Attributes:
+        hardware_id: Which piece of hardware, for ``DiagnosticStatus.hardware_id``: the node's
+            namespace, which is the robot's name, or the host.
     """
 
     def __init__(
-        self,
-        node: Node,
-        diagnostics: Diagnostics,
-        hardware_id: str = "",
-        also: Callable[[], None] = lambda: None,
+        self, node: Node, diagnostics: Diagnostics, also: Callable[[], None] = lambda: None
     ) -> None:
         self._node, self._diagnostics, self._also = node, diagnostics, also
-        self.hardware_id = hardware_id or node.get_namespace().strip("/") or socket.gethostname()
+        self.hardware_id = node.get_namespace().strip("/") or socket.gethostname()
         self._name = node.get_fully_qualified_name().lstrip("/")
         self._publisher = node.create_publisher(
             DiagnosticArray,

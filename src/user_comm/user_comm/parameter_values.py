@@ -32,7 +32,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -167,29 +167,23 @@ def parameter_fields(
         yield field
 
 
-def fields_with_keys(
-    cls: type[Config],
-    given: Mapping[str, Any],
-    config_of: Callable[[str, str], type[Config] | None] = plugin_config,
-) -> Iterator[ParameterField]:
+def fields_with_keys(cls: type[Config], given: Mapping[str, Any]) -> Iterator[ParameterField]:
     """The ROS parameters of a configuration class, those within its mappings too.
 
     Args:
         cls: The class.
         given: The parameters that are given: they say which keys a mapping has, and which plugin
             is chosen.
-        config_of: Finds a plugin's configuration class, see :func:`plugin_config`.
     """
     names = {field.name: field.default for field in parameter_fields(cls)}
     for field in parameter_fields(cls):
-        yield from _with_keys(field, {**names, **given}, given, config_of)
+        yield from _with_keys(field, {**names, **given}, given)
 
 
 def _with_keys(
     field: ParameterField,
     values: Mapping[str, Any],
     given: Iterable[str],
-    config_of: Callable[[str, str], type[Config] | None],
 ) -> Iterator[ParameterField]:
     yield field
     prefix = f"{field.name}."
@@ -204,11 +198,11 @@ def _with_keys(
             inner += parameter_fields(field.element, f"{prefix}{key}.", field.plugin_kind)
     elif field.plugin:
         chosen = values.get(field.plugin)
-        config = config_of(field.plugin_kind, chosen) if isinstance(chosen, str) else None
+        config = plugin_config(field.plugin_kind, chosen) if isinstance(chosen, str) else None
         inner += parameter_fields(config, prefix) if config is not None else ()
     known = set()
     for one in inner:
-        for each in _with_keys(one, values, given, config_of):
+        for each in _with_keys(one, values, given):
             known.add(each.name)
             yield dataclasses.replace(each, in_mapping=True)
     rule = Setting(f"{field.setting.doc} (one key of {field.name})".strip())

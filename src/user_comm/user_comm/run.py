@@ -35,7 +35,7 @@ from user_core.runtime.processes.stop_signals import StopSignals
 #: Set by the supervisor (:mod:`user_fleet.supervisor.standby`) where it wants to know.
 _VARIABLE = "USER_MODULES_FILE"
 #: When most has been imported, and when also what comes with the first data.
-_AFTER_S: tuple[float, ...] = (4.0, 20.0)
+_AFTER_S = (4.0, 20.0)
 #: How often it is seen to it that signals end the process in good order.
 _SIGNALS_PERIOD_S = 0.5
 #: How often it is seen to it that this process can hear others, seconds.
@@ -240,18 +240,15 @@ def _look_at_ports(ports: OwnPorts, node: LifecycleNode) -> None:
         node.end(Reason.of(error), final=False)
 
 
-def note_imported_modules(after_s: Sequence[float] = _AFTER_S) -> None:
+def note_imported_modules() -> None:
     """Write the names of all imported modules to the file that the environment names, later.
 
     Names that were there before stay behind the new ones: a process that lived too short to
     import everything must not take them from the next.
-
-    Args:
-        after_s: When to do it, seconds from now.
     """
     if not (name := os.environ.get(_VARIABLE)):
         return
-    for wait_s in after_s:
+    for wait_s in _AFTER_S:
         timer = threading.Timer(wait_s, _write, (Path(name),))
         timer.daemon = True
         timer.start()

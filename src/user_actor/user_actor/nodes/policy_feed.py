@@ -134,13 +134,9 @@ class PolicyFeed:
 class AnnouncedVersions:
     """When versions were made, as their announcements say: for one that acts elsewhere, whose answers carry its number
     alone. Any thread.
-
-    Args:
-        clock_ns: Time since the epoch, nanoseconds.
     """
 
-    def __init__(self, clock_ns: Callable[[], int] = time.time_ns) -> None:
-        self._clock_ns = clock_ns
+    def __init__(self) -> None:
         self._created_ns: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -158,7 +154,7 @@ class AnnouncedVersions:
             return 0.0
         with self._lock:
             created_ns = self._created_ns.get(number, 0)
-        return max(0.0, (self._clock_ns() - created_ns) * 1e-9) if created_ns else math.nan
+        return max(0.0, (time.time_ns() - created_ns) * 1e-9) if created_ns else math.nan
 
 
 def policy_seeds(

@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -41,11 +40,10 @@ class ActLog:
 
     Args:
         file: JSON lines; None: nothing is written.
-        clock_s: Seconds since the epoch.
     """
 
-    def __init__(self, file: Path | None, clock_s: Callable[[], float] = time.time) -> None:
-        self._clock_s, self._lock = clock_s, threading.Lock()
+    def __init__(self, file: Path | None) -> None:
+        self._lock = threading.Lock()
         self.last: deque[Act] = deque(_read(file), maxlen=_SHOWN)
         self._file = file
         if file is not None:
@@ -53,7 +51,7 @@ class ActLog:
 
     def add(self, who: str, what: str, whom: str = "", answer: str = "", ok: bool = True) -> Act:
         """Write down one more. A disk that takes nothing stops no act."""
-        act = Act(round(self._clock_s(), 3), who, what, whom, answer, ok)
+        act = Act(round(time.time(), 3), who, what, whom, answer, ok)
         with self._lock:
             self.last.append(act)
             if self._file is not None:

@@ -30,8 +30,10 @@ from user_core.runtime.link_model import LinkWindow
 from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)
-_WORTH_SAYING_S = 0.5
-_CHANGE = 1.5
+#: However slow the link, a version is taken this often, seconds.
+_LONGEST_S = 60.0
+#: Pauses of this length are told when they have changed by this factor.
+_WORTH_SAYING_S, _CHANGE = 0.5, 1.5
 
 
 class PullPace:
@@ -41,14 +43,13 @@ class PullPace:
 
     Args:
         share: Part of the measured rate that policies may take, over time.
-        longest_s: However slow the link, a version is taken this often.
 
     Attributes:
         interval_s: Shortest time between the beginnings of two pulls now, seconds.
     """
 
-    def __init__(self, share: float = 0.5, longest_s: float = 60.0) -> None:
-        self._share, self._longest_s = share, longest_s
+    def __init__(self, share: float = 0.5) -> None:
+        self._share = share
         self.interval_s = self._said_s = 0.0
         self._begun_s = float("-inf")
 
@@ -60,7 +61,7 @@ class PullPace:
         """It took this many bytes, on a link of this measured rate; 0: not measured."""
         if rate_bytes_s <= 0:
             return
-        self.interval_s = min(nbytes / (rate_bytes_s * self._share), self._longest_s)
+        self.interval_s = min(nbytes / (rate_bytes_s * self._share), _LONGEST_S)
         low, high = sorted((max(self.interval_s, 0.01), max(self._said_s, 0.01)))
         if high >= _WORTH_SAYING_S and high > _CHANGE * low:
             self._said_s = self.interval_s

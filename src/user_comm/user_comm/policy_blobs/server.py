@@ -40,6 +40,8 @@ _Form = tuple[str, str]  # version, base or ""
 #: Larger versions are not encoded before somebody asks, which takes many seconds: a puller takes none of that size
 #: unless it is told to, and who is on this host need not pull.
 _ENCODED_BYTES = 2**30
+#: Memory for encoded forms; the newest is kept in any case.
+_CACHE_BYTES = 256 * 2**20
 
 
 class VersionLibrary:
@@ -53,13 +55,10 @@ class VersionLibrary:
     Args:
         keep: Versions that are kept.
         keep_bytes: Memory that they may take; two are kept in any case.
-        cache_bytes: Memory for encoded forms; the newest is kept in any case.
     """
 
-    def __init__(
-        self, keep: int = 8, keep_bytes: int = 2**30, cache_bytes: int = 256 * 2**20
-    ) -> None:
-        self._keep, self._keep_bytes, self._cache_bytes = keep, keep_bytes, cache_bytes
+    def __init__(self, keep: int = 8, keep_bytes: int = 2**30) -> None:
+        self._keep, self._keep_bytes = keep, keep_bytes
         self._lock = threading.Lock()
         self._versions: OrderedDict[str, tuple[PolicyVersion, str]] = OrderedDict()
         self._blobs: OrderedDict[_Form, bytes] = OrderedDict()
@@ -173,7 +172,7 @@ class VersionLibrary:
             self._impossible = {f for f in self._impossible if name not in f}
             for form in [f for f in self._blobs if name in f]:
                 del self._blobs[form]
-        while len(self._blobs) > 1 and sum(map(len, self._blobs.values())) > self._cache_bytes:
+        while len(self._blobs) > 1 and sum(map(len, self._blobs.values())) > _CACHE_BYTES:
             self._blobs.popitem(last=False)
 
 

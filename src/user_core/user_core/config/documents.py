@@ -34,19 +34,13 @@ class Document:
             key = key[:-1]
         return f"{self.file}:{self.lines.get(key, 1)}"
 
-    def located(self, error: ConfigError, below: Key = ()) -> ConfigError:
-        """The same error, which begins with ``file:line``.
-
-        Args:
-            error: About a key of this document.
-            below: Where that key's own document stands in this one.
-        """
+    def located(self, error: ConfigError) -> ConfigError:
+        """An error about a key of this document, with ``file:line`` at its beginning."""
         found: list[ConfigError] = []
         for one in error.errors if isinstance(error, ConfigErrors) else (error,):
-            key = (*below, *one.key)
-            what = f"{self.place(key)}: {one.what}"
+            what = f"{self.place(one.key)}: {one.what}"
             moved = ConfigError(what, got=one.got, expected=one.expected, hint=one.hint)
-            moved.key = key
+            moved.key = one.key
             found.append(moved)
         return ConfigErrors.of(found)
 

@@ -95,7 +95,6 @@ def load_deployment(
     file: str | Path,
     overrides: Mapping[str, Any] | None = None,
     variables: Mapping[str, str] | None = None,
-    fragments: Sequence[Path] = (),
 ) -> Deployment:
     """Read a deployment, with everything filled in; see :func:`compose`.
 
@@ -104,7 +103,7 @@ def load_deployment(
             several things are wrong.
     """
     faults = Faults()
-    composition = compose(file, overrides, variables, fragments, faults=faults)
+    composition = compose(file, overrides, variables, faults=faults)
     faults.check()
     return composition.deployment
 

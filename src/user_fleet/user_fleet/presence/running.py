@@ -32,7 +32,6 @@ class WorkingScheduler:
         presence: When a host counts as away.
         take_over_s: Silence after which it takes over from a scheduler whose process lives; from a
             dead one it does at once.
-        clock: Tells the time.
     """
 
     def __init__(
@@ -44,12 +43,11 @@ class WorkingScheduler:
         decide: SchedulerConfig | None = None,
         presence: PresenceConfig | None = None,
         take_over_s: float = 5.0,
-        clock: Clock | None = None,
     ) -> None:
-        self.store = FleetStore(path, clock)
+        self.store = FleetStore(path)
         self._open_session, self._name = open_session, name
         self._decide, self._presence = decide or SchedulerConfig(), presence or PresenceConfig()
-        self._take_over_s, self._clock = take_over_s, clock or Clock()
+        self._take_over_s, self._clock = take_over_s, Clock()
         self.hosts: Hosts | None = None
         self._hub: Hub | None = None
         self._desk: Desk | None = None

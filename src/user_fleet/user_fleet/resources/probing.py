@@ -27,6 +27,8 @@ from user_fleet.resources.model import Problem, Resource, clean_name
 MAX_ANSWER_BYTES = 8 * 2**20
 _PROGRAM = "user_fleet.resources.probe"
 _TAIL = 300
+#: How many are asked at the same time.
+_TOGETHER = 2
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Answer:
 
 
 def ask_drivers(
-    kind: str, names: Iterable[str] | None = None, limit_s: float = 20.0, together: int = 2
+    kind: str, names: Iterable[str] | None = None, limit_s: float = 20.0, together: int = _TOGETHER
 ) -> list[Answer]:
     """Ask installed drivers of a kind what they find.
 
@@ -67,9 +69,9 @@ def ask_drivers(
     return _ask_all([(name, ("driver", kind, name)) for name in chosen], limit_s, together)
 
 
-def ask_files(paths: Iterable[str], limit_s: float = 20.0, together: int = 2) -> list[Answer]:
+def ask_files(paths: Iterable[str], limit_s: float = 20.0) -> list[Answer]:
     """Ask robot files what their robots are like; none is connected."""
-    return _ask_all([(path, ("file", path)) for path in paths], limit_s, together)
+    return _ask_all([(path, ("file", path)) for path in paths], limit_s, _TOGETHER)
 
 
 def robots_of(

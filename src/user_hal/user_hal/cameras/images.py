@@ -142,6 +142,8 @@ def own(image_hwc: Array) -> Array:
 _log = logging.getLogger(__name__)
 #: Stamps that jump back by more than this come from a clock that was set.
 _CLOCK_STEP_NS = 1_000_000_000
+#: A camera of which so many images were not whole has a fault.
+_ATTEMPTS = 3
 
 
 @runtime_checkable
@@ -247,11 +249,11 @@ class FrameRing:
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._entries), timeout_s)
 
-    def wait_for_good(self, timeout_s: float, attempts: int = 3) -> bool:
+    def wait_for_good(self, timeout_s: float) -> bool:
         """Wait until there is a whole image; tell whether there is.
 
         Raises:
-            DeviceFault: The first ``attempts`` images were none.
+            DeviceFault: The first images were not whole.
             DeviceTimeout: The newest is too old.
         """
         deadline_s = time.monotonic() + timeout_s
@@ -260,7 +262,7 @@ class FrameRing:
                 self.newest()
                 return True
             except DeviceFault:
-                if self.dropped >= attempts:
+                if self.dropped >= _ATTEMPTS:
                     raise
         return False
 

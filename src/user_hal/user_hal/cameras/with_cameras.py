@@ -38,6 +38,10 @@ def observation_name(name: str, spec: ArraySpec) -> str:
     return (IMAGE if spec.dtype == "uint8" else DEPTH) + name
 
 
+#: How many images are remembered of a camera that does not do so itself.
+_HISTORY = 4
+
+
 class FrameAligner:
     """Several cameras, read together.
 
@@ -49,13 +53,12 @@ class FrameAligner:
         cameras: By name; the observation is called ``image_<name>``, that of a depth camera
             ``depth_<name>``.
         max_skew_s: Largest time between an image and the asked moment, seconds.
-        history: How many images are remembered of a camera that does not do so itself.
     """
 
-    def __init__(self, cameras: Mapping[str, Camera], max_skew_s: float, history: int = 4) -> None:
+    def __init__(self, cameras: Mapping[str, Camera], max_skew_s: float) -> None:
         self._cameras = dict(cameras)
         self._max_skew_s = max_skew_s
-        self._seen: dict[str, deque[Frame]] = {name: deque(maxlen=history) for name in cameras}
+        self._seen: dict[str, deque[Frame]] = {name: deque(maxlen=_HISTORY) for name in cameras}
 
     @property
     def specs(self) -> dict[str, ArraySpec]:
@@ -167,10 +170,10 @@ class CamerasConfig(Config):
     )
 
 
-def build_cameras(config: CamerasConfig, path: str = "cameras") -> dict[str, Camera]:
+def build_cameras(config: CamerasConfig) -> dict[str, Camera]:
     """Make the configured cameras; errors name where they stand in the configuration."""
     return {
-        name: choice.build("cameras", path=f"{path}.devices.{name}")
+        name: choice.build("cameras", path=f"cameras.devices.{name}")
         for name, choice in config.devices.items()
     }
 

@@ -42,11 +42,6 @@ class Readings:
         """Share that failed, 0 to 1."""
         return self.failed / max(self.count, 1)
 
-    @property
-    def too_far_apart(self) -> bool:
-        """Whether one failed because of the skew between topics."""
-        return any("to the other topics" in text for text in self.examples.values())
-
 
 def watch_readings(
     robot: Robot,

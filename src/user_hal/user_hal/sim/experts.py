@@ -31,6 +31,10 @@ class Wish:
     gripper: float = 1.0
 
 
+#: Share of the way that is asked for in one period.
+_GAIN = 0.8
+
+
 class Plan(ABC):
     """The way to solve one task: a function of the observation and of a phase.
 
@@ -50,9 +54,9 @@ class Plan(ABC):
     def wish(self, arrays: Arrays) -> Wish:
         """What to do now."""
 
-    def towards(self, way_m: Array, gain: float = 0.8) -> Array:
+    def towards(self, way_m: Array) -> Array:
         """A move along ``way_m`` (3,), as long as one period allows."""
-        move_m = gain * np.asarray(way_m, dtype=float)
+        move_m = _GAIN * np.asarray(way_m, dtype=float)
         length_m = float(np.linalg.norm(move_m))
         return move_m * min(1.0, self.step_m / max(length_m, 1e-9))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -77,9 +76,8 @@ class ExpertTeleop(Teleop):
     Config: ClassVar[type[Config]] = ExpertConfig
     scripted: ClassVar[bool] = True
 
-    def __init__(self, config: ExpertConfig, stamp_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, config: ExpertConfig) -> None:
         self.config = config
-        self._stamp_ns = stamp_ns
         self._random = np.random.default_rng(config.seed)
         self._expert: ScriptedExpert | None = None
         self._episode: int | None = None
@@ -115,7 +113,7 @@ class ExpertTeleop(Teleop):
         return TeleopCommand(
             engaged=engaged,
             action=self._wanted,
-            stamp_ns=self._stamp_ns(),
+            stamp_ns=time.time_ns(),
             success=self.config.label and success,
         )
 

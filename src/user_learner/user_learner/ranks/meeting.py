@@ -44,11 +44,12 @@ class Place:
     here: int
 
     @classmethod
-    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Place | None:
+    def of_environment(cls) -> Place | None:
         """As ``torchrun`` says; None where it has not started this process, or this one alone.
 
         Raises ConfigError where a value is no number.
         """
+        environment = os.environ
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return None
         try:

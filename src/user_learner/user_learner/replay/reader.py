@@ -161,13 +161,6 @@ class StoreReader:
         ).fetchone()
         return None if row is None else int(row[0])
 
-    def episode_numbers(self, since: int = 0) -> dict[EpisodeKey, int]:
-        """Numbers of episodes, as in :attr:`Tables.extents`; of those with a number above ``since``."""
-        rows = self._db.execute(
-            "SELECT producer, incarnation, number, id FROM episodes WHERE id > ?", (since,)
-        )
-        return {EpisodeKey(*row[:3]): row[3] for row in rows}
-
     def count_episodes(self) -> int:
         """Episodes of which rows are here, as of the last commit. Another call looks only at what came since."""
         with transaction(self._db, "DEFERRED"):

@@ -19,7 +19,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +38,6 @@ CACHE = "vlm_answers.jsonl"
 TEXT_TAG, UNSURE_TAG = "vlm_text", "vlm_unsure"
 #: Bytes of an answer that are read.
 _ANSWER_BYTES = 64 * 1024
-#: Time between two looks whether to go on.
-_PAUSE_S = 0.1
 
 _PROMPT = """You judge whether a robot has solved its task, from the last images of an episode, in order \
 of time. The task: {task}
@@ -238,12 +236,7 @@ def _read(reply: Any, timeout_s: float) -> bytes:
     return data
 
 
-def label_episodes(
-    view: EditedEpisodes,
-    judge: VlmJudge,
-    progress: Callable[[int, int], None] | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-) -> VlmReport:
+def label_episodes(view: EditedEpisodes, judge: VlmJudge) -> VlmReport:
     """Ask about the episodes that have ended and are not labelled, and label them as answers come.
 
     One that somebody has labelled is left alone, and so is one that this model has labelled or tagged
@@ -253,13 +246,8 @@ def label_episodes(
     author = f"vlm:{config.model}"
     before = {key for edit in view.log.edits if edit.author == author for key in edit.episodes}
     waiting = [e for e in view.episodes() if e.key not in before and _wanted(e, config)]
-    for done, episode in enumerate(waiting):
-        if progress:
-            progress(done, len(waiting))
-        if stopped():
-            report.ended = "stopped"
-            break
-        answer, at, why = _judged(view, episode, judge, report, stopped)
+    for episode in waiting:
+        answer, at, why = _judged(view, episode, judge, report)
         if answer is None and report.asked >= config.max_calls:
             report.ended = f"{report.asked} calls, as many as are allowed (max_calls)"
             break
@@ -279,9 +267,8 @@ def label_episodes(
 
 
 def _judged(
-    view: EditedEpisodes, episode: EditedEpisode, judge: VlmJudge, report: VlmReport,
-    stopped: Callable[[], bool],
-) -> tuple[Answer | None, int | None, str]:  # fmt: skip
+    view: EditedEpisodes, episode: EditedEpisode, judge: VlmJudge, report: VlmReport
+) -> tuple[Answer | None, int | None, str]:
     """What is said of an episode; where it is solved before its end, the step there; and why there is no answer."""
     config = judge.config
     columns = view.read(episode)
@@ -296,7 +283,7 @@ def _judged(
         if answer is not None:
             report.cached += 1
         else:
-            answer, why = _ask(judge, body, report, stopped)
+            answer, why = _ask(judge, body, report)
             if answer is None:
                 return None, None, why
         if answer.has_text:
@@ -306,12 +293,10 @@ def _judged(
     return answer, None, ""
 
 
-def _ask(
-    judge: VlmJudge, body: bytes, report: VlmReport, stopped: Callable[[], bool]
-) -> tuple[Answer | None, str]:
+def _ask(judge: VlmJudge, body: bytes, report: VlmReport) -> tuple[Answer | None, str]:
     config, wait_s, why = judge.config, judge.config.backoff_s, ""
     for attempt in range(config.attempts):
-        if report.asked >= config.max_calls or stopped():
+        if report.asked >= config.max_calls:
             break
         report.asked += 1
         try:
@@ -319,9 +304,7 @@ def _ask(
         except TransportError as error:
             why = str(error)
         if attempt + 1 < config.attempts:
-            end_s = time.monotonic() + wait_s
-            while time.monotonic() < end_s and not stopped():
-                time.sleep(min(_PAUSE_S, max(0.0, end_s - time.monotonic())))
+            time.sleep(wait_s)
             wait_s *= 2
     return None, why or "not asked"
 
