@@ -24,7 +24,7 @@ from user_core.codecs.states import decode_state, encode_state
 from user_core.errors import StoreError, in_words
 from user_core.runtime.closing import Closing
 from user_core.types import Batch, EpisodeSource
-from user_learner.algorithms.common.distributed import every, rank, together
+from user_learner.algorithms.common.distributed import exchanged, rank, together
 from user_learner.replay.index import INDEX_NAME
 from user_learner.sampling.share import Share
 
@@ -56,8 +56,8 @@ class Feeds:
         if not together():
             return
         has = all((store / INDEX_NAME).exists() for store in stores)
-        found = every(int(has))
-        self.lacking = [number for number, there in enumerate(found) if not there and number]
+        found = exchanged([has])
+        self.lacking = [number for number, [there] in enumerate(found) if not there and number]
         for number in self.lacking:
             self._groups[number] = dist.new_group([0, number], timeout=_PATIENCE, backend="gloo")
 

@@ -38,7 +38,7 @@ from user_core.runtime.files import sync_directory
 from user_learner.algorithms.common.averaging import AVERAGE
 from user_learner.algorithms.common.distributed import (
     broadcast,
-    every,
+    exchanged,
     rank,
     said_by_all,
     world,
@@ -70,11 +70,11 @@ class ShardStore:
         if rank() == 0:
             token.touch()
         dist.barrier(group=self._group)
-        sees = every(int(token.exists()))
+        sees = exchanged([token.exists()])
         dist.barrier(group=self._group)
         if rank() == 0:
             token.unlink()
-        self._apart = [number for number, there in enumerate(sees) if not there]
+        self._apart = [number for number, [there] in enumerate(sees) if not there]
         self._directory = first
         self._mesh = init_device_mesh("cpu", (world(),))
 

@@ -105,27 +105,23 @@ def agreed_each(decisions: Sequence[int]) -> list[int]:
     return [int(decision) for decision in tensor.tolist()]
 
 
-def exchanged(numbers: Sequence[float]) -> list[list[float]]:
-    """The numbers of each process, in their order, by one exchange; all have equally many. Where there is a way between
-    processors (gloo) no GPU takes part, so that nobody waits for what these compute. Of one that is alone its own."""
+def exchanged(numbers: Sequence[float], group: Any = None) -> list[list[float]]:
+    """The numbers of each process, in the order of processes, by one exchange; one's own when alone.
+
+    Where there is a way between processors (gloo) no GPU takes part, so that nobody waits for what these compute.
+
+    Args:
+        numbers: Of this process; all have equally many. They go as float64: whole numbers up to 2^53 arrive exactly.
+        group: A gloo group of all; None: the way that all have anyway.
+    """
     if not together():
         return [list(numbers)]
-    by_host = "gloo" in torch.distributed.get_backend_config()
+    by_host = group is not None or "gloo" in torch.distributed.get_backend_config()
     device = torch.device("cpu") if by_host else _device()
     mine = torch.tensor(numbers, dtype=torch.float64, device=device)
     parts = [torch.empty_like(mine) for _ in range(world())]
-    torch.distributed.all_gather(parts, mine)
+    torch.distributed.all_gather(parts, mine, group=group)
     return [part.tolist() for part in parts]
-
-
-def every(number: int, group: Any = None) -> list[int]:
-    """The numbers of all processes, in their order; by a gloo group of all where one is given."""
-    if not together():
-        return [number]
-    device = _device() if group is None else torch.device("cpu")
-    tensors = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world())]
-    torch.distributed.all_gather(tensors, torch.tensor([number], device=device), group=group)
-    return [int(tensor.item()) for tensor in tensors]
 
 
 def broadcast(message: Any) -> Any:
@@ -146,7 +142,7 @@ def broadcast(message: Any) -> Any:
 def said_by_all(message: Any, group: Any) -> list[Any]:
     """What each process says, by a gloo group of all, in their order: plain values and arrays, as :func:`broadcast`."""
     content = encode_state(message)
-    sizes = every(len(content), group)
+    sizes = [int(size) for [size] in exchanged([len(content)], group)]
     longest = max(sizes)
     parts = [torch.empty(longest, dtype=torch.uint8) for _ in sizes]
     torch.distributed.all_gather(parts, _bytes_as_tensor(content, longest), group=group)
