@@ -14,8 +14,9 @@ Besides, without answers: bytes/s of the plane beside a bare copy of as many byt
 taken under its content hash (its file written beside that, as it is of large ones, or before), and what is left when the learner is killed in the middle of
 a version.
 
-With ``--variants`` only rates: other numbers of pieces that are launched at once, streams, and sums in CUDA graphs of several pieces, beside the
-plane as it is and a bare copy, in turns; and how long the processor waited for the GPU in each. One sums nothing up: what a copy in pieces costs.
+With ``--variants`` only rates: other numbers of pieces that are launched at once, streams, copy engines and sums, beside the plane as it is and a
+bare copy, in turns; and of each how long it took until the first copy was launched (``start_ms``), how long the processor then waited for the GPU before it
+had launched all (``waited_ms``), and what was left after that (``end_ms``).
 
     python benchmarks/gpu/weight_plane.py --gpus 1 --out plane.jsonl
     python benchmarks/gpu/weight_plane.py --gpus 2 --variants
@@ -179,96 +180,142 @@ def learner(args: argparse.Namespace) -> None:
             print(json.dumps({"number": number, "hash": name, "snapshot_s": copied_s}), flush=True)
 
 
+class NoSums(plane_tensors._Sums):
+    """Sums nothing up, and says what was offered."""
+
+    expected: ClassVar[tuple[int, ...]] = ()
+
+    def add(self, numbers: Tensor, left: Tensor) -> None:
+        """Nothing."""
+
+    def values(self) -> tuple[int, ...]:
+        """What was offered; waits."""
+        self._found.tolist()
+        return self.expected
+
+
+class SumsOfSmallNumbers(NoSums):
+    """Sums up four bytes as one number, of which torch makes larger ones first, as the plane did; says what was offered."""
+
+    def add(self, numbers: Tensor, left: Tensor) -> None:
+        """The next one."""
+        torch.sum(numbers.view(torch.int32), 0, dtype=torch.int64, out=self._places[self._count])
+        self._count += 1
+
+
 class SumsInGroups(plane_tensors._Sums):
-    """Checksums of several pieces by one launch: the addresses of a network stay, so that what sums them up is one CUDA graph.
+    """Checksums of several pieces by one launch, a CUDA graph: the addresses of a network stay.
 
     Not for pieces in which several arrays travel together: these lie beside the network, in memory that is used again.
     """
 
-    size = 8  # pieces of a group; 0: nothing is summed up
-    graphs: ClassVar[
-        dict[tuple[int, ...], tuple[Any, Tensor]]
-    ] = {}  # by the addresses of the pieces
-    expected: tuple[int, ...] = ()  # what is said where nothing is summed up
+    size = 8
 
     def __init__(self, count: int, device: torch.device) -> None:
-        self._device, self._group, self._sums = device, list[Tensor](), list[Tensor]()
+        super().__init__(count, device)
+        self._group, self._graphs = list[Tensor](), dict[int, Any]()
 
-    def add(self, numbers: Tensor) -> None:
+    def begin(self) -> None:
+        """The next is the first one."""
+        super().begin()
+        self._group.clear()
+
+    def add(self, numbers: Tensor, left: Tensor) -> None:
         """The next one."""
-        if not self.size:
-            return
         self._group.append(numbers)
         if len(self._group) == self.size:
             self._launch()
 
     def values(self) -> tuple[int, ...]:
         """All of them; waits."""
-        if not self.size:
-            if self._device.type == "cuda":
-                torch.cuda.current_stream().synchronize()
-            return self.expected
-        if self._group:
-            self._launch()
-        return tuple(torch.cat(self._sums).tolist())
+        self._launch()
+        return super().values()
 
     def _launch(self) -> None:
-        group, self._group = self._group, []
-        key = tuple(numbers.data_ptr() for numbers in group)
-        if key not in self.graphs:
-            self.graphs[key] = self._recorded(group)
-        replay, sums = self.graphs[key]
-        replay()
-        self._sums.append(sums)
-
-    def _recorded(self, group: list[Tensor]) -> tuple[Callable[[], object], Tensor]:
-        sums = torch.zeros(len(group), dtype=torch.int64, device=self._device)
+        group = list(zip(self._group, self._places[self._count :], strict=False))
+        first, self._count = self._count, self._count + len(group)
+        self._group.clear()
 
         def compute() -> None:
-            for numbers, place in zip(group, sums.unbind(), strict=True):
-                torch.sum(numbers, 0, dtype=torch.int64, out=place)
+            for numbers, place in group:
+                torch.sum(numbers, 0, out=place)
 
-        if self._device.type != "cuda":
-            return compute, sums
-        compute()  # libraries choose their kernels
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        if not self._found.is_cuda:
             compute()
-        return graph.replay, sums
+            return
+        if first not in self._graphs:
+            compute()  # libraries choose their kernels
+            torch.cuda.synchronize()
+            self._graphs[first] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graphs[first], capture_error_mode="thread_local"):
+                compute()
+        self._graphs[first].replay()
 
 
-#: Of what the plane does between two GPUs: pieces launched at once, streams, pieces that are summed up by one graph (0: none).
-VARIANTS: dict[str, dict[str, int]] = {
+class ByOneEngine(plane_tensors.FromGpu):
+    """All pieces are copied by the engines of one GPU."""
+
+    which = 0
+
+    def __init__(self, memories: Any, far: bool) -> None:
+        super().__init__(memories, far)
+        self.engines = (self.engines[self.which % len(self.engines)],) * len(self.engines)
+
+
+class Sent(ByOneEngine):
+    """By those of the GPU where they lie."""
+
+    which = 1
+
+
+#: Of what the plane does between two GPUs: pieces launched at once, streams, pieces under way, what sums up, who copies; and whether what is
+#: known of a network is found out anew each time.
+VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "a piece at once": {"at_once": 1},
     "4 pieces at once": {"at_once": 4},
-    "8 pieces at once": {"at_once": 8},
     "4 streams": {"lanes": 4},
-    "sums of 4": {"sums": 4},
-    "sums of 8": {"sums": 8},
-    "sums of 16": {"sums": 16},
-    "sums of 8, 4 pieces at once": {"sums": 8, "at_once": 4},
-    "sums of 8, 4 streams": {"sums": 8, "lanes": 4},
-    "sums of 90": {"sums": 90, "at_once": 4},
-    "no sums": {"sums": 0},
-    "no sums, 4 pieces at once": {"sums": 0, "at_once": 4},
+    "16 pieces under way": {"under_way": 16},
+    "all launched, nothing waited for": {"under_way": 1 << 20},
+    "fetched": {"source": ByOneEngine},
+    "sent": {"source": Sent},
+    "nothing known": {"anew": True},
+    "sums of 8 in a graph": {"sums": SumsInGroups},
+    "sums of numbers of four bytes": {"sums": SumsOfSmallNumbers},
+    "no sums": {"sums": NoSums},
+    "no sums, all launched": {"sums": NoSums, "under_way": 1 << 20},
 }
 
 
-class Waits:
-    """How long the processor waits for pieces under way."""
+class Times:
+    """When in a fill something happens, on the clock of :func:`time.perf_counter`.
+
+    Attributes:
+        first_s: When the first pieces had been launched.
+        waited_s: How long pieces under way were waited for.
+        launched_s: When all had been launched.
+    """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        limit = plane_tensors._Ring.limit
+        self.begin()
+        ring: Any = plane_tensors._Ring
+        limit, copied = ring.limit, ring.copied
 
         def waited(ring: Any) -> None:
             begun_s = time.perf_counter()
             limit(ring)
-            self.seconds += time.perf_counter() - begun_s
+            self.launched_s = time.perf_counter()
+            self.waited_s += self.launched_s - begun_s
 
-        plane_tensors._Ring.limit = waited  # type: ignore[method-assign]
+        def launched(ring: Any, lane: Any, nbytes: int) -> None:
+            self.first_s = self.first_s or time.perf_counter()
+            copied(ring, lane, nbytes)
+
+        ring.limit, ring.copied = waited, launched
+
+    def begin(self) -> None:
+        """The next fill begins."""
+        self.first_s = self.waited_s = self.launched_s = 0.0
 
 
 class Inference:
@@ -298,6 +345,7 @@ class Inference:
         self.offered: int | None = None  # version that waits in the other set
         self.wrong = self.answered = 0
         self.takes = list[dict[str, float]]()
+        self.filled_s = 0.0  # when the last one was here
         self.flat: Tensor | None = None
         self.mappings = Mappings()
         words = [
@@ -333,9 +381,9 @@ class Inference:
         with taking:
             asked_s = time.perf_counter()
             spare = 1 - self.current
-            SumsInGroups.expected = taking.offer.sums
+            NoSums.expected = taking.offer.sums
             taking.fill(self.sets[spare], pace, self.mappings)
-            filled_s = time.perf_counter()
+            self.filled_s = filled_s = time.perf_counter()
             taking.taken(self.mappings)
         self.takes.append({
             "snapshot_s": made["snapshot_s"], "ask_s": asked_s - begun_s, "fill_s": filled_s - asked_s,
@@ -488,20 +536,30 @@ class Inference:
 
     def variants(self, tries: int) -> list[dict[str, Any]]:
         """Without answers: ways to fetch pieces beside a bare copy, in turns."""
-        sums, afar, lanes = plane_tensors._Sums, plane_tensors._AFAR, plane_tensors._LANES
-        waits, found = Waits(), {name: list[tuple[float, float]]() for name in VARIANTS}
+        plane: Any = plane_tensors
+        names = ("_Sums", "FromGpu", "_AFAR", "_LANES", "_UNDER_WAY")
+        shipped = {name: getattr(plane, name) for name in names}
+        times, found = Times(), {name: list[tuple[float, ...]]() for name in VARIANTS}
+        known: dict[str, Any] = {name: {} for name in VARIANTS}
         cuda, bare = self.bench.cuda, list[float]()
         source = torch.empty(self.bytes, dtype=torch.uint8, device="cuda:0" if cuda else "cpu")
         target = torch.empty(self.bytes, dtype=torch.uint8, device=self.args.device)
         for _ in range(tries + _WARM):
             for name, how in VARIANTS.items():
-                plane_tensors._AFAR = how["at_once"] * PIECE_BYTES if "at_once" in how else afar
-                plane_tensors._LANES = how.get("lanes", lanes)
-                SumsInGroups.size = how.get("sums", 0)
-                plane_tensors._Sums = SumsInGroups if "sums" in how else sums  # type: ignore[misc]
-                waits.seconds = 0.0
+                plane._Sums = how.get("sums", shipped["_Sums"])
+                plane.FromGpu = how.get("source", shipped["FromGpu"])
+                plane._LANES = how.get("lanes", shipped["_LANES"])
+                for constant, of in (("_AFAR", "at_once"), ("_UNDER_WAY", "under_way")):
+                    setattr(plane, constant, how[of] * PIECE_BYTES if of in how else shipped[constant])  # fmt: skip
+                if "anew" in how:
+                    known[name].clear()
+                self.mappings._known = known[name]
+                times.begin()
                 self.update(lambda: None)
-                found[name].append((self.takes[-1]["fill_s"], waits.seconds))
+                fill_s = self.takes[-1]["fill_s"]
+                start_s = times.first_s - (self.filled_s - fill_s)
+                end_s = self.filled_s - times.launched_s
+                found[name].append((fill_s, start_s, times.waited_s, end_s))
                 self.take_offer()
                 self.look()
             begun_s = time.perf_counter()
@@ -509,16 +567,16 @@ class Inference:
             if cuda:
                 torch.cuda.synchronize()
             bare.append(time.perf_counter() - begun_s)
-        plane_tensors._Sums, plane_tensors._AFAR, plane_tensors._LANES = sums, afar, lanes  # type: ignore[misc]
+        for name, one in shipped.items():
+            setattr(plane, name, one)
         bare_s = statistics.median(bare[_WARM:])
         rows: list[dict[str, Any]] = [{"what": "bare copy", "gb_s": 1e-9 * self.bytes / bare_s}]
-        for name, times in found.items():
-            fill_s, waited_s = (
-                statistics.median(some) for some in zip(*times[_WARM:], strict=True)
-            )
+        for name, some in found.items():
+            fill_s, *parts = (statistics.median(one) for one in zip(*some[_WARM:], strict=True))
+            parts_ms = dict(zip(("start_ms", "waited_ms", "end_ms"), (1e3 * part for part in parts), strict=True))  # fmt: skip
             rows.append({
                 "what": name, "of_bare": bare_s / fill_s, "gb_s": 1e-9 * self.bytes / fill_s, "fill_ms": 1e3 * fill_s,
-                "waited_ms": 1e3 * waited_s, "of_bare_least": bare_s / max(one for one, _ in times[_WARM:]),
+                **parts_ms, "of_bare_least": bare_s / max(one[0] for one in some[_WARM:]),
             })  # fmt: skip
         return [*rows, {"what": "versions", "answers": self.answered, "wrong": self.wrong}]
 

@@ -597,12 +597,12 @@ def offer_of(snapshot):
 
 
 def filled(
-    snapshot, targets, pace=lambda: None, gone=lambda: False, flat=None, at_once=1, places=None
+    snapshot, targets, pace=lambda: None, gone=lambda: False, flat=None, at_once=1, known=None
 ):
-    from user_core.weight_plane.tensors import check_targets, fill
+    from user_core.weight_plane.tensors import Known, check_targets, fill
 
     offer, source = offer_of(snapshot), FromFlat(snapshot._flat if flat is None else flat, at_once)
-    fill(offer, source, targets, check_targets(offer, targets), pace, gone, places)
+    fill(offer, source, targets, known or Known(check_targets(offer, targets)), pace, gone)
     return source
 
 
@@ -634,14 +634,80 @@ def test_what_was_found_out_about_a_network_serves_the_next_version(snapshots, m
             version = {name: tensor + (tensor.is_floating_point() and change) for name, tensor in mixed.items()}  # fmt: skip
             taken = snapshots.take(version)
             for network in (targets, other):
-                places = mappings.places(taken.layout, network)
-                assert len(places) == (0 if not change else 3 if network is targets else 4)
-                filled(taken, network, places=places)
+                offer = offer_of(taken)
+                known = mappings.known(offer, network)
+                assert len(known.places) == (0 if not change else 3 if network is targets else 4)
+                filled(taken, network, known=known)
                 for name, tensor in version.items():
                     assert torch.equal(network[name], tensor), name
             taken.release()
         moved = {**targets, "0.weight": targets["0.weight"].clone()}
-        assert not mappings.places(taken.layout, moved)
+        assert not mappings.known(offer, moved).places
+        turned = {**targets, "1.half": torch.zeros(3, 5, dtype=torch.bfloat16).T}
+        assert not mappings.known(offer, turned).places
+        with pytest.raises(PolicyError, match=r"0\.weight"):
+            mappings.known(offer, {**targets, "0.weight": targets["0.weight"][1:]})
+        assert len(mappings._known) == 2
+
+
+def test_what_is_known_of_a_network_outlives_a_version_that_came_half(snapshots, mixed):
+    taken = snapshots.take(mixed)
+    targets = {name: torch.zeros_like(tensor) for name, tensor in mixed.items()}
+    pieces = []
+    with Mappings() as mappings:
+        for end in (2, 99, 3, 99):
+            known = mappings.known(offer_of(taken), targets)
+            pieces.clear()
+            try:
+                filled(taken, targets, lambda: pieces.append(1), lambda end=end: len(pieces) > end, known=known)  # fmt: skip
+            except TransportError:
+                assert end < 99
+            else:
+                assert end == 99
+    for name, tensor in mixed.items():
+        assert torch.equal(targets[name], tensor), name
+
+
+def test_a_network_that_lies_oddly_is_summed_up_all_the_same(snapshots):
+    values = torch.arange(2 * wire.JOINED_BYTES + 5, dtype=torch.int64).to(torch.uint8)
+    taken = snapshots.take({"w": values, "v": values[:-1]})
+    room = torch.zeros(2 * len(values) + 3, dtype=torch.uint8)
+    targets = {"w": room[3 : 3 + len(values)], "v": room[3 + len(values) : -1]}
+    assert any(t.data_ptr() % 8 for t in targets.values())
+    filled(taken, targets)
+    assert torch.equal(targets["w"], values)
+    flat = taken._flat.clone()
+    flat[len(values) - 1] += 1
+    with pytest.raises(TransportError, match="1 of 2 pieces with other checksums"):
+        filled(taken, targets, flat=flat)
+
+
+def test_both_ends_sum_up_alike():
+    from user_core.weight_plane.tensors import _numbers, _Sums
+
+    bits = np.random.default_rng(0).integers(0, 256, 64, np.uint8)
+    bits[:16] = (
+        0xFF,
+        0xFF,
+        0xFF,
+        0xFF,
+        0xFF,
+        0xFF,
+        0xFF,
+        0x7F,
+        *[0xFF] * 7,
+        0x7F,
+    )  # twice the largest
+    for start in range(9):
+        for size in range(40):
+            piece = bits[start : start + size].copy()
+            sums = _Sums(1, torch.device("cpu"))
+            sums.add(*_numbers(torch.from_numpy(bits.copy())[start : start + size]))
+            assert sums.values() == (wire.checksum(piece),)
+            for place in range(size):
+                changed = piece.copy()
+                changed[place] ^= 1 << (place % 8)
+                assert wire.checksum(changed) != wire.checksum(piece)
 
 
 def test_what_comes_in_float32_is_rounded_where_the_network_has_bfloat16(snapshots, mixed):

@@ -96,6 +96,7 @@ def number_of_gpu(uuid: str) -> int | None:
     return next((n for n in range(count.value) if _uuid(n) == uuid), None)
 
 
+@lru_cache
 def _uuid(index: int) -> str:
     driver, device, found = _driver(), ctypes.c_int(), ctypes.create_string_buffer(16)
     driver.call("cuDeviceGet", ctypes.byref(device), index)

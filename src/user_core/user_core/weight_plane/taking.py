@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # with torch
     from torch import Tensor
 
     from user_core.weight_plane.cuda import MappedGpuMemory
+    from user_core.weight_plane.tensors import Known
 
 _log = logging.getLogger(__name__)
 #: Those that take turns.
@@ -152,7 +153,7 @@ class Mappings(Closing):
         self._make, self._most, self._sends = make, most, True
         self._lock = threading.Lock()
         self._there: dict[tuple[str, int], list[MappedGpuMemory]] = {}
-        self._places: dict[Any, dict[int, tuple[Tensor, Tensor]]] = {}
+        self._known: dict[Any, Known] = {}
         self._owner = ""
         self._line: socket.socket | None = None
 
@@ -187,15 +188,19 @@ class Mappings(Closing):
                     self._sends = False  # whatever it is, the next version is fetched
                 raise
 
-    def places(
-        self, layout: Layout, targets: Mapping[str, Tensor]
-    ) -> dict[int, tuple[Tensor, Tensor]]:
-        """What was found out about a network when it was filled last; of both policies that take turns."""
-        key = layout.name, tuple((n, t.data_ptr(), t.dtype, t.shape) for n, t in targets.items())
-        found = self._places.pop(key, {})
-        self._places[key] = found
-        while len(self._places) > _POLICIES:
-            self._places.pop(next(iter(self._places)))
+    def known(self, offer: Offer, targets: Mapping[str, Tensor]) -> Known:
+        """What was found out about a network when it was filled last, by a version that lies alike; of both policies that take
+        turns. Raises PolicyError where the version does not fit it."""
+        from user_core.weight_plane.tensors import Known, check_targets
+
+        lie = ((n, t.data_ptr(), t.dtype, t.shape, t.stride()) for n, t in targets.items())
+        key = offer.layout.name, tuple(lie)
+        found = self._known.pop(key, None)
+        if found is None:
+            found = Known(check_targets(offer, targets))
+        self._known[key] = found
+        while len(self._known) > _POLICIES:
+            self._known.pop(next(iter(self._known)))
         return found
 
     def _map(self, handle: str, index: int, sender: int | None) -> list[MappedGpuMemory]:
@@ -227,7 +232,7 @@ class Mappings(Closing):
         with self._lock:
             self._unmap()
             line, self._line, self._owner = self._line, None, ""
-            self._places.clear()
+            self._known.clear()
         _end(line)
 
     def _watch(self, connection: socket.socket) -> None:
@@ -308,20 +313,20 @@ class Taking(Closing):
         from user_core.weight_plane.cuda import number_of_gpu, uuid_of
 
         gone, offer = ends(self._connection), self.offer
-        device = tensors.check_targets(offer, targets)
         if offer.way == MEMORY:
-            source = tensors.FromFile(self._mapped(), offer.layout.piece)
-            tensors.fill(offer, source, targets, device, pace, gone)
+            known = tensors.Known(tensors.check_targets(offer, targets))
+            file = tensors.FromFile(self._mapped(), offer.layout.piece)
+            tensors.fill(offer, file, targets, known, pace, gone)
             return
         with ExitStack() as stack:
             if mappings is None:
                 mappings = stack.enter_context(Mappings())
-            number = tensors.number_of(device)
+            known = mappings.known(offer, targets)
+            number = tensors.number_of(known.device)
             far = offer.gpu != uuid_of(number)
             sender = number_of_gpu(offer.gpu) if far else None
             memories = stack.enter_context(mappings.mapped(offer.handle, number, sender))
-            places = mappings.places(offer.layout, targets)
-            tensors.fill(offer, tensors.FromGpu(memories, far), targets, device, pace, gone, places)
+            tensors.fill(offer, tensors.FromGpu(memories, far), targets, known, pace, gone)
 
     def taken(self, mappings: Mappings | None = None) -> None:
         """Tell the learner that all is here: it need not keep it. ``mappings`` end when the learner does."""

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from user_core.weight_plane.cuda import MappedGpuMemory, SharedGpuMemory
 from user_core.weight_plane.wire import (
     ALIGNMENT,
     BFLOAT16,
+    NUMBER_BYTES,
     PIECE_BYTES,
     Entry,
     Layout,
@@ -31,6 +32,8 @@ _UNDER_WAY = 2 * PIECE_BYTES
 #: From another GPU pieces are copied by copy engines, which no answer waits for. So many bytes are launched at once, on one
 #: of two streams in turn: to launch a copy takes the processor as long as to copy 20 MB, and none of it may be waited for.
 _AFAR, _LANES = 2 * PIECE_BYTES, 2
+#: Where the bytes of a piece go, and what is summed up of them, see :func:`_numbers`.
+Place: TypeAlias = tuple[Tensor, tuple[Tensor, Tensor]]
 #: Copies of weights that a learner keeps on its GPU at most: one is offered, one is on its way to be, one is still
 #: being taken.
 _MOST = 3
@@ -84,7 +87,7 @@ class Snapshot(Mapping[str, Array]):
                 found = _Sums(len(self.layout.pieces), self.device)
                 for piece in self.layout.pieces:
                     pace()
-                    found.add(_numbers(self._flat[piece.offset : piece.offset + piece.nbytes]))
+                    found.add(*_numbers(self._flat[piece.offset : piece.offset + piece.nbytes]))
                 return found.values()
 
     def not_finite(self) -> list[str]:
@@ -278,23 +281,34 @@ class _Sums:
 
     def __init__(self, count: int, device: torch.device) -> None:
         self._found = torch.zeros(count, dtype=torch.int64, device=device)
-        self._next = iter(self._found.unbind())
+        self._places = self._found.unbind()
+        self._count = 0
 
-    def add(self, numbers: Tensor) -> None:
+    def add(self, numbers: Tensor, left: Tensor) -> None:
         """The next one, as :func:`_numbers` gives it."""
-        if numbers.dtype == torch.uint8 and len(numbers) % 4 == 0:  # which lies oddly
-            numbers = numbers.clone().view(torch.int32)
-        torch.sum(numbers, 0, dtype=torch.int64, out=next(self._next))
+        if len(left) >= NUMBER_BYTES:  # it lies oddly
+            numbers, left = _numbers(left.clone())
+        place = self._places[self._count]
+        torch.sum(numbers, 0, out=place)
+        if len(left):
+            place.add_(left.sum(dtype=torch.int64))
+        self._count += 1
+
+    def begin(self) -> None:
+        """The next is the first one."""
+        self._count = 0
 
     def values(self) -> tuple[int, ...]:
         """All of them; waits."""
         return tuple(self._found.tolist())
 
 
-def _numbers(piece: Tensor) -> Tensor:
-    """Bytes, four as one number where that can be."""
-    by_four = len(piece) % 4 == 0 and piece.data_ptr() % 4 == 0
-    return piece.view(torch.int32) if by_four else piece
+def _numbers(piece: Tensor) -> tuple[Tensor, Tensor]:
+    """Bytes, eight as one number, and those that are left: all of them where they lie so that it cannot be."""
+    if piece.data_ptr() % NUMBER_BYTES or piece.storage_offset() % NUMBER_BYTES:
+        return piece.new_empty(0, dtype=torch.int64), piece
+    whole = len(piece) // NUMBER_BYTES * NUMBER_BYTES
+    return piece[:whole].view(torch.int64), piece[whole:]
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -471,6 +485,45 @@ def _together(pieces: Sequence[Piece], at_once: int) -> Iterator[list[Piece]]:
         yield some
 
 
+class Known:
+    """What was found out about a network that is filled, and what it is filled by: kept for the next version, because finding it
+    out again takes the processor as long as pieces of 100 MB take to come from another GPU.
+
+    Args:
+        device: Where the network is.
+
+    Attributes:
+        places: Of pieces that go where they belong at once, by their offsets.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.places = device, dict[int, Place]()
+        self._sums: _Sums | None = None
+        self._engines: tuple[int | None, ...] = ()
+        self._streams: list[Any] = []
+
+    def sums(self, count: int) -> _Sums:
+        """Of so many pieces, always as many."""
+        if self._sums is None:
+            self._sums = _Sums(count, self.device)
+        self._sums.begin()
+        return self._sums
+
+    def streams(self, engines: tuple[int | None, ...]) -> tuple[Any, list[Any]]:
+        """The stream that sums up, and those on which pieces come, all behind what was launched for the network; None on a
+        CPU."""
+        if self.device.type != "cuda":
+            return None, [None] * len(engines)
+        cuda: Any = torch.cuda
+        if engines != self._engines:
+            devices = [self.device, *(self.device if n is None else torch.device("cuda", n) for n in engines)]  # fmt: skip
+            self._engines, self._streams = engines, [cuda.Stream(one) for one in devices]
+        launched = cuda.current_stream(self.device).record_event()
+        for stream in self._streams:
+            stream.wait_event(launched)
+        return self._streams[0], self._streams[1:]
+
+
 class _Landing:
     """Where pieces are copied to: into the tensors of the network, or beside them, from where they are brought there.
 
@@ -479,13 +532,12 @@ class _Landing:
         behind: The stream that sums up pieces, and brings them to their places after that; None on a CPU.
         lanes: The streams on which they come.
         size: Bytes of a piece, at most.
-        places: Of pieces that go where they belong at once, by their offsets. To make them anew for each version would take
-            the processor longer than a copy.
+        places: Those that are known.
     """
 
     def __init__(
         self, targets: Mapping[str, Tensor], behind: Any, lanes: list[Any], size: int,
-        places: dict[int, tuple[Tensor, Tensor]],
+        places: dict[int, Place],
     ) -> None:  # fmt: skip
         self._targets, self._behind, self._lanes, self._size = targets, behind, lanes, size
         self._places = places
@@ -494,7 +546,7 @@ class _Landing:
         ]()  # of tensors whose numbers do not lie in order, or are rounded
         self._beside: list[tuple[Tensor, Any]] = []
 
-    def place(self, piece: Piece, lane: Any) -> tuple[Tensor, Tensor]:
+    def place(self, piece: Piece, lane: Any) -> Place:
         """For the bytes of a piece that comes on a stream, and the same as numbers to be summed up."""
         found = self._places.get(piece.offset)
         if found is not None:
@@ -557,8 +609,8 @@ class _Landing:
 
 
 def fill(
-    offer: Offer, source: Source, targets: Mapping[str, Tensor], device: torch.device, pace: Callable[[], object],
-    gone: Callable[[], bool], places: dict[int, tuple[Tensor, Tensor]] | None = None,
+    offer: Offer, source: Source, targets: Mapping[str, Tensor], known: Known, pace: Callable[[], object],
+    gone: Callable[[], bool],
 ) -> None:  # fmt: skip
     """Fill a network that does not act, in place, piece by piece, and compare what came with the checksums.
 
@@ -568,26 +620,19 @@ def fill(
         offer: What comes.
         source: Where from.
         targets: The network's own tensors, by name; they keep their addresses.
-        device: Where they are, as :func:`check_targets` has found.
+        known: What was found out about these targets, in the layout of this offer, which they fit.
         pace: Called before each piece; may wait.
         gone: Whether who offers has ended.
-        places: What was found out about these targets, in the layout of this offer; to be kept for the next version.
 
     Raises:
         TransportError: Who offers has ended, or what came is not what was offered.
     """
-    summing = _stream(device)
-    lanes = [_stream(device if n is None else torch.device("cuda", n)) for n in source.engines]
-    for lane in filter(None, lanes):
-        if lane.device != device:
-            lane.wait_stream(summing)
+    summing, lanes = known.streams(source.engines)
     ring = _Ring(summing, max(_UNDER_WAY, len(lanes) * source.at_once))
-    landing = _Landing(
-        targets, summing, lanes, offer.layout.piece, {} if places is None else places
-    )
+    landing = _Landing(targets, summing, lanes, offer.layout.piece, known.places)
     try:
         with torch.cuda.stream(summing), torch.no_grad():
-            sums = _Sums(len(offer.sums), device)
+            sums = known.sums(len(offer.sums))
             for number, pieces in enumerate(_together(offer.layout.pieces, source.at_once)):
                 pace()
                 if gone():
@@ -600,7 +645,7 @@ def fill(
                     source.copy(piece.offset, place, lane)
                 ring.copied(lane, sum(piece.nbytes for piece in pieces))
                 for piece, (place, numbers) in zip(pieces, there, strict=True):
-                    sums.add(numbers)
+                    sums.add(*numbers)
                     landing.came(piece, place)
                 ring.limit()
             found = sums.values()
