@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from user_core.config import Config, from_mapping, setting
 from user_core.errors import ConfigError
-from user_core.interfaces import PolicySink
+from user_core.interfaces import Algorithm, Policy, PolicySink
 from user_core.meaning import MEANINGS, check_accepted
 from user_core.plugins import PluginChoice, load
 from user_core.policies import policy_config_hash
@@ -27,10 +27,10 @@ from user_learner.sampling.features import KeptFeatures
 from user_learner.sampling.hindsight import check_hindsight
 from user_learner.sampling.share import Share
 from user_learner.sampling.source import ReplaySource
-from user_learner.training.checkpoint import CHECKPOINTS, CheckpointStore
+from user_learner.training.checkpoint import CHECKPOINTS, CheckpointStore, identity_of
 from user_learner.training.config import TrainingConfig
 from user_learner.training.guard import GuardedSink
-from user_learner.training.loop import TrainingLoop, identity_of, process_group
+from user_learner.training.loop import TrainingLoop, process_group
 from user_learner.training.progress import Progress
 from user_learner.training.publishing import PolicyFile, Snapshots
 from user_learner.training.starting import (
@@ -248,6 +248,94 @@ def _guard(
     return GuardedSink(config.training.guard, sink, config.directory, publish_now)
 
 
+def _begun_algorithm(
+    config: LearnerConfig, spec: RobotSpec, policy: Policy, config_hash: str
+) -> Algorithm:
+    """The algorithm; in a run that has learned nothing yet, with what ``start_from`` has learned.
+
+    A policy is taken over before the algorithm is built on it; a checkpoint is laid into the run's
+    folder, where the loop finds it.
+    """
+    begun_with, is_first = None, not _share(1).rank
+    begins = bool(config.start_from) and _of_first(lambda: is_untrained(config.directory))
+    if begins and (is_first or Path(config.start_from).expanduser().exists()):
+        # On hosts that do not have it, weights are those of the first.
+        identity = _identity(config, spec)
+        begun_with = take_policy(config.start_from, policy, config_hash, identity)
+    algorithm: Algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
+    if begun_with is not None and is_first:
+        identity, kept = _identity(config, spec), policy.kept_from_actors
+        take_checkpoint(config.start_from, config.directory, identity, begun_with, kept)
+    return algorithm
+
+
+def _with_demonstrations(config: LearnerConfig) -> list[History]:
+    """The older stores, that of demonstrations behind them."""
+    history = list(config.history)
+    if config.demonstrations:
+        history.append(History(path=config.demonstrations, source=EpisodeSource.DEMONSTRATION))
+    return history
+
+
+def _sampler_for(algorithm: Algorithm, sampler: SamplerConfig) -> SamplerConfig:
+    """How batches are drawn: their memory is kept for as long as a GPU may still fetch from it."""
+    if sampler.output == "numpy" and str(getattr(algorithm, "device", "")).startswith("cuda"):
+        # A GPU fetches such memory by itself, perhaps while the next batch is drawn already.
+        sampler = sampler.replace(output="pinned", keep=max(2, sampler.keep))
+    if getattr(algorithm, "shards", dict)():
+        # The next two are drawn before metrics of an update are read; until then it may still fetch its batch.
+        sampler = sampler.replace(keep=max(3, sampler.keep))
+    return sampler
+
+
+def _kept_features(policy: Policy, algorithm: Algorithm) -> KeptFeatures | None:
+    """Features of images that are kept beside the images; None for a policy that sees pixels."""
+    makers = policy.image_features()
+    device = str(getattr(getattr(algorithm, "config", None), "device", "cpu"))
+    if device.startswith("cuda"):
+        from user_learner.algorithms.common.torch_tools import use_tensor_cores
+
+        use_tensor_cores(device)
+    return KeptFeatures(makers, device) if makers else None
+
+
+def _to_all(
+    config: LearnerConfig, on_progress: Callable[[Progress], None], stack: ExitStack
+) -> Callable[[Progress], None]:
+    """Tells the progress of the training to ``on_progress`` and to all metrics sinks."""
+    listeners = [on_progress]
+    for name, choice in _sinks(config).items():
+        make = partial(choice.build, "metrics_sinks", path=f"sinks.{name}")
+        writer = SinkWriter(name, make, config.directory / name, _name_of_run(config))
+        stack.callback(writer.close)
+        listeners.append(writer)
+
+    def tell(progress: Progress) -> None:
+        for listener in listeners:
+            listener(progress)
+
+    return tell
+
+
+def _set_aside(
+    config: LearnerConfig, policy_file: PolicyFile, updates: int, loop: TrainingLoop,
+    guard: GuardedSink | None,
+) -> None:  # fmt: skip
+    """Set the policy that robots have had so far aside; raises ConfigError unless ``start_over`` was said."""
+    if not config.start_over:
+        raise ConfigError(
+            f"policy in {policy_file.path}",
+            got=f"one of {updates} updates, of another policy or robot",
+            expected="one of this configuration",
+            hint="Configure it as it was, take another run, or say start_over: true",
+        )
+    policy_file.set_aside()
+    loop.forget_published()
+    if guard is not None:
+        guard.forget()
+        loop.checkpoints.forget_good()
+
+
 @contextmanager
 def open_learner(
     config: LearnerConfig,
@@ -276,42 +364,18 @@ def open_learner(
     with ExitStack() as stack:
         check_hindsight(config.sampler.hindsight, spec.observation)
         policy = config.policy.build("policies", spec, path="policy")
-        config_hash, begun_with = config_hash_of(config, spec), None
-        begins = bool(config.start_from) and _of_first(lambda: is_untrained(config.directory))
-        if begins and (not _share(1).rank or Path(config.start_from).expanduser().exists()):
-            # On hosts that do not have it, weights are those of the first.
-            identity = _identity(config, spec)
-            begun_with = take_policy(config.start_from, policy, config_hash, identity)
-        algorithm = config.algorithm.build("algorithms", spec, policy, path="algorithm")
-        if begun_with is not None and not _share(1).rank:
-            identity = _identity(config, spec)
-            kept = policy.kept_from_actors
-            take_checkpoint(config.start_from, config.directory, identity, begun_with, kept)
-        started = _started(config.directory)
-        training = without_debt(config.training, started)
-        history = list(config.history)
-        if config.demonstrations:
-            history.append(History(path=config.demonstrations, source=EpisodeSource.DEMONSTRATION))
+        config_hash = config_hash_of(config, spec)
+        algorithm = _begun_algorithm(config, spec, policy, config_hash)
+        training = without_debt(config.training, _started(config.directory))
+        history = _with_demonstrations(config)
         feeds = _feeds([config.store, *(Path(older.path) for older in history)])
         lacks = feeds is not None and feeds.lacks
         meaning_warnings = [] if lacks else check_meaning(config, spec, history)
         share = _share(algorithm.updates_per_call)
         rows = config.training.batch_size * algorithm.updates_per_call
         share.rows(rows)  # refused where the processes cannot share them evenly
-        sampler = config.sampler
-        if sampler.output == "numpy" and str(getattr(algorithm, "device", "")).startswith("cuda"):
-            # A GPU fetches such memory by itself, perhaps while the next batch is drawn already.
-            sampler = sampler.replace(output="pinned", keep=max(2, sampler.keep))
-        if getattr(algorithm, "shards", dict)():
-            # The next two are drawn before metrics of an update are read; until then it may still fetch its batch.
-            sampler = sampler.replace(keep=max(3, sampler.keep))
-        makers = policy.image_features()
-        device = str(getattr(getattr(algorithm, "config", None), "device", "cpu"))
-        if device.startswith("cuda"):
-            from user_learner.algorithms.common.torch_tools import use_tensor_cores
-
-            use_tensor_cores(device)
-        kept = KeptFeatures(makers, device) if makers else None
+        sampler = _sampler_for(algorithm, config.sampler)
+        kept = _kept_features(policy, algorithm)
 
         def open_source(part: Share) -> ReplaySource:
             return ReplaySource(config.store, sampler, history, part, kept, policy.tasks)
@@ -321,17 +385,7 @@ def open_learner(
         feeder = None if feeds is None else feeds.feeder(open_source, share, rows)
         if feeder is not None:
             stack.enter_context(feeder)
-        listeners = [on_progress]
-        for name, choice in _sinks(config).items():
-            make = partial(choice.build, "metrics_sinks", path=f"sinks.{name}")
-            writer = SinkWriter(name, make, config.directory / name, _name_of_run(config))
-            stack.callback(writer.close)
-            listeners.append(writer)
-
-        def tell(progress: Progress) -> None:
-            for listener in listeners:
-                listener(progress)
-
+        tell = _to_all(config, on_progress, stack)
         policy_file = PolicyFile(config.directory, sink)
         published = policy_file.kept()
         is_foreign = published is not None and published.config_hash != config_hash
@@ -360,18 +414,7 @@ def open_learner(
             resumed = loop.restore()
             begins_anew = resumed is None and (is_foreign or bool(loop.checkpoints.refused))
             if begins_anew and published is not None and published.update:
-                if not config.start_over:
-                    raise ConfigError(
-                        f"policy in {policy_file.path}",
-                        got=f"one of {published.update} updates, of another policy or robot",
-                        expected="one of this configuration",
-                        hint="Configure it as it was, take another run, or say start_over: true",
-                    )
-                policy_file.set_aside()
-                loop.forget_published()
-                if guard is not None:
-                    guard.forget()
-                    loop.checkpoints.forget_good()
+                _set_aside(config, policy_file, published.update, loop, guard)
             if guard is not None:
                 if config.training.guard.restores_training:
                     guard.takes_back(loop)

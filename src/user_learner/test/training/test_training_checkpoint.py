@@ -18,9 +18,9 @@ from user_learner.training.checkpoint import (
     CheckpointInfo,
     CheckpointStore,
     flatten,
+    identity_of,
     unflatten,
 )
-from user_learner.training.loop import identity_of
 from user_learner.training.publishing import VersionCounter
 
 IDENTITY = {"algorithm": "sac", "config": {"critics": 2, "hidden": (64, 64)}}

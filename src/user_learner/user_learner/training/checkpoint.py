@@ -24,9 +24,10 @@ import numpy as np
 
 from user_core.codecs.states import flatten, unflatten
 from user_core.codecs.weights import array_bytes, pack, packing_order, read_arrays
+from user_core.config import Config, config_fields, to_mapping
 from user_core.errors import CodecError, ConfigError, StoreCorrupt, StoreError, SuiteError
 from user_core.runtime.files import sync_directory, write_atomically
-from user_core.specs import Arrays, difference
+from user_core.specs import Arrays, RobotSpec, difference
 
 FORMAT = "user.checkpoint.1"
 #: Where they are, in the folder of a learner.
@@ -434,3 +435,39 @@ def hash_of_file(path: Path) -> str:
         while piece := stream.read(1 << 22):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def identity_of(
+    algorithm: str, algorithm_config: Config, policy: str, policy_config: Config, spec: RobotSpec
+) -> dict[str, Any]:
+    """Names, configurations and specs that a checkpoint must share with the run that uses it.
+
+    Settings that may change in a running training (``read_only=False``: learning rates, the
+    device) do not count, nor do seeds and the robot's name.
+    """
+    specs = {
+        k: v
+        for k, v in spec.to_dict().items()
+        if k not in ("robot", "lockstep", "task_reward", "grippers")
+    }
+    return {
+        "algorithm": algorithm,
+        "algorithm_config": _fixed(algorithm_config),
+        "policy": policy,
+        "policy_config": _fixed(policy_config),
+        "spec": specs,
+    }
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    """Settings that must stay as they are, under the names that they had first."""
+    plain, found = to_mapping(config), dict[str, Any]()
+    for item in config_fields(type(config)):
+        how, value = item.setting, getattr(config, item.name)
+        if not how.read_only or item.name == "seed":
+            continue
+        if how.late and value == item.default:
+            continue  # checkpoints from before there was this setting do not name it
+        counted = plain[item.name] if how.counts_as is None else how.counted(value)
+        found[how.formerly or item.name] = counted
+    return found

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import IntEnum
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from user_core.codecs.states import flatten
-from user_core.config import Config, config_fields, to_mapping
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Algorithm, PolicySink, TransitionSource
 from user_core.reasons import (
@@ -37,7 +37,7 @@ from user_core.reasons import (
     Reason,
 )
 from user_core.runtime.scheduling import cores
-from user_core.specs import Array, RobotSpec
+from user_core.specs import Array
 from user_core.types import LARGEST_REWARD, Batch, PolicyVersion
 from user_learner.training.background import LatestWorker
 from user_learner.training.batch_feed import BatchFeed, Drawn
@@ -66,9 +66,18 @@ if TYPE_CHECKING:  # with torch
 
 #: A checkpoint, and this process's parts of what is spread over all.
 _Taken: TypeAlias = "tuple[Checkpoint, dict[str, Tensor] | None]"
-#: What a process may do next; of several that train together the most hesitant decides. BACK: go back to
-#: the last good checkpoint first.
-BACK, STOP, WAIT, GO = -1, 0, 1, 2
+
+
+class Decision(IntEnum):
+    """What a process may do next. Of several that train together the most hesitant decides: the smallest number."""
+
+    BACK = -1  # go back to the last good checkpoint first
+    STOP = 0
+    WAIT = 1
+    GO = 2
+
+
+BACK, STOP, WAIT, GO = Decision
 
 _IDLE_S = 0.005
 _DATA_TIMEOUT_S = 0.1
@@ -111,7 +120,7 @@ class TrainingLoop:
         sink: Takes policy versions; what its ``reasons`` give, where it has them, are warnings.
         environment_steps: How many steps have been collected online so far, in this run.
         directory: Of the run, for checkpoints and the counter of policy versions.
-        identity: What checkpoints belong to, see :func:`identity_of`.
+        identity: What checkpoints belong to, see :func:`~user_learner.training.checkpoint.identity_of`.
         config_hash: What the weights are made for, see
             :func:`~user_core.policies.policy_config_hash`.
         on_metrics: Called by the training thread every ``metrics_period_s``; must return soon.
@@ -264,7 +273,7 @@ class TrainingLoop:
         finally:
             self._wind_down(completed)
 
-    def step(self) -> int:
+    def step(self) -> Decision:
         """Make one call of ``update``, if it is its time.
 
         Returns:
@@ -312,7 +321,7 @@ class TrainingLoop:
         self._rate.add(self.algorithm.updates_per_call)
         return True
 
-    def _agree(self) -> int:
+    def _agree(self) -> Decision:
         """What all processes do next.
 
         Where a network is spread over them, the first one can neither publish nor keep a checkpoint by itself: what it
@@ -323,25 +332,26 @@ class TrainingLoop:
         if group is None:
             return decision
         if self._shards is None:
-            return int(group.agreed(decision))
+            return Decision(group.agreed(decision))
         wishes = [self._is_publishing_due(), self._is_checkpoint_due(), self._is_keeping_asked()]
         wished = [int(wish) if _is_first() else 1 for wish in wishes]
         late = self._unread.popleft() if len(self._unread) > 1 else None
         numbers = [] if late is None else late.metrics.values()
-        said = group.exchanged([decision, *wished, *numbers])
-        decision, publishing, keeping, asked = (int(min(one[i] for one in said)) for i in range(4))
+        said = np.array(group.exchanged([decision, *wished, *numbers]))  # a row for each process
+        decision, least = Decision(int(said[:, 0].min())), said[:, 1:4].min(0)
+        publishing, keeping, asked = (bool(wish) for wish in least)
         if late is not None:
-            self._judge(late, _means_of(late.metrics, [one[4:] for one in said]))
-        if decision != GO or publishing or keeping or asked:
+            self._judge(late, _means_of(late.metrics, said[:, 4:]))
+        if decision != GO or publishing or keeping or asked:  # nothing may leave, or end, unjudged
             while self._unread:
                 late = self._unread.popleft()
-                said = group.exchanged(list(late.metrics.values()))
+                said = np.array(group.exchanged(list(late.metrics.values())))
                 self._judge(late, _means_of(late.metrics, said))
         if decision in (GO, WAIT):
             if asked:
                 self._keep_as_asked()
             else:
-                self._hand_out(bool(publishing), bool(keeping))
+                self._hand_out(publishing, keeping)
         return decision
 
     def _too_large(self, error: Exception, batch: Batch) -> ConfigError:
@@ -503,7 +513,7 @@ class TrainingLoop:
         if self._source_state is not None and hasattr(self.source, "load_state"):
             self.source.load_state(self._source_state)
 
-    def _decide(self) -> int:
+    def _decide(self) -> Decision:
         """Whether this process would go on now; says why not in the state."""
         if self._back is not None and not self._stopped:
             return BACK
@@ -719,12 +729,9 @@ def _averaged(metrics: Mapping[str, float]) -> Mapping[str, float]:
     return metrics if group is None else group.averaged(metrics)  # type: ignore[no-any-return]
 
 
-def _means_of(names: Iterable[str], of_each: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Means over processes of what each has said of each name."""
-    return {
-        name: sum(some) / len(some)
-        for name, some in zip(names, zip(*of_each, strict=True), strict=True)
-    }
+def _means_of(names: Iterable[str], said: Array) -> dict[str, float]:
+    """Means over processes of what each has said of each name, (W, names)."""
+    return dict(zip(names, said.mean(0).tolist(), strict=True))
 
 
 @cache
@@ -735,45 +742,6 @@ def process_group() -> ModuleType | None:
     except ImportError:  # an algorithm without torch is alone
         return None
     return distributed
-
-
-def identity_of(
-    algorithm: str, algorithm_config: Config, policy: str, policy_config: Config, spec: RobotSpec
-) -> dict[str, Any]:
-    """Names, configurations and specs that a checkpoint must share with the run that uses it.
-
-    Settings that may change in a running training (``read_only=False``: learning rates, the
-    device) do not count, nor do seeds and the robot's name.
-    """
-    specs = {
-        k: v
-        for k, v in spec.to_dict().items()
-        if k not in ("robot", "lockstep", "task_reward", "grippers")
-    }
-    return {
-        "algorithm": algorithm,
-        "algorithm_config": _fixed(algorithm_config),
-        "policy": policy,
-        "policy_config": _fixed(policy_config),
-        "spec": specs,
-    }
-
-
-def _fixed(config: Config) -> dict[str, Any]:
-    fixed = {
-        item.name
-        for item in config_fields(type(config))
-        if item.setting.read_only
-        and not (item.setting.late and getattr(config, item.name) == item.default)
-    }
-    counted = {
-        item.name: item.setting.counted(getattr(config, item.name))
-        for item in config_fields(type(config))
-        if item.setting.counts_as is not None
-    }
-    formerly = {item.name: item.setting.formerly for item in config_fields(type(config))}
-    plain = to_mapping(config) | counted
-    return {formerly[k] or k: v for k, v in plain.items() if k in fixed and k != "seed"}
 
 
 def threads_each(configured: int, processes: int = 1) -> int:
