@@ -118,9 +118,35 @@ class Labels:
         )
 
 
-class _Said:
-    """What edits say of episodes, as arrays. Made once, and not at each change of the store: a thread that goes through very
-    many episodes in Python keeps the interpreter from draws.
+class _Numbers:
+    """Numbers of episodes in an index. Looked up once, and not at each change of the store: a thread that goes through
+    very many episodes in Python keeps the interpreter from draws.
+
+    Args:
+        keys: Of the episodes, (E,); more may come behind them.
+    """
+
+    def __init__(self, keys: Sequence[EpisodeKey]) -> None:
+        self._keys, self._numbers = keys, np.empty(0, np.int64)
+        self._numbers_of = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def of(self, index: int, number_of: Callable[[EpisodeKey], int]) -> Array:
+        """Of the episodes in an index of this identity, (E,); -1 of those that have not come yet."""
+        if index != self._numbers_of:  # another index gives other numbers
+            self._numbers, self._numbers_of = np.empty(0, np.int64), index
+        came = len(self) - len(self._numbers)
+        if came:
+            self._numbers = np.concatenate([self._numbers, np.full(came, -1, np.int64)])
+        for at in np.flatnonzero(self._numbers < 0).tolist():
+            self._numbers[at] = number_of(self._keys[at])
+        return self._numbers
+
+
+class _Said(_Numbers):
+    """What edits say of episodes, as arrays.
 
     Args:
         keys: Of the episodes, (E,).
@@ -128,20 +154,8 @@ class _Said:
     """
 
     def __init__(self, keys: Sequence[EpisodeKey], values: Array) -> None:
+        super().__init__(keys)
         self.values = values
-        self._keys, self._numbers = keys, np.full(len(keys), -1, np.int64)
-        self._numbers_of = 0
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def numbers(self, index: int, number_of: Callable[[EpisodeKey], int]) -> Array:
-        """Numbers of the episodes in an index of this identity, (E,); -1 of those that have not come yet."""
-        if index != self._numbers_of:  # another index gives other numbers
-            self._numbers, self._numbers_of = np.full(len(self), -1, np.int64), index
-        for at in np.flatnonzero(self._numbers < 0).tolist():
-            self._numbers[at] = number_of(self._keys[at])
-        return self._numbers
 
 
 class StoreEdits:
@@ -160,8 +174,10 @@ class StoreEdits:
         #: What is said of episodes; None: to be made anew.
         self._cuts: _Said | None = None
         self._rewards: _Said | None = None
-        self._judged: _Said | None = None
-        self._ids: dict[EpisodeKey, int] = {}  # of episodes that edits speak of
+        self._judged = _Numbers(())  # of the pieces of the column
+        self._ids: dict[
+            EpisodeKey, int
+        ] = {}  # of episodes that edits speak of, but those of the column
         self._ids_of = 0
         #: Why edits are not honoured as they should be, for people.
         self.trouble = ""
@@ -182,13 +198,10 @@ class StoreEdits:
 
     def _try_column(self) -> bool:
         try:
-            changed = self._take_column()
+            return self._take_column()
         except (SuiteError, OSError) as error:
-            self.trouble, self._judged = str(error), None
+            self.trouble = str(error)
             return False
-        if changed:
-            self._judged = None
-        return changed
 
     def apply(self, extents: Array) -> Array:
         """Extents of the store without the rows that edits exclude or cut off."""
@@ -277,15 +290,12 @@ class StoreEdits:
 
     def _pieces_of(self, column: RewardColumn) -> Array:
         """Line, steps and offset of every piece, ascending, (P, 3)."""
-        if self._judged is None:
-            pieces = [(key, piece) for key, pieces in column.pieces.items() for piece in pieces]
-            ints = ((piece.first_step, piece.steps, piece.offset) for _, piece in pieces)
-            self._judged = _Said([key for key, _ in pieces], integer_table(ints, 3))
-        number = self._numbers_of(self._judged)
-        there = number >= 0
-        table = self._judged.values[there]
-        line = (number[there] << _EPISODE_SHIFT) + table[:, 0]
-        return np.stack([line, table[:, 1], table[:, 2]], axis=1)[np.argsort(line)]
+        number = self._judged.of(self._reader.identity, self._number)
+        there = np.flatnonzero(number >= 0)
+        table = column.pieces.table[there]
+        line = (number[there] << _EPISODE_SHIFT) + table["first_step"]
+        order = np.argsort(line)
+        return np.stack([line, table["steps"], table["offset"]], axis=1)[order]
 
     def _what_is_cut(self) -> _Said:
         """Episodes of which rows are left out, with the first that is kept, and the one behind the last."""
@@ -309,7 +319,7 @@ class StoreEdits:
         return self._rewards
 
     def _numbers_of(self, said: _Said) -> Array:
-        return said.numbers(self._reader.identity, self._number)
+        return said.of(self._reader.identity, self._kept_number)
 
     def _take_column(self) -> bool:
         """Go over to the column that the edits name; return whether anything is new."""
@@ -317,19 +327,23 @@ class StoreEdits:
         there = self._column.provenance.name if self._column is not None else ""
         if name != there:
             self._column = RewardColumn(self.log.path.parent, name) if name else None
+            self._judged = _Numbers(self._column.pieces if self._column is not None else ())
             self.trouble = ""
             return True
         return self._column is not None and self._column.refresh()
 
-    def _number(self, key: EpisodeKey) -> int:
-        """Number of an episode in the index, -1 where it never came."""
+    def _kept_number(self, key: EpisodeKey) -> int:
+        """As :meth:`_number`, which is asked once: what is said is gone through anew at each edit."""
         index = self._reader.identity
         if index != self._ids_of:  # another index gives other numbers
             self._ids, self._ids_of = {}, index
-        number = self._ids.get(key)
-        if number is None:
-            number = self._reader.episode_number(key)
-            if number is None:
-                return -1
+        if key not in self._ids:
+            if (number := self._number(key)) < 0:
+                return number
             self._ids[key] = number
-        return number
+        return self._ids[key]
+
+    def _number(self, key: EpisodeKey) -> int:
+        """Number of an episode in the index, -1 where it never came."""
+        number = self._reader.episode_number(key)
+        return -1 if number is None else number

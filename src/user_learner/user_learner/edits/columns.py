@@ -19,10 +19,11 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -73,13 +74,108 @@ class Provenance:
     files: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Consecutive judged steps of an episode, and where their values begin."""
+#: Consecutive judged steps of an episode, and where their values begin; ``producer`` is a number of
+#: :attr:`Pieces.producers`. The first three are the episode.
+PIECE = np.dtype(
+    [(n, "<i8") for n in ("producer", "incarnation", "number", "first_step", "steps", "offset")]
+)
+_EPISODE, _PLACE = ("producer", "incarnation", "number"), ("first_step", "steps", "offset")
+#: So many lines are turned into numbers together, which bounds what of them is in memory.
+_LINES_AT_ONCE = 4096
+#: Pieces that came since the others were put in order, which a search goes through one by one.
+_UNORDERED = 1024
 
-    first_step: int
-    steps: int
-    offset: int
+
+class Pieces(Sequence[EpisodeKey]):
+    """The pieces of a column in the order in which they were judged; as a sequence, the episode of each.
+
+    Arrays, and no object for a piece: a sampler holds those of all episodes, 48 bytes each.
+
+    Attributes:
+        producers: Names of producers.
+        table: The pieces, (P,) of :data:`PIECE`.
+    """
+
+    def __init__(self) -> None:
+        self.producers: list[str] = []
+        self._producer: dict[str, int] = {}  # its number
+        self.table: Array = np.empty(0, PIECE)
+        self._order: Array = np.empty(0, np.int64)  # of the first ones, by episode
+        self._ordered: Array = np.empty((3, 0), np.int64)  # their episodes in that order
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @overload
+    def __getitem__(self, index: int) -> EpisodeKey: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[EpisodeKey]: ...
+
+    def __getitem__(self, index: int | slice) -> EpisodeKey | list[EpisodeKey]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        producer, incarnation, number, *_ = self.table[index].tolist()
+        return EpisodeKey(self.producers[producer], incarnation, number)
+
+    @property
+    def end(self) -> int:
+        """Where the values of all pieces end."""
+        return int((self.table["offset"] + self.table["steps"]).max(initial=0))
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of which steps were judged."""
+        if not len(self):
+            return 0
+        found = np.stack([self.table[name] for name in _EPISODE])
+        found = found[:, np.lexsort(found[::-1])]
+        return 1 + int((found[:, 1:] != found[:, :-1]).any(axis=0).sum())
+
+    def of(self, key: EpisodeKey) -> Array:
+        """Those of an episode, (n,) of :data:`PIECE`, in the order in which they were judged."""
+        if key.producer not in self._producer:
+            return self.table[:0]
+        wanted = (self._producer[key.producer], key.incarnation, key.number)
+        if len(self) - len(self._order) > _UNORDERED + len(self._order) // 8:
+            found = np.stack([self.table[name] for name in _EPISODE])
+            self._order = np.lexsort(found[::-1])  # stable: of one episode the order stays
+            self._ordered = found[:, self._order]
+        low, high = 0, len(self._order)
+        for values, value in zip(self._ordered, wanted, strict=True):
+            within = values[low:high]
+            low, high = (
+                low + int(within.searchsorted(value)),
+                low + int(within.searchsorted(value, side="right")),
+            )
+        late = self.table[len(self._order) :]
+        same = np.logical_and.reduce([late[n] == v for n, v in zip(_EPISODE, wanted, strict=True)])
+        return np.concatenate([self.table[self._order[low:high]], late[same]])
+
+    def add(self, items: Sequence[Mapping[str, Any]], there: int) -> list[str]:
+        """Take what lines of ``pieces.log`` say, of a column that has so many values; return what is wrong with
+        those that are passed over."""
+        rows, wrong = [], []
+        for item in items:
+            try:
+                producer, incarnation, number = item["episode"]
+                row = (int(incarnation), int(number), *(int(item[name]) for name in _PLACE))
+                _, _, _, steps, offset = row
+                if not all(0 <= value < 2**63 for value in row):
+                    raise ValueError(f"{row}, expected numbers from 0 to 2^63 - 1")
+                if offset + steps > there:
+                    raise ValueError(f"values to {offset + steps} of {there}")
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                wrong.append(str(error))
+                continue
+            name = str(producer)
+            if name not in self._producer:
+                self._producer[name] = len(self.producers)
+                self.producers.append(name)
+            rows.append((self._producer[name], *row))
+        if rows:
+            self.table = np.concatenate([self.table, np.array(rows, PIECE)])
+        return wrong
 
 
 def columns_of(place: Path) -> list[str]:
@@ -119,8 +215,7 @@ class RewardColumn:
             ) from error
         except (ValueError, TypeError, OSError) as error:
             raise StoreCorrupt(f"{self.path / 'column.json'}", got=repr(error)) from error
-        #: By episode, ascending by first step.
-        self.pieces: dict[EpisodeKey, list[Piece]] = {}
+        self.pieces = Pieces()
         #: Values of all pieces, (N,) of :data:`VALUE`.
         self.values: Array = np.empty(0, VALUE)
         self.warnings: list[str] = []
@@ -129,52 +224,57 @@ class RewardColumn:
 
     def refresh(self) -> bool:
         """Look for more values; return whether there are any."""
-        path = self.path / "pieces.log"
-        try:
-            if path.stat().st_size == self._read:
-                return False
-            with open(path, "rb") as stream:
-                stream.seek(self._read)
-                data = stream.read()
-        except FileNotFoundError:
+        path, before = self.path / "pieces.log", self._read
+        if not path.exists() or path.stat().st_size == before:
             return False
-        end = data.rfind(b"\n") + 1
-        self._read += end
-        if not end:
-            return False
-        there = (self.path / "values.bin").stat().st_size // VALUE.itemsize
-        for line in data[:end].split(b"\n")[:-1]:
+        with open(path, "rb") as stream:
+            stream.seek(before)
+            # Values of these lines are in their file by now, those of later ones may not be.
+            end = os.fstat(stream.fileno()).st_size
+            there = (self.path / "values.bin").stat().st_size // VALUE.itemsize
+            if there:
+                self.values = np.memmap(self.path / "values.bin", VALUE, "r", shape=(there,))
+            while lines := list(islice(_whole_lines(stream, end), _LINES_AT_ONCE)):
+                self._read += sum(map(len, lines))
+                self.warnings += [
+                    f"{path}: a line is passed over: {wrong}" for wrong in self._take(lines, there)
+                ]
+        return self._read > before
+
+    def _take(self, lines: Sequence[bytes], there: int) -> list[str]:
+        items, wrong = [], []
+        for line in lines:
             try:
-                item = decode_line(line)
-                producer, incarnation, number = item["episode"]
-                piece = Piece(int(item["first_step"]), int(item["steps"]), int(item["offset"]))
-                if not 0 <= piece.offset <= piece.offset + piece.steps <= there:
-                    raise ValueError(f"values to {piece.offset + piece.steps} of {there}")
-            except (ValueError, TypeError, KeyError) as error:
-                if line:
-                    self.warnings.append(f"{path}: a line is passed over: {error}")
-                continue
-            key = EpisodeKey(str(producer), int(incarnation), int(number))
-            self.pieces.setdefault(key, []).append(piece)
-        if there:
-            self.values = np.memmap(self.path / "values.bin", VALUE, "r", shape=(there,))
-        return True
+                items.append(decode_line(line.rstrip(b"\n")))
+            except ValueError as error:
+                if line != b"\n":
+                    wrong.append(str(error))
+        return wrong + self.pieces.add(items, there)
 
     def of(self, key: EpisodeKey, first_step: int, steps: int) -> tuple[Array, Array]:
         """Values of steps of an episode, (steps,) of :data:`VALUE`, and which there are, bool."""
         values, known = np.zeros(steps, VALUE), np.zeros(steps, bool)
-        for piece in self.pieces.get(key, ()):
-            low = max(first_step, piece.first_step)
-            high = min(first_step + steps, piece.first_step + piece.steps)
+        for _, _, _, first, count, offset in self.pieces.of(key).tolist():
+            low = max(first_step, first)
+            high = min(first_step + steps, first + count)
             if low < high:
-                at = piece.offset + low - piece.first_step
+                at = offset + low - first
                 values[low - first_step : high - first_step] = self.values[at : at + high - low]
                 known[low - first_step : high - first_step] = True
         return values, known
 
     def judged(self, key: EpisodeKey) -> int:
         """Up to which step an episode is judged, not included."""
-        return max((p.first_step + p.steps for p in self.pieces.get(key, ())), default=0)
+        found = self.pieces.of(key)
+        return int((found["first_step"] + found["steps"]).max(initial=0))
+
+
+def _whole_lines(stream: BinaryIO, end: int) -> Iterator[bytes]:
+    """Lines of a file up to here, without one that is being written."""
+    left = end - stream.tell()
+    while left > 0 and (line := stream.readline(left)).endswith(b"\n"):
+        left -= len(line)
+        yield line
 
 
 class ColumnWriter(Closing):
@@ -198,7 +298,7 @@ class ColumnWriter(Closing):
                 write_atomically(about, json.dumps(asdict(provenance), indent=1, sort_keys=True))
                 sync_directory(self.path.parent)
             self.column = RewardColumn(place, provenance.name)
-            if not self.column.pieces and self.column.provenance != provenance:
+            if not len(self.column.pieces) and self.column.provenance != provenance:
                 # nothing was judged by what it was made for: a model that does not fit, say
                 write_atomically(about, json.dumps(asdict(provenance), indent=1, sort_keys=True))
                 self.column = RewardColumn(place, provenance.name)
@@ -213,8 +313,7 @@ class ColumnWriter(Closing):
                     expected=f"{provenance.plugin} with {dict(provenance.params)}",
                     hint="Give the new one another name (--column)",
                 )
-            pieces = [p for found in self.column.pieces.values() for p in found]
-            self._end = max((p.offset + p.steps for p in pieces), default=0)
+            self._end = self.column.pieces.end
             self._values = os.open(self.path / "values.bin", os.O_RDWR | os.O_CREAT, 0o644)
             os.ftruncate(self._values, self._end * VALUE.itemsize)  # what never came to count
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
