@@ -16,7 +16,7 @@ from user_core.types import Batch
 from user_learner.algorithms.common import averaging
 from user_learner.algorithms.common.averaging import MovingAverage, share_after
 from user_learner.algorithms.common.batches import Minibatcher
-from user_learner.algorithms.common.torch_tools import FlatAdam, FlatParameters
+from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 from user_testing.worlds.batches import random_batch
 

@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from user_core.errors import ConfigError
-from user_learner.algorithms.common import torch_tools
-from user_learner.algorithms.common.torch_tools import FlatAdam, FlatParameters
+from user_learner.algorithms.common import flat_parameters, torch_tools
+from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
 
 
 def learned(lets_go, monkeypatch, parts=1, updates=3, half=False, norm=0.5):
     monkeypatch.setattr(FlatParameters, "_lets_go", lambda self: lets_go or half)
-    monkeypatch.setattr(torch_tools, "_PIECE", 10 if lets_go else 1 << 25)
+    monkeypatch.setattr(flat_parameters, "_PIECE", 10 if lets_go else 1 << 25)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 2))
     network.unused = nn.Parameter(torch.ones(3))

@@ -18,7 +18,7 @@ from user_core.policies import cuda_graphs
 from user_core.policies.cuda_graphs import Recorder, form_of, mapped, seconds_of, tensors_of
 from user_core.runtime.gpu_turns import GpuTurns
 from user_core.specs import ArraySpec, RobotSpec
-from user_learner.algorithms.common import cuda_graph, torch_tools
+from user_learner.algorithms.common import cuda_graph, flat_parameters
 from user_learner.algorithms.common.cuda_graph import GraphedUpdate
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 from user_learner.algorithms.off_policy.sac import SAC, SACConfig
@@ -233,9 +233,9 @@ def test_a_large_network_is_stepped_piece_by_piece_with_the_same_weights(
     whole, pieces, places = bc(average=0.9), bc(average=0.9), Places()
     pieces.give_way(places)
     for batch in batches(3):
-        monkeypatch.setattr(torch_tools, "_PIECE", 1 << 25)
+        monkeypatch.setattr(flat_parameters, "_PIECE", 1 << 25)
         whole.update(batch)
-        monkeypatch.setattr(torch_tools, "_PIECE", 1000)
+        monkeypatch.setattr(flat_parameters, "_PIECE", 1000)
         pieces.update(batch)
     size = whole.parameters.flat.numel()
     assert places.calls >= 3 * 4 * (size // 1000)
@@ -248,7 +248,7 @@ def test_a_large_network_is_stepped_piece_by_piece_with_the_same_weights(
 
 
 def test_a_spoilt_batch_changes_nothing_in_pieces_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_tools, "_PIECE", 1000)
+    monkeypatch.setattr(flat_parameters, "_PIECE", 1000)
     algorithm = bc()
     algorithm.update(batches(1)[0])
     before, state = algorithm.parameters.flat.clone(), algorithm._optimizer.state()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from user_learner.algorithms.common.torch_tools import in_pieces
+from user_learner.algorithms.common.flat_parameters import in_pieces
 
 #: What names of averages begin with in shards of a checkpoint.
 AVERAGE = "average/"

@@ -27,9 +27,9 @@ from user_learner.algorithms.common.distributed import (
     together,
     world,
 )
+from user_learner.algorithms.common.flat_parameters import adam_
 from user_learner.algorithms.common.recomputing import blocks_of
 from user_learner.algorithms.common.shardable import require_no_scale
-from user_learner.algorithms.common.torch_tools import adam_
 
 #: A layer with so many parameters, or so large a share of all, is gathered by itself.
 _LAYER_SIZE, _LAYER_SHARE = 1 << 20, 0.01
@@ -58,7 +58,7 @@ class ShardedParameters:
             by itself.
         bfloat16: Whether parameters travel and are computed with in bfloat16; gradients are summed in
             float32, and what is kept is float32.
-        learning_rate, max_grad_norm, decay: As :class:`~user_learner.algorithms.common.torch_tools.FlatAdam`.
+        learning_rate, max_grad_norm, decay: As :class:`~user_learner.algorithms.common.flat_parameters.FlatAdam`.
 
     Attributes:
         named: The trained parameters: this process's parts of them.

@@ -11,12 +11,8 @@ from torch import Tensor
 
 from user_core.config import Config, setting
 from user_learner.algorithms.common.distributed import share_
-from user_learner.algorithms.common.torch_tools import (
-    FlatAdam,
-    FlatParameters,
-    ensemble_arrays,
-    evaluate,
-)
+from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
+from user_learner.algorithms.common.torch_tools import ensemble_arrays, evaluate
 
 
 class StateValuesConfig(Config):

@@ -34,11 +34,10 @@ from user_learner.algorithms.common.distributed import (
     share_of,
     together,
 )
+from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
 from user_learner.algorithms.common.recomputing import RecomputedBlocks
 from user_learner.algorithms.common.shardable import require_shardable
 from user_learner.algorithms.common.torch_tools import (
-    FlatAdam,
-    FlatParameters,
     LaterNumbers,
     generator_state,
     make_generator,

@@ -15,7 +15,8 @@ from user_core.specs import RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.common.batches import Minibatch
 from user_learner.algorithms.common.distributed import share_
-from user_learner.algorithms.common.torch_tools import FlatAdam, FlatParameters, evaluate
+from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
+from user_learner.algorithms.common.torch_tools import evaluate
 from user_learner.algorithms.imitation.bc import BC, BCConfig
 
 if TYPE_CHECKING:

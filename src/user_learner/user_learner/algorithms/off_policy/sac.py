@@ -37,9 +37,8 @@ from user_learner.algorithms.common.batches import (
 from user_learner.algorithms.common.choice_values import ChoiceValues, entropy, share_at
 from user_learner.algorithms.common.cuda_graph import GraphedUpdate, Places
 from user_learner.algorithms.common.distributed import share_
+from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
 from user_learner.algorithms.common.torch_tools import (
-    FlatAdam,
-    FlatParameters,
     ensemble_arrays,
     evaluate,
     generator_state,

@@ -15,12 +15,8 @@ from user_core.policies.improving.steered import NoiseNetwork, SteeredPolicy
 from user_core.specs import RobotSpec
 from user_learner.algorithms.common.batches import Minibatch
 from user_learner.algorithms.common.distributed import share_
-from user_learner.algorithms.common.torch_tools import (
-    FlatAdam,
-    FlatParameters,
-    ensemble_arrays,
-    evaluate,
-)
+from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
+from user_learner.algorithms.common.torch_tools import ensemble_arrays, evaluate
 from user_learner.algorithms.on_base.base import OnBase, OnBaseConfig
 
 

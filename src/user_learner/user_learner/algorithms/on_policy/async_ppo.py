@@ -29,10 +29,9 @@ from user_learner.algorithms.common.batches import (
 )
 from user_learner.algorithms.common.choice_values import entropy
 from user_learner.algorithms.common.distributed import share_, together
+from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
 from user_learner.algorithms.common.state_values import StateValues, StateValuesConfig
 from user_learner.algorithms.common.torch_tools import (
-    FlatAdam,
-    FlatParameters,
     generator_state,
     make_generator,
     numbers_of,
