@@ -514,7 +514,8 @@ class LossNetwork(PolicyNetwork, Protocol):
 
     Updates may be recorded as CUDA graphs. What a loss does that cannot be, such as making tokens of words, it may do in
     ``ready(inputs, action, weight, generator)``, called before: gives inputs, (B, ...) each, that :meth:`loss` also takes.
-    ``recompute()`` switches on activation checkpointing in a way of its own; False: it has none.
+    ``recompute()`` switches on activation checkpointing in a way of its own; False: it has none. ``on_host``, a set, names
+    inputs that are left on the CPU, because ``ready`` reads them as numbers.
     """
 
     def loss(

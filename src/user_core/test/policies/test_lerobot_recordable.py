@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from user_core.policies.cuda_graphs import Recorder, _Operations, mapped, rehearsed
+from user_core.policies.language.config import TASK
 from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.policies.lerobot.recordable import _of_whole_images, padded_words
@@ -166,6 +167,17 @@ def test_what_is_ready_teaches_what_the_inputs_do(vlm):
     plain = loss(inputs)
     ready = loss(lambda: network.ready(inputs, action, weight, torch.Generator()))
     assert ready == pytest.approx(plain, rel=1e-5)
+
+
+def test_the_task_of_each_row_is_read_on_the_host(vlm):
+    tasks = {"reach": "reach the target", "leave": "leave the target"}
+    config = LeRobotConfig(type="smolvla", config=vlm, instructions=tasks)
+    network = LeRobotPolicy(config, SPEC).network()
+    inputs = network.inputs({**seen(), TASK: np.array([1, 7])})
+    assert network.on_host <= inputs.keys()
+    network.to("meta")  # from which nothing can be read
+    far = {n: t if n in network.on_host else t.to("meta") for n, t in inputs.items()}
+    assert network.batch(far)["task"] == ["leave the target", ""], "the last is none of them"
 
 
 def test_instructions_of_other_lengths_have_the_same_shape():

@@ -377,6 +377,14 @@ def test_each_minibatch_has_its_share_of_every_source():
     assert parts[1].next_inputs["state"][1].tolist() == batch.next_observation["x"][4].tolist()
 
 
+def test_what_a_network_reads_on_the_host_is_not_brought_to_a_gpu():
+    network = policy_for(STATE, observations=("x",)).network()
+    network.on_host = frozenset({"state"})
+    (part,) = Minibatcher(network, STATE, torch.device("meta")).cut(batch_of(STATE, 4), 1)
+    assert part.inputs["state"].device.type == "cpu"
+    assert {t.device.type for t in (part.action, part.reward, part.discount)} == {"meta"}
+
+
 def test_batches_that_cannot_be_are_refused():
     algorithm = make(RLPD, CASES[1][1])
     with pytest.raises(SpecError, match="multiple of 3"):

@@ -278,7 +278,7 @@ class LeRobotNetwork(nn.Module):
         batch = self.prepared(self._with_actions(inputs, action, weight))
         made = self._tensors(batch, len(action))
         if made is None:
-            return dict(inputs)
+            return {name: one.to(self.device) for name, one in inputs.items()}
         with seeded(_seed_of(generator), self.device):
             made |= drawn_by_host(self.policy, len(action), self.device)
         return {_READY + name: tensor for name, tensor in made.items()}
@@ -321,6 +321,8 @@ class LeRobotNetwork(nn.Module):
         loss: Tensor = found[0] if isinstance(found, tuple) else found["loss"]
         return loss
 
+    #: Of which task each row is: to read it on a GPU would be to wait until that has computed all that was launched.
+    on_host = frozenset({TASK})
     #: What a loss reads back from there goes into LeRobot's notes of it, which are not looked at here.
     notes_on = "cuda"
 

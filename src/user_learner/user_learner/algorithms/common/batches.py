@@ -228,6 +228,8 @@ class Minibatcher:
             self._counts = torch.from_numpy(np.tile(counts, rows)).to(device)
             low, high = (np.tile(side, rows) for side in (scale.unit_low, scale.unit_high))
             self._limits = torch.from_numpy(low).to(device), torch.from_numpy(high).to(device)
+        #: Names of inputs that the network reads as numbers.
+        self._on_host: frozenset[str] = getattr(network, "on_host", frozenset())
         self._cuts, self._outside = 0, torch.zeros((), device=device)
         #: What the rows of the network's first layer were multiplied by in the newest cut, (O,),
         #: so that its outputs stayed while the scale of inputs changed; None: nothing changed.
@@ -326,11 +328,11 @@ class Minibatcher:
         """Let the network take notice, and keep its outputs where that changes its scale. Of several
         processes each takes notice of what all have, but for images."""
         network: Any = self.network
-        follows = hasattr(network, "keep_outputs")
+        follows, apart = hasattr(network, "keep_outputs"), self._on_host
         before = network.statistics() if follows else None
         network.observe(
             *(
-                {name: t if _is_image(t) else gathered(t, count) for name, t in one.items()}
+                {n: t if n in apart or _is_image(t) else gathered(t, count) for n, t in one.items()}
                 for one in inputs
             )
         )
@@ -340,7 +342,7 @@ class Minibatcher:
 
     def _inputs(self, observation: Mapping[str, Array]) -> Inputs:
         return {
-            name: tensor.to(self.device, non_blocking=True)
+            name: tensor if name in self._on_host else tensor.to(self.device, non_blocking=True)
             for name, tensor in self.network.inputs(observation).items()
         }
 
