@@ -135,6 +135,21 @@ def test_chunks_bridge_a_round_trip_of_several_steps_and_what_was_played_is_reco
     assert ahead and all(len(chunk.actions_ta) <= 6 for chunk in ahead)  # 4 of 10 had gone by
 
 
+def test_no_more_is_asked_than_the_plan_needs():
+    setup, elsewhere = remote(83, rows=16, config={"max_episode_steps": 60, "replan_every": 6})
+    setup.run()
+    assert setup.loop.episodes.recorder.feedback["exact"] == 60  # no step without a row
+    asked = [step for _, step, _ in elsewhere.asked]
+    late = [step for step in asked if step > asked[0] + 12]  # at first nothing is played
+    assert len(late) in (7, 8) and (np.diff(late) == 6).all()
+
+
+def test_a_plan_that_is_short_is_replaced_before_it_ends_however_seldom_that_is_wanted():
+    setup, _ = remote(83, rows=10, config={"max_episode_steps": 40, "replan_every": 30})
+    setup.run()
+    assert setup.loop.episodes.recorder.feedback["exact"] == 40
+
+
 def test_single_actions_over_such_a_link_are_played_each_for_a_robot_that_stands_still():
     setup, _ = remote(83)
     setup.run()

@@ -169,7 +169,10 @@ class ActorLoopConfig(Config):
         read_only=False,
     )
     replan_every: int = setting(
-        0, doc="Rows of a policy's action chunk that are executed; 0: all of them.", ge=0
+        0,
+        doc="Rows of a policy's action chunk that are executed before the next is made; 0: all of them. Of a policy "
+        "elsewhere or in a thread: steps from one observation that is asked about to the next; 0: each is.",
+        ge=0,
     )
     chunks: ChunksConfig = setting(
         factory=ChunksConfig, doc="How a policy's action chunks are carried out."

@@ -33,14 +33,12 @@ from user_comm.run import run
 from user_core.errors import PolicyError, SuiteError, TransportError
 from user_core.interfaces import Policy
 from user_core.policies import policy_config_hash
-from user_core.runtime.gpu_turns import LONGEST_S, GpuTurns, turns_on
+from user_core.runtime.gpu_turns import FairWait, GpuTurns, turns_on
 from user_core.runtime.scheduling import let_threads_of_torch_sleep, make_process_prompt
 from user_core.types import ActionChunk, Observation, Task
 
 _LOOK_S = 0.2
 _JOIN_S = 4.0
-#: While an answer is due, pieces of a version look so often whether it is there, seconds.
-_PIECE_LOOK_S = 2e-4
 #: A robot is told again why it is not answered after this time, seconds.
 _TELL_AGAIN_S = 1.0
 #: How long the robot that is heard first waits for the others: a policy is made for the spec that most of them have.
@@ -87,7 +85,7 @@ class InferenceNode(LifecycleNode):
         self._feeds: dict[str, PolicyFeed] = {}
         self._announced: dict[str, PolicyAnnouncement] = {}
         self._made_for = self._as_robot = ""
-        self._pieces_wait_for: GpuTurns | None = None
+        self._pieces_wait: FairWait | None = None
         self._prepared: dict[str, PreparedCalls] = {}
         self._robots: dict[str, _Robot] = {}
         for name in [robot.strip("/") for robot in config.robots] or [""]:
@@ -203,11 +201,12 @@ class InferenceNode(LifecycleNode):
                 stack.callback(self.diagnostics.unwatch, feed.flow.name + label)
                 feed.announced(self._announced.get(topic))
             some = self._feeds[topics.POLICY.name]
-            self._pieces_wait_for = self._turns(some)
+            turns = self._turns(some)
+            self._pieces_wait = None if turns is None else FairWait(turns)
             server = InferenceServer(
                 config.batching,
                 needs_version=config.before_first_version == "wait",
-                turns=self._pieces_wait_for,
+                turns=turns,
                 size=size,
             )
             self._server = server
@@ -277,14 +276,12 @@ class InferenceNode(LifecycleNode):
         return turns
 
     def _between_answers(self) -> None:
-        """Return when no answer is due, or after the longest turn: where robots ask without a pause one always is. For
-        pieces of versions."""
-        turns, end_s = self._pieces_wait_for, time.monotonic() + LONGEST_S
-        while turns is not None and turns.taken and time.monotonic() < end_s and self._server is not None:  # fmt: skip
-            time.sleep(_PIECE_LOOK_S)
+        """Return when no answer is due, or when pieces of versions have waited for long enough."""
+        if (wait := self._pieces_wait) is not None:
+            wait()
 
     def _forget(self) -> None:
-        self._server = self._pieces_wait_for = None
+        self._server = self._pieces_wait = None
         self._feeds = {}
         for robot in self._robots.values():
             robot.why_not = ""

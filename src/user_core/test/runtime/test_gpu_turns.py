@@ -10,7 +10,7 @@ import pytest
 
 from user_core.errors import ConfigError
 from user_core.runtime import gpu_turns
-from user_core.runtime.gpu_turns import LONGEST_S, Arrivals, GpuTurns
+from user_core.runtime.gpu_turns import LEAST_SHARE, LONGEST_S, Arrivals, FairWait, GpuTurns
 
 
 @pytest.fixture
@@ -108,3 +108,20 @@ def test_a_file_of_before_has_room_for_the_time_that_is_left(tmp_path: Path) -> 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(ConfigError, match="turns on a GPU"):
         GpuTurns(tmp_path)
+
+
+def test_work_of_many_small_pieces_goes_on_though_an_answer_is_always_due(monkeypatch):
+    """Each array of a version is looked at before it is published: no version came any more."""
+    now_s = [100.0]
+    monkeypatch.setattr(gpu_turns.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr(gpu_turns.time, "monotonic_ns", lambda: int(1e9 * now_s[0]))
+    monkeypatch.setattr(gpu_turns.time, "sleep", lambda s: now_s.__setitem__(0, now_s[0] + s))
+    turns = GpuTurns()
+    monkeypatch.setattr(GpuTurns, "taken", True)
+    wait, begun_s = FairWait(turns), now_s[0]
+    for _ in range(300):
+        wait()
+        now_s[0] += 1e-3  # the piece
+    took_s = now_s[0] - begun_s
+    assert took_s < gpu_turns.PATIENCE_S + 0.3 / LEAST_SHARE + 0.1
+    assert took_s > 0.3 / LEAST_SHARE  # answers keep the rest

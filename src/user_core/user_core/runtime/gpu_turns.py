@@ -25,6 +25,10 @@ from user_core.errors import ConfigError
 
 #: Longest turn, seconds: an answer that takes longer is none that a robot could wait for.
 LONGEST_S = 0.25
+#: The share of the time that others have where an answer is always due, as with simulated arms that ask without a pause.
+LEAST_SHARE = 0.2
+#: So long others wait at most before they take their share, seconds: longer than robots of a fixed rate make them wait.
+PATIENCE_S = 1.0
 _LOOK_S = 5e-5
 #: Intervals that are looked at, and by which share of their median they may differ from it.
 _INTERVALS, _REGULAR = 6, 0.2
@@ -109,6 +113,29 @@ class GpuTurns:
     def close(self) -> None:
         """Let go of the memory."""
         self._memory.close()
+
+
+class FairWait:
+    """Waits while it is another's turn, but not for ever: work that gives way keeps :data:`LEAST_SHARE` of the time.
+
+    What it computes between two waits gives it the right to as much waiting as leaves it that share.
+
+    Args:
+        turns: Whose turn it is.
+    """
+
+    def __init__(self, turns: GpuTurns) -> None:
+        self._turns = turns
+        self._patience_s, self._went_on_s = PATIENCE_S, time.monotonic()
+
+    def __call__(self) -> float:
+        """A place between two pieces of work; returns how long it has waited, seconds."""
+        computed_s = time.monotonic() - self._went_on_s
+        earned_s = computed_s * (1 - LEAST_SHARE) / LEAST_SHARE
+        patience_s = min(PATIENCE_S, self._patience_s + earned_s)
+        waited_s = self._turns.wait(patience_s)
+        self._patience_s, self._went_on_s = max(0.0, patience_s - waited_s), time.monotonic()
+        return waited_s
 
 
 class Arrivals:

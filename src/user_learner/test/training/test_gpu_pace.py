@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from user_core.runtime.gpu_turns import GpuTurns
-from user_learner.training import gpu_pace
-from user_learner.training.gpu_pace import LEAST_SHARE, GpuPace
+from user_core.runtime import gpu_turns
+from user_core.runtime.gpu_turns import LEAST_SHARE, GpuTurns
+from user_learner.training.gpu_pace import GpuPace
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_training_never_stands_still_though_an_answer_is_always_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four simulated arms with a large policy ask for more than the GPU can answer: not one update was made."""
-    monkeypatch.setattr(gpu_pace, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(gpu_turns, "PATIENCE_S", 0.05)
     ends = threading.Event()
 
     def answers() -> None:

@@ -2,25 +2,20 @@
 
 See :mod:`user_core.runtime.gpu_turns` for who has the turn. What was launched runs to its end; so
 training keeps few pieces ahead of the GPU, each well under a millisecond, and launches none while
-an answer is due, unless one always is (:data:`LEAST_SHARE`). How long the pieces really take is measured, and said beside the turn, so that
-inference takes it early enough.
+an answer is due, unless one always is (:class:`~user_core.runtime.gpu_turns.FairWait`). How long the pieces really
+take is measured, and said beside the turn, so that inference takes it early enough.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import Any
 
 import torch
 from torch import nn
 
-from user_core.runtime.gpu_turns import GpuTurns, turns_on
+from user_core.runtime.gpu_turns import FairWait, GpuTurns, turns_on
 
-#: The share of the time that training has where an answer is always due, as with simulated arms that ask without a pause.
-LEAST_SHARE = 0.2
-#: So long training waits at most before it takes its share, seconds: longer than robots of a fixed rate make it wait.
-_PATIENCE_S = 1.0
 #: Pieces that may be launched while another runs: with none, the GPU would wait for the processor.
 _AHEAD = 1
 #: From which share of the parameters of a block on a part of it is a piece of its own.
@@ -71,8 +66,7 @@ class GpuPace:
         self._ahead: deque[tuple[torch.cuda.Event, bool]] = deque()
         self._last: torch.cuda.Event | None = None
         self._waited = True
-        #: How long training still waits while answers leave no room; what it computes gives it more.
-        self._patience_s, self._went_on_s = _PATIENCE_S, time.monotonic()
+        self._wait = FairWait(turns)
         self.waited_s, self.pieces = 0.0, PieceTimes()
 
     @classmethod
@@ -98,11 +92,7 @@ class GpuPace:
             self._ahead.append((event, not self._waited))
             if len(self._ahead) > self._depth:
                 self._done(*self._ahead.popleft())
-        computed_s = time.monotonic() - self._went_on_s
-        earned_s = computed_s * (1 - LEAST_SHARE) / LEAST_SHARE
-        patience_s = min(_PATIENCE_S, self._patience_s + earned_s)
-        waited_s = self._turns.wait(patience_s)
-        self._patience_s, self._went_on_s = max(0.0, patience_s - waited_s), time.monotonic()
+        waited_s = self._wait()
         self._waited = waited_s > 0  # the next piece did not begin when the last one ended
         self.waited_s += waited_s
 

@@ -182,7 +182,9 @@ class ActionSource:
         else:
             port = policy
         if port is not None:
-            self._remote = RemotePolicy(port, pacer, clock, self._send_rows, chunks, action)
+            self._remote = RemotePolicy(
+                port, pacer, clock, self._send_rows, chunks, action, config.replan_every
+            )
         acting = self.policies.current().policy if self.policies is not None else policy
         self._history = ObservationHistory(getattr(acting, "observation_history", 1))
         self._delayed: DelayedPlans | None = None

@@ -490,7 +490,7 @@ SendRows = Callable[[Array, int, int], int]
 
 
 class RemotePolicy:
-    """Asks about each observation, and has the answers played.
+    """Asks about observations, and has the answers played.
 
     Args:
         port: The other host.
@@ -499,6 +499,8 @@ class RemotePolicy:
         send: Sends ``(rows_ta, version, start_ns)`` to the robot.
         chunks: How chunks are carried out.
         action: The robot's.
+        replan_every: Steps from one observation that is asked about to the next, while what is planned reaches beyond
+            the usual delay of an answer; 0: each is.
 
     Attributes:
         waited_ns: How long the last step waited for an answer.
@@ -508,9 +510,10 @@ class RemotePolicy:
 
     def __init__(
         self, port: InferencePort, pacer: Pacer, clock: Clock, send: SendRows,
-        chunks: ChunksConfig, action: ArraySpec,
+        chunks: ChunksConfig, action: ArraySpec, replan_every: int = 0,
     ) -> None:  # fmt: skip
         self._port, self._pacer, self._clock, self._send = port, pacer, clock, send
+        self._replan_every, self._last_asked, self._answered_step = replan_every, -replan_every, -1
         self.plans, self.delays = RemotePlans(), Delays(chunks.delay_steps)
         self._goes_on = chunks.execution == "real_time"
         averaged = chunks.execution == "ensemble"
@@ -593,7 +596,7 @@ class RemotePolicy:
         return answer.rows_ta[step - answer.step], answer.version
 
     def _forget_plans(self) -> None:
-        self._asked_step = None
+        self._asked_step, self._last_asked = None, -self._replan_every
         self._asked_to_follow.clear()
         if self._ensemble is not None:
             self._ensemble.clear()
@@ -601,17 +604,31 @@ class RemotePolicy:
     def _ask(self, observation: Observation, step: int, deterministic: bool) -> None:
         """Have this observation answered. Plans that go on are asked for one after the other: the
         next one must know what the one before has made of the steps to come."""
+        if self._is_early(step):
+            return
         if not self._goes_on:
+            self._last_asked = step
             self._port.ask(observation, step, deterministic=deterministic)
             return
         frozen, asked = self.delays.expected, self._asked_step
         if asked is not None and step - asked <= 2 * frozen + _PATIENCE:
             return
-        self._asked_step = step
+        self._asked_step = self._last_asked = step
         rest = self.plans.rest(step)
         self._asked_to_follow[step] = self.plans.number
         going_on = None if rest is None else GoingOn(rest, min(frozen, len(rest)))
         self._port.ask(observation, step, deterministic=deterministic, going_on=going_on)
+
+    def _is_early(self, step: int) -> bool:
+        """Whether it is too early to plan anew: a large policy that is asked about each step leaves its GPU no time to
+        learn. A plan that would end before an answer can come, or an answer that is overdue, is not waited for."""
+        if step - self._last_asked >= self._replan_every:
+            return False
+        usual = self.delays.expected + 1
+        if self._last_asked > self._answered_step and step - self._last_asked <= usual:
+            return True  # it is under way
+        rest = self.plans.rest(step)
+        return rest is not None and len(rest) > usual
 
     def _follows(self, answer: Answer, step: int) -> bool:
         """Whether a plan goes on from what is carried out; any does while nothing is.
@@ -628,6 +645,7 @@ class RemotePolicy:
     def _hand_over(self, answer: Answer | None, step: int) -> None:
         if answer is None:
             return
+        self._answered_step = answer.step
         follows = not self._goes_on or self._follows(answer, step)
         handover = self.plans.handover(answer, step) if follows else None
         if handover is not None or answer.step == self._asked_step:
