@@ -329,13 +329,38 @@ class Mapped:
         Raises:
             SpecError, CodecError: It cannot be; says why.
         """
-        mapping, steps = self.mapping, source.steps
         missing = sorted(self.wanted - set(source.fields) - _WORDS)
         if missing:
             raise SpecError("fields", got=f"no {missing}", expected="them in every episode")
         self._require_rows(source)
         success = self._success(source)
         terminated = self._ended(source, success)
+        steps, seen = self._shown(source, terminated)
+        columns = self._from_fields(source, seen) | self._labels(source, steps, success, terminated)
+        columns = {n: np.asarray(columns[n], s.dtype) for n, s in self._taken.columns.items()}
+        _require_finite(columns)
+        start_ns, end_ns = int(columns["stamp_ns"][0]), int(columns["stamp_ns"][-1])
+        if self._conversion is not None:
+            columns = self._conversion.apply(columns)
+        key, kind = key_of(source.identity), EpisodeSource[self.mapping.source.upper()]
+        outcome = Outcome.UNKNOWN if success is None else (
+            Outcome.SUCCESS if success else Outcome.FAILURE
+        )  # fmt: skip
+        result = EpisodeResult(
+            key, kind, outcome, int((~columns["final"]).sum()),
+            float(columns["reward"].astype(np.float64).sum()),
+            interventions=0, start_ns=start_ns, end_ns=end_ns, reason="imported",
+        )  # fmt: skip
+        task = self.mapping.task or source.task
+        return RecordedEpisode(key, kind, columns, result, self.mapping.robot, task[:256])
+
+    def _shown(self, source: SourceEpisode, terminated: bool) -> tuple[int, Array]:
+        """How many steps are taken over, and which row of the source each observation is, (steps + 1,).
+
+        Where the source has no observation behind its last action, that step is left out, or its
+        observation is shown once more.
+        """
+        mapping, steps = self.mapping, source.steps
         given = all(
             len(source.fields[name]) > steps
             for one in mapping.observation.values() for name in one.fields
@@ -348,58 +373,45 @@ class Mapped:
         if steps < 1:
             raise SpecError("episode", got=f"{source.steps} steps", expected="one and what follows")
         row = np.arange(steps + 1)
-        seen = row if given or how == "last" else np.minimum(row, steps - 1)
-        columns: dict[str, Array] = {}
+        return steps, row if given or how == "last" else np.minimum(row, steps - 1)
+
+    def _from_fields(self, source: SourceEpisode, seen: Array) -> dict[str, Array]:
+        """Observations and actions, (steps + 1, ...); behind the last observation there is no action: zeros."""
+        columns = {}
         for name, one in self._arrays.items():
-            rows = self._rows(name, one, source.fields, seen if name != "action" else row[:-1])
             if name == "action":
-                rows = np.concatenate([rows, np.zeros_like(rows[:1])])
-            columns[name] = rows
-        columns["proposed_action"] = columns["action"]
+                rows = self._rows(name, one, source.fields, np.arange(len(seen) - 1))
+                columns[name] = np.concatenate([rows, np.zeros_like(rows[:1])])
+            else:
+                columns[name] = self._rows(name, one, source.fields, seen)
+        return columns | {"proposed_action": columns["action"]}
+
+    def _labels(
+        self, source: SourceEpisode, steps: int, success: bool | None, terminated: bool
+    ) -> dict[str, Array]:
+        """What stands beside observations and actions, (steps + 1,) each: rewards, ends, who acted, times."""
+        how, row = self.mapping.reward, np.arange(steps + 1)
         reward = np.zeros(steps + 1, np.float32)
-        if mapping.reward.field:
-            values = source.fields[mapping.reward.field]
+        if how.field:
+            values = source.fields[how.field]
             reward[:-1] = values.reshape(len(values), -1)[:steps, 0]
         else:
-            reward[:-1] = mapping.reward.each_step
-            reward[steps - 1] += mapping.reward.at_success if success else 0.0
-        step = row < steps
-        stamps = _stamps(source, steps, mapping.period_s)
-        columns |= {
+            reward[:-1] = how.each_step
+            reward[steps - 1] += how.at_success if success else 0.0
+        step, last = row < steps, row == steps - 1
+        stamps = _stamps(source, steps, self.mapping.period_s)
+        judge = RewardSource.ROBOT if how.field else RewardSource.RELABELLED
+        return {
             "reward": reward,
-            "terminated": (row == steps - 1) & terminated,
-            "truncated": (row == steps - 1) & (not terminated),
+            "terminated": last & terminated,
+            "truncated": last & (not terminated),
             "final": ~step,
             "acted_by": step * int(ActedBy.HUMAN),
-            "reward_source": step * int(
-                RewardSource.ROBOT if mapping.reward.field else RewardSource.RELABELLED
-            ),
+            "reward_source": step * int(judge),
             "policy_version": np.zeros(steps + 1),
             "stamp_ns": stamps,
             "action_stamp_ns": stamps * step,
-        }  # fmt: skip
-        columns = {n: np.asarray(columns[n], s.dtype) for n, s in self._taken.columns.items()}
-        for name, rows in columns.items():
-            if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-                at = int(np.argwhere(~np.isfinite(rows))[0][0])
-                raise SpecError(
-                    name, got=f"a value that is not finite at step {at}", expected="finite numbers"
-                )
-        if self._conversion is not None:
-            columns = self._conversion.apply(columns)
-        key = key_of(source.identity)
-        kind = EpisodeSource[mapping.source.upper()]
-        outcome = Outcome.UNKNOWN if success is None else (
-            Outcome.SUCCESS if success else Outcome.FAILURE
-        )  # fmt: skip
-        steps = int((~columns["final"]).sum())
-        result = EpisodeResult(
-            key, kind, outcome, steps, float(columns["reward"].astype(np.float64).sum()),
-            interventions=0, start_ns=int(stamps[0]), end_ns=int(stamps[-1]),
-            reason="imported",
-        )  # fmt: skip
-        task = mapping.task or source.task
-        return RecordedEpisode(key, kind, columns, result, mapping.robot, task[:256])
+        }
 
     def _require_rows(self, source: SourceEpisode) -> None:
         """Which observation belongs to which action, nobody knows where there are other numbers of them."""
@@ -548,6 +560,16 @@ def _in_unit(spec: ArraySpec, unit: str) -> ArraySpec:
             expected="none: they would be of either unit",
         )  # fmt: skip
     return replace(spec, unit=unit)
+
+
+def _require_finite(columns: Mapping[str, Array]) -> None:
+    """Raise SpecError where a number is none, with its step."""
+    for name, rows in columns.items():
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            at = int(np.argwhere(~np.isfinite(rows))[0][0])
+            raise SpecError(
+                name, got=f"a value that is not finite at step {at}", expected="finite numbers"
+            )
 
 
 def _stamps(source: SourceEpisode, steps: int, period_s: float) -> Array:

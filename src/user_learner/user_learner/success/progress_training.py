@@ -100,32 +100,17 @@ def train_progress(
     import torch
 
     model = what_to_see(view, config)
-    episodes = [e for e in labelled(view) if e.outcome.success]
-    courses: list[Array] = []
-    shares, left_out = [1.0], 0
-    if config.stages and episodes:
-        signals = [_signals(view, episode, config.stages) for episode in episodes]
-        found, shares = progress_by_stages(signals, config.stage_steps)
-        episodes = [e for e, course in zip(episodes, found, strict=True) if course is not None]
-        courses = [course for course in found if course is not None]
-        left_out = len(found) - len(courses)
-    if len(episodes) < 4:
-        raise ConfigError(
-            "successful episodes",
-            got=f"{len(episodes)}" + (f", {left_out} more have other stages" if left_out else ""),
-            expected="4 or more",
-            hint="user demos record; user episodes relabel",
-        )  # fmt: skip
+    episodes, courses, shares, left_out = _courses(view, config)
     images: list[Any] = []
     numbers: list[Any] = []
     targets, which = [], []
-    for number, episode in enumerate(episodes):
+    for number, (episode, course) in enumerate(zip(episodes, courses, strict=True)):
         seen, rows = _model_inputs(view, episode, model)
         one, other = inputs_of(model, seen)
         images.append(one)
         numbers.append(other)
-        course: Array = courses[number] if courses else np.linspace(0, 1, rows)
-        targets.append(course.astype(np.float32))
+        known: Array = np.linspace(0, 1, rows) if course is None else course
+        targets.append(known.astype(np.float32))
         which.append(np.full(rows, number))
     target, of = torch.from_numpy(np.concatenate(targets)), np.concatenate(which)
     rng = np.random.default_rng([config.seed, 1])
@@ -156,23 +141,61 @@ def train_progress(
     with torch.no_grad():
         parts = torch.arange(len(of)).split(256)
         scores = torch.cat([torch.sigmoid(logits(part)) for part in parts]).numpy()
-    tried = held[of]
-    early = scores[tried & (target.numpy() < _NEARLY)]
-    last = np.array([scores[of == number][-1] for number in np.flatnonzero(held)])
-    allowed = int(config.false_positives * len(early))
-    floor = float(np.sort(early)[::-1][allowed]) if len(early) > allowed else 0.0
-    reached = last[last > floor]
-    threshold = floor + 1e-3 if not len(reached) else (floor + float(np.quantile(reached, 0.1))) / 2
-    orders = [order_of(scores[of == number]) for number in np.flatnonzero(held)]
+    tried = [scores[of == number] for number in np.flatnonzero(held)]
+    early = scores[held[of] & (target.numpy() < _NEARLY)]
+    last = np.array([of_one[-1] for of_one in tried])
+    threshold = _threshold(early, last, config.false_positives)
     about = {
         "store": str(view.reader.path), "episodes": len(episodes), "held_out": int(held.sum()),
-        "observations": len(of), "order": float(np.mean(orders)), "left_out": left_out,
-        "stages": [round(share, 3) for share in shares],
+        "observations": len(of), "order": float(np.mean([order_of(of_one) for of_one in tried])),
+        "left_out": left_out, "stages": [round(share, 3) for share in shares],
         "recall": float((last >= threshold).mean()),
         "false_positives": float((early >= threshold).mean()) if len(early) else 0.0,
     }  # fmt: skip
     threshold = float(np.clip(threshold, 1e-3, 0.999))
     return replace(model, threshold=threshold, trained_on=about), network, about
+
+
+def _courses(
+    view: EditedEpisodes, config: ProgressTrainConfig
+) -> tuple[list[EditedEpisode], list[Array | None], list[float], int]:
+    """The successes of a store that are learned from, and their progress; raises ConfigError for too few.
+
+    Returns:
+        The episodes; of each its progress, (T,), None where it is in step with time; the share of the way
+        of each stage; and how many successes were left out, for they have other stages than most.
+    """
+    episodes = [e for e in labelled(view) if e.outcome.success]
+    courses: list[Array | None] = [None] * len(episodes)
+    shares, left_out = [1.0], 0
+    if config.stages and episodes:
+        signals = [_signals(view, episode, config.stages) for episode in episodes]
+        found, shares = progress_by_stages(signals, config.stage_steps)
+        episodes = [e for e, course in zip(episodes, found, strict=True) if course is not None]
+        courses = [course for course in found if course is not None]
+        left_out = len(found) - len(courses)
+    if len(episodes) < 4:
+        raise ConfigError(
+            "successful episodes",
+            got=f"{len(episodes)}" + (f", {left_out} more have other stages" if left_out else ""),
+            expected="4 or more",
+            hint="user demos record; user episodes relabel",
+        )  # fmt: skip
+    return episodes, courses, shares, left_out
+
+
+def _threshold(early: Array, last: Array, false_positives: float) -> float:
+    """From which score on an observation counts as the end of the task.
+
+    Above all but a share of the scores of observations well before the end, ``early``; and from there half of
+    the way to what nine of ten last observations reach, of those in ``last`` that are above at all.
+    """
+    allowed = int(false_positives * len(early))
+    floor = float(np.sort(early)[::-1][allowed]) if len(early) > allowed else 0.0
+    reached = last[last > floor]
+    if not len(reached):
+        return floor + 1e-3
+    return (floor + float(np.quantile(reached, 0.1))) / 2
 
 
 def _signals(view: EditedEpisodes, episode: EditedEpisode, names: Sequence[str]) -> Array:

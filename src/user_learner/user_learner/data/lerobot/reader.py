@@ -159,52 +159,38 @@ class LeRobotSource:
         row = self._rows[ref.number]
         if self._schema is not None:  # all of it is needed, as it was
             wanted, sizes = None, None
+        sizes = sizes or {}
         table, steps = self._rows_of(ref.number, row)
-        pieces: list[tuple[str, bytes | memoryview]] = []
+        pieces: list[tuple[str, bytes | memoryview]] = []  # what tells this episode from others
         fields: dict[str, Array] = {}
+        videos = []
         for name, feature in self._features.items():
             kind = str(feature.get("dtype"))
-            if kind == "video" or kind in ("string", "language"):
+            if kind == "video":
+                videos.append(name)
+            if kind in ("video", "string", "language"):
                 continue
             if name not in table.column_names:
                 raise CodecError(self._of(ref), got=f"no column {name!r}", expected="all features")
             column = table.column(name)
             if kind == "image":
                 stored = [_bytes(self.path, value) for value in column.to_pylist()]
-                pieces.append(
-                    (name, identity_of((f"{i:08d}", b) for i, b in enumerate(stored)).encode())
-                )
+                of_all = identity_of((f"{i:08d}", b) for i, b in enumerate(stored))
+                pieces.append((name, of_all.encode()))
                 if wanted is None or name in wanted:
-                    size = (sizes or {}).get(name)
-                    fields[name] = np.stack(
-                        [_picture(data, size, self._of(ref)) for data in stored]
-                    )
+                    pictures = [_picture(data, sizes.get(name), self._of(ref)) for data in stored]
+                    fields[name] = np.stack(pictures)
                 continue
-            try:
-                values = plain_array(to_numpy(column, steps), f"{self._of(ref)}, {name}")
-                shape = self._shapes[name]
-                if values.dtype.name != kind:
-                    values = values.astype(kind)
-                values = values.reshape(steps, *shape)
-            except (ValueError, TypeError) as error:
-                raise CodecError(
-                    f"{self._of(ref)}, {name}", got=str(error),
-                    expected=f"{kind}{list(self._shapes[name])} in every row",
-                ) from error  # fmt: skip
+            values = self._numbers(name, kind, column, steps, ref)
             if name not in at.DEFAULTS or name == "timestamp":
                 pieces.append((name, np.ascontiguousarray(values).reshape(-1).view(np.uint8).data))
             fields[name] = values
         times = fields["timestamp"].reshape(-1) if "timestamp" in fields else None
-        if times is not None and steps > 1 and bool((np.diff(times) <= 0).any()):
-            at_row = int(np.argmax(np.diff(times) <= 0)) + 1
-            raise CodecError(
-                f"{self._of(ref)}, timestamp", got=f"time that runs backwards at step {at_row}",
-                expected="each step after the one before",
-            )  # fmt: skip
-        for name, feature in self._features.items():
-            if str(feature.get("dtype")) == "video" and (wanted is None or name in wanted):
-                images, digest = self._decode(name, row, steps, (sizes or {}).get(name), ref)
-                fields[name] = images
+        if times is not None:
+            _require_forward(times, f"{self._of(ref)}, timestamp")
+        for name in videos:
+            if wanted is None or name in wanted:
+                fields[name], digest = self._decode(name, row, steps, sizes.get(name), ref)
                 pieces.append((name, digest.encode()))
         task = self._task_of(row, fields)
         pieces.append(("task", task.encode()))
@@ -214,6 +200,20 @@ class LeRobotSource:
         if self._schema is not None:
             episode.recorded = self._recorded(ref, row, fields, steps)
         return episode
+
+    def _numbers(self, name: str, kind: str, column: Any, steps: int, ref: EpisodeRef) -> Array:
+        """A column of numbers, (steps, ...) of the type and shape that the data set says."""
+        try:
+            values = plain_array(to_numpy(column, steps), f"{self._of(ref)}, {name}")
+            if values.dtype.name != kind:
+                values = values.astype(kind)
+            shaped: Array = values.reshape(steps, *self._shapes[name])
+        except (ValueError, TypeError) as error:
+            raise CodecError(
+                f"{self._of(ref)}, {name}", got=str(error),
+                expected=f"{kind}{list(self._shapes[name])} in every row",
+            ) from error  # fmt: skip
+        return shaped
 
     def close(self) -> None:
         """Close all files. Idempotent."""
@@ -436,6 +436,16 @@ def _rows_first(shape: tuple[int, ...], feature: Mapping[str, Any]) -> tuple[int
     ):
         return (shape[1], shape[2], shape[0])
     return shape
+
+
+def _require_forward(times_s: Array, what: str) -> None:
+    """Raise CodecError unless each step came after the one before."""
+    back = np.diff(times_s) <= 0
+    if back.any():
+        raise CodecError(
+            what, got=f"time that runs backwards at step {int(np.argmax(back)) + 1}",
+            expected="each step after the one before",
+        )  # fmt: skip
 
 
 def _bytes(root: Path, value: Any) -> bytes:
