@@ -8,7 +8,7 @@ demonstrations with the processor and the GPU for itself, which so makes more up
 every `--every` seconds; at the end each of these is evaluated on the same starts, with nobody helping.
 
     python benchmarks/recipes/corrections_online.py --tiny        # on a CPU in minutes, to see that it runs; the figures say nothing
-    python benchmarks/recipes/corrections_online.py --draw online.jsonl --picture corrections_online.png
+    python benchmarks/recipes/corrections_online.py --draw seed0.jsonl seed1.jsonl --picture corrections_online.png
 """
 
 from __future__ import annotations
@@ -69,13 +69,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write lines of JSON")
     parser.add_argument("--picture", type=Path)
     parser.add_argument(
-        "--draw", type=Path, metavar="LINES", help="only draw the picture of these lines"
+        "--draw",
+        type=Path,
+        nargs="+",
+        metavar="LINES",
+        help="only the table and the picture of such files, together",
     )
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("extra", nargs="*", metavar="process.key:=value", help="for the deployment")
     arguments = parser.parse_intermixed_args()
     if arguments.draw is not None:
-        lines = [json.loads(line) for line in arguments.draw.read_text().splitlines()]
+        lines = [
+            json.loads(line) for file in arguments.draw for line in file.read_text().splitlines()
+        ]
     else:
         if arguments.tiny:
             shrink(arguments)
@@ -227,7 +233,8 @@ class Experiment:
         found = re.search(r"(\d+) of (\d+) episodes succeed", text)
         if found is None:
             raise RuntimeError(f"no verdict in {self._folder / log}: {text[-300:]}")
-        return {**line, "successes": int(found[1]), "episodes": int(found[2])}
+        counted = {"successes": int(found[1]), "episodes": int(found[2])}
+        return {**line, "seed": self._arguments.seed, **counted}
 
     def _user(self, words: list[Any]) -> list[str]:
         return ["user", *map(str, words)]
@@ -254,16 +261,26 @@ def _update(run: Path) -> int:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """As Markdown."""
-    rows = ["| learned for | | updates | success |", "|---|---|---|---|"]
-    for line in sorted(lines, key=lambda one: (one["seconds"], one["way"])):
-        share = Share(line["successes"], line["episodes"])
-        rows.append(f"| {line['seconds']:.0f} s | {line['way']} | {line['updates']} | {share} |")
+    """As Markdown; of several runs together, with the success of each."""
+    rows = ["| learned for | | updates | success | of each run |", "|---|---|---|---|---|"]
+    for (seconds, way), some in sorted(together(lines).items()):
+        share = Share(sum(o["successes"] for o in some), sum(o["episodes"] for o in some))
+        each = ", ".join(f"{100 * o['successes'] / o['episodes']:.0f}" for o in some)
+        updates = round(sum(o["updates"] for o in some) / len(some))
+        rows.append(f"| {seconds} s | {way} | {updates} | {share} | {each} |")
     return "\n".join(rows)
 
 
+def together(lines: list[dict[str, Any]]) -> dict[tuple[int, str], list[dict[str, Any]]]:
+    """What was measured of all runs, by the second and the way."""
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault((round(line["seconds"]), line["way"]), []).append(line)
+    return found
+
+
 def draw(lines: list[dict[str, Any]], path: Path) -> None:
-    """Success over time and over updates, with 95 % intervals."""
+    """Success over time and over updates: of all runs with its 95 % interval, and of each."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -271,24 +288,32 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     starts = [line for line in lines if line["way"] == "start"]
+    runs = sorted({line.get("seed", 0) for line in lines})
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.0), sharey=True, layout="constrained")
     for axis, key, label in zip(
         axes, ("seconds", "updates"), ("seconds of learning", "gradient updates"), strict=True
     ):
         for way, colour in ((CORRECTED, "tab:blue"), (CLONED, "tab:orange")):
-            mine = sorted(
-                starts + [one for one in lines if one["way"] == way], key=lambda one: one[key]
-            )
-            shares = [Share(one["successes"], one["episodes"]) for one in mine]
-            at = [one[key] for one in mine]
-            low, high = zip(*(share.interval for share in shares), strict=True)
-            axis.plot(at, [share.rate for share in shares], "o-", ms=4, color=colour, label=way)
+            mine = starts + [one for one in lines if one["way"] == way]
+            for run in runs if len(runs) > 1 else []:
+                some = sorted((o for o in mine if o.get("seed", 0) == run), key=lambda o: o[key])
+                rates = [one["successes"] / one["episodes"] for one in some]
+                axis.plot([one[key] for one in some], rates, lw=0.7, alpha=0.6, color=colour)
+            at, low, high, rate = [], [], [], []
+            for _, some in sorted(together(mine).items()):
+                share = Share(sum(o["successes"] for o in some), sum(o["episodes"] for o in some))
+                at.append(sum(one[key] for one in some) / len(some))
+                low.append(share.interval[0])
+                high.append(share.interval[1])
+                rate.append(share.rate)
+            axis.plot(at, rate, "o-", ms=4, color=colour, label=way)
             axis.fill_between(at, low, high, color=colour, alpha=0.13, lw=0)
         axis.set_xlabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.grid(alpha=0.3)
         axis.set_ylim(-0.03, 1.03)
-    axes[0].set_ylabel(f"success of {lines[0]['episodes']} starts")
+    of = f"{lines[0]['episodes']} starts" + (f", {len(runs)} seeds" if len(runs) > 1 else "")
+    axes[0].set_ylabel(f"success of {of}")
     axes[0].legend(loc="center right")
     figure.savefig(path, dpi=110)
 
