@@ -24,7 +24,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,13 +208,29 @@ class Launcher:
             process.wait()
 
     def _reconcile(self) -> None:
+        """Make what runs what the grants in force are for: end what is for no other, then start what is missing."""
         with self._lock:
             told, wanted = self._has_grants, dict(self._wanted)
+        self._end_what_is_over(wanted, told)
+        if not told:
+            return
+        with self._lock:  # also what has just ended, or it would be started once more
+            settled = self._given_back | self._done | self._failed.keys()
+        self._cancel_what_is_left(wanted.keys() - settled)
+        self._begin_what_is_missing(wanted, settled)
+
+    def _end_what_is_over(self, wanted: Mapping[int, Granted], told: bool) -> None:
+        """Note what has ended; ask to end what no grant is for any more, or what must be started again.
+
+        Args:
+            wanted: The grants in force, by their fencing number.
+            told: Whether they are known: what an earlier agent has started goes on until they are.
+        """
         for number, use in list(self._uses.items()):
             grant = wanted.get(number)
             if use.process.poll() is not None and not self._left(use):
                 self._ended(number, use)
-            elif not told:  # what an earlier agent has started goes on until we know more
+            elif not told:
                 continue
             elif grant is None or grant.yields:
                 use.yields = grant is not None
@@ -222,11 +238,9 @@ class Launcher:
             elif use.again or _has_moved(use.grant, grant):
                 use.again = True
                 self._ask_to_end(use)
-        if not told:
-            return
-        with self._lock:  # also what has just ended, or it would be started once more
-            settled = self._given_back | self._done | self._failed.keys()
-        self._cancel_what_is_left(wanted.keys() - settled)
+
+    def _begin_what_is_missing(self, wanted: Mapping[int, Granted], settled: Set[int]) -> None:
+        """Start what grants are for, and give back those for which nothing runs."""
         busy = {_bound_to(use.grant) for use in self._uses.values()}
         together = {(use.grant.experiment, use.grant.role): use for use in self._uses.values()}
         for number, grant in sorted(wanted.items()):
