@@ -26,6 +26,7 @@ from user_bringup.console.pages.episode_list import (
 from user_bringup.console.pages.frame import INK, LINES, Frame
 from user_bringup.console.pages.run_curves import curves_of, known_runs
 from user_core.errors import SuiteError
+from user_core.specs import Arrays
 from user_core.types import EpisodeSource, Outcome
 from user_learner.edits.entries import Edit, label
 from user_learner.edits.listing import EpisodeFilter
@@ -202,13 +203,18 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
     for finding in episodes.quality.quality.findings.get(info.key, ()):
         ui.label(f"{finding.kind}: {finding.text}").classes("warn")
     _edits(console, frame, episodes, info)
-    cameras = image_columns(columns)
-    shown = [0]
+    assert key == key_text(info.key)
+    _replay(key, columns, rows)
+
+
+def _replay(key: str, columns: Arrays, rows: int) -> None:
+    """The images of an episode, a strip of them over its length, its curves, and a slider that goes through all of these."""
     images: dict[str, Any] = {}
     slider: Any = None
     label: Any = None
+    shown = 0
     with ui.row().classes("w-full gap-3"):
-        for name in cameras:
+        for name in image_columns(columns):
             with ui.column().classes("grow basis-0 max-w-md gap-0"):
                 images[name] = (
                     ui.element("img")
@@ -217,30 +223,24 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
                     .props(f'src="{_picture(key, name, 0)}"')
                 )
                 ui.label(name.partition(".")[2]).classes("opacity-70")
-    for name in cameras:
+    for name in images:
         with ui.row().classes("w-full gap-1 no-wrap"):
             for place in range(_STRIP):
                 at = round(place * (rows - 1) / (_STRIP - 1))
                 ui.element("img").classes("grow basis-0 w-0 cursor-pointer").props(
                     f'src="{_picture(key, name, at)}" loading=lazy'
                 ).on("click", lambda at=at: slider.set_value(at))
-    with ui.row().classes("w-full gap-4"):
-        for name, spans in marks(columns).items():
-            if spans:
-                with ui.row().classes("items-center gap-1"):
-                    ui.element("div").classes("w-5 h-5 rounded").style(
-                        f"background: {_COLOURS[name]}"
-                    )
-                    ui.label(name)
+    _legend(columns)
     chart = (
         ui.echart(_plot(columns)).classes("w-full").style("height: 28rem").props("data-testid=plot")
     )
 
     def show() -> None:
+        nonlocal shown
         at = int(slider.value or 0)
-        if at == shown[0]:
+        if at == shown:
             return
-        shown[0] = at
+        shown = at
         label.set_text(f"row {at} of {rows - 1}")
         for name, element in images.items():
             element.props(f'src="{_picture(key, name, at)}"')
@@ -253,7 +253,18 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
         slider = ui.slider(min=0, max=max(rows - 1, 1), value=0, on_change=show).classes("grow")
         label = ui.label(f"row 0 of {rows - 1}")
     ui.timer(_PLAY_S, lambda: slider.set_value((slider.value + 1) % rows) if play.value else None)
-    assert key == key_text(info.key)
+
+
+def _legend(columns: Arrays) -> None:
+    """What the coloured spans of the curves are, those that there are."""
+    with ui.row().classes("w-full gap-4"):
+        for name, spans in marks(columns).items():
+            if spans:
+                with ui.row().classes("items-center gap-1"):
+                    ui.element("div").classes("w-5 h-5 rounded").style(
+                        f"background: {_COLOURS[name]}"
+                    )
+                    ui.label(name)
 
 
 def _edits(console: Console, frame: Any, episodes: EpisodeList, info: EpisodeInfo) -> None:
