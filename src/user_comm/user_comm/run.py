@@ -233,7 +233,7 @@ def _look_at_ports(ports: OwnPorts, node: LifecycleNode) -> None:
     if lost := ports.replaced():
         error = TransportError(
             f"shared memory of DDS ({', '.join(lost)})",
-            got="others made it anew, as if this process were dead (it was suspended, or got no processor)",
+            got="others removed it, as if this process were dead (it was suspended, or got no processor)",
             expected="to hear them through it",
             hint="This process ends, so that one that hears takes its place.",
         )

@@ -75,10 +75,28 @@ def test_a_process_that_changes_over_in_time_hears(process: Process) -> None:
     assert process.looks(5) == [[]] * 5
 
 
-def test_ports_of_others_and_removed_ones_do_not_count(process: Process) -> None:
+def test_ports_of_others_do_not_count(process: Process) -> None:
     process.looks(1)
     process.replace("fastdds_port7010")
+    (process.shm / "fastdds_port7010").unlink()
+    assert process.looks(6) == [[]] * 6
+
+
+@pytest.mark.parametrize("looked_before", [0, 1])
+def test_a_port_that_was_removed_is_said_after_a_while(
+    process: Process, looked_before: int
+) -> None:
+    """Nobody makes it anew: who only sends finds none, and gives it up."""
+    process.looks(looked_before)
     (process.shm / "fastdds_port7009").unlink()
+    assert process.looks(5) == [[], [], [], ["fastdds_port7009"], ["fastdds_port7009"]]
+
+
+def test_a_participant_that_ends_removes_its_port_and_is_not_missed(process: Process) -> None:
+    process.looks(1)
+    (process.shm / "fastdds_port7009").unlink()
+    process.looks(2)
+    (process.proc / "fd" / "71").unlink()
     assert process.looks(6) == [[]] * 6
 
 

@@ -1,13 +1,14 @@
-"""Finds out that a port of shared memory at which this process listens was made anew without it.
+"""Finds out that a port of shared memory at which this process listens was made anew without it, or removed.
 
 A participant of FastDDS listens at two ports, files ``/dev/shm/fastdds_port<N>``, and holds the lock
 ``/dev/shm/fastdds_port<N>_el`` of each. Who opens a port to send, and finds that its listener does not move for a
 second, takes it for broken, removes the file and makes another: the listener was suspended (SIGSTOP, a frozen virtual
 machine), or had no processor. FastDDS tells the listener to change over when it goes on, but not in each case (where
 two made the port anew at once, it seems). Then the listener waits for ever at a file that has no name any more: it is
-deaf to all who came since, while it is heard, and while those who had the port open before still reach it.
+deaf to all who came since, while it is heard, and while those who had the port open before still reach it. So it is
+where the file was removed and nobody made another (who only sends makes none).
 
-That can be seen from within: the file of that name is not among those that this process has mapped.
+That can be seen from within: the file of that name is not among those that this process has mapped, or there is none.
 
 Sources: ``SharedMemGlobal.hpp`` (``open_port_internal``, ``healthy_check``) and ``SharedMemManager.hpp``
 (``regenerate_port``) of Fast DDS 3.2.
@@ -50,7 +51,7 @@ class OwnPorts:
         self._since_s: dict[str, float] = {}
 
     def replaced(self) -> list[str]:
-        """Ports that were replaced some seconds ago, and that this process has not changed over to.
+        """Ports that were replaced or removed some seconds ago, and that this process has not changed over to.
 
         To be asked every two seconds or so. Cheap: it asks for the state of two files; what this process has mapped is
         read where one of them is another than before.
@@ -64,10 +65,10 @@ class OwnPorts:
         lost = []
         for name, known in self._known.items():
             inode = self._inode(name)
-            if inode in (0, known):
+            if inode and inode == known:
                 self._since_s.pop(name, None)
             elif not (mapped := self._mapped(name)) or name not in self._listened():
-                continue  # a port of others by now, or a kernel that does not tell
+                self._since_s.pop(name, None)  # given up, or a kernel that does not tell
             elif inode in mapped:
                 self._known[name] = inode
                 self._since_s.pop(name, None)
