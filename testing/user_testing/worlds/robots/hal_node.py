@@ -75,11 +75,12 @@ class HalProcess(NodeProcess):
 
 
 class Client:
-    """A node beside the hal: sees what it publishes, sends commands, calls services."""
+    """A node beside the hal, in the domain of this moment: sees what it publishes, sends commands, calls services."""
 
     def __init__(self) -> None:
-        rclpy.init()
-        self.node = Node("client", namespace=NAMESPACE)
+        self._context = rclpy.Context()
+        self._context.init()
+        self.node = Node("client", namespace=NAMESPACE, context=self._context)
         self.observations: list[Observation] = []
         self.statuses: list[SafetyStatus] = []
         self.diagnostics: dict[str, Any] = {}
@@ -93,7 +94,7 @@ class Client:
         self.hear(topics.SAFETY_STATUS, self.statuses.append)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._clients: dict[str, Any] = {}
-        self._executor = SingleThreadedExecutor()
+        self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
@@ -103,8 +104,7 @@ class Client:
     def close(self) -> None:
         """End everything."""
         self.stop_driving()
-        end_spinning(self._thread, self._executor, self.node)
-        rclpy.shutdown()
+        end_spinning(self._thread, self._executor, self.node, context=self._context)
 
     def hear(self, topic: topics.Topic, callback: Callable[[Any], None]) -> Any:
         """Subscribe to a topic of the table."""
