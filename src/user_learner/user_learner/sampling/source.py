@@ -122,7 +122,10 @@ class ReplaySource(Closing):
         self._hindsight: Hindsight | None = None
         self._goal_pool: MappedPool | None = None
         self._pool_state: Mapping[str, Any] = {}
+        self._snapshot, self._all_steps = self._catalog.snapshot, 0
         self._populations: list[Population] = []
+        #: By a task's number in the snapshot: its number for the policy. The last is that of unknown tasks.
+        self._task_numbers: Array = np.zeros(1, np.int64)
         self._warnings: dict[str, None] = {}
         self._lock, self._refreshing = threading.RLock(), threading.Lock()
         self._gatherer: BatchGatherer[_Plan, BatchBuffers] = BatchGatherer(
@@ -397,15 +400,10 @@ class ReplaySource(Closing):
         self._untaken = False
 
     def _take(self, snapshot: Snapshot) -> None:
-        """Go over to a later state of the stores."""
-        config, takeovers = self.config, self.config.takeovers
-        if takeovers.before_steps:
-            ranges = before_takeovers(snapshot.runs, snapshot.actors, takeovers.before_steps)
-            labels = snapshot.labels
-            if takeovers.reward is not None:
-                bad = bad_steps(ranges, takeovers.reward, takeovers.before_steps)
-                labels = replace(labels, takeovers=bad)
-            snapshot = replace(snapshot, before_takeovers=ranges, labels=labels)
+        """Go over to a later state of the stores. All that takes long is prepared first: draws wait for
+        the exchange alone."""
+        config, pool = self.config, self._pool
+        snapshot = self._with_takeovers(snapshot)
         populations = self._divide.of(snapshot)
         every = tuple({source for s in config.strata for source in s.sources})
         all_steps = len(population(snapshot, Stratum(sources=every), config.required))
@@ -417,12 +415,10 @@ class ReplaySource(Closing):
         for part in populations:
             len(part)  # counted here, not in the first draw
         goals = self._goals(snapshot)
-        pool = self._pool
         ready = None if pool is None else pool.ready(snapshot, populations)
-        before = getattr(self, "_snapshot", None), self._populations
+        before = self._snapshot, self._populations
         with self._lock:
             self._snapshot, self._populations = snapshot, populations
-            #: By the number in the snapshot; the last is that of steps that are not known any more.
             self._task_numbers = np.array([*numbers, others], np.int64)
             self._all_steps = all_steps
             if self._goal_pool is not None:
@@ -437,6 +433,18 @@ class ReplaySource(Closing):
             self._pool.fit(self._cache_bytes(self._batch_size))
             if _RUN_BYTES * len(snapshot.runs.rows) > _FEW_BYTES:
                 give_back_free_memory()  # of the tables before, and of making these
+
+    def _with_takeovers(self, snapshot: Snapshot) -> Snapshot:
+        """A snapshot with the steps that led to takeovers, and their labels, where these count."""
+        takeovers = self.config.takeovers
+        if not takeovers.before_steps:
+            return snapshot
+        ranges = before_takeovers(snapshot.runs, snapshot.actors, takeovers.before_steps)
+        labels = snapshot.labels
+        if takeovers.reward is not None:
+            bad = bad_steps(ranges, takeovers.reward, takeovers.before_steps)
+            labels = replace(labels, takeovers=bad)
+        return replace(snapshot, before_takeovers=ranges, labels=labels)
 
     def _goals(self, snapshot: Snapshot) -> Any:
         """What hindsight needs: the records of all rows, mapped."""
