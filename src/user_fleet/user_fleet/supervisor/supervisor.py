@@ -100,13 +100,13 @@ class Child:
     of its output. What would end in the same way again, or has done so several times, is given
     up.
 
-    Attributes:
-        cause: Why it ended last; false while it has not, or did so in good order.
-        hopeless: Whether it was given up because it would fail in the same way again.
-
     The process gets its own process group, so that what it starts dies with it. It asks the
     kernel for SIGTERM when the supervisor dies, however that happens, so that none is orphaned;
     the orphan reaper ends what that does not reach.
+
+    Attributes:
+        cause: Why it ended last; false while it has not, or did so in good order.
+        hopeless: Whether it was given up because it would fail in the same way again.
     """
 
     def __init__(
@@ -202,9 +202,8 @@ class Child:
     async def _end_process(self) -> None:
         while self._starts:  # it is just being created, and can be asked to end after that
             await asyncio.sleep(0.02)
-        while (
-            self.pid and self.state is ChildState.STOPPING
-        ):  # who has asked it to end kills it in time
+        # Somebody has asked it to end already, and kills it in time.
+        while self.pid and self.state is ChildState.STOPPING:
             await asyncio.sleep(0.02)
         if self.state is ChildState.RUNNING:
             self._change(ChildState.STOPPING)

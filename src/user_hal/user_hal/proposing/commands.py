@@ -67,35 +67,41 @@ class CommandKeys:
         return content
 
     def _bounds(self, part: Part, way: Way, path: str) -> dict[str, Any]:
+        """``low`` and ``high`` of an action, which a person is asked for; of joints that get changes,
+        also the bounds of the targets that these add up to."""
         joints = [self.urdf.joints.get(name) if self.urdf else None for name in part.joints]
-        slides = [joint is not None and joint.kind == "prismatic" for joint in joints]
-        text = "How far may one action move? This is for one period of 0.1 s."
-        if way.kind is ActionKind.JOINT_DELTA:
-            steps = [self._step(joint) for joint in joints] or [_STEP_RAD]
-            high = shared(steps)
-        elif way.kind is ActionKind.JOINT_VELOCITY:
-            text = "How fast may an action move the joints, rad/s?"
-            speeds = [j.velocity if j and j.velocity else 1.0 for j in joints] or [1.0]
-            high = shared([min(_VELOCITY_RAD_S, 0.3 * speed) for speed in speeds])
-        elif way.kind is ActionKind.BASE_TWIST:
-            text = "How fast may the base go (m/s) and turn (rad/s)?"
-            high = [0.1, 0.3]
-        else:
-            high = [_STEP_M] * 3 + [_TURN_RAD] * 3
+        text, high = self._largest(way.kind, joints)
         answer = self.draft.ask(f"{path}.low" if path else "low", text, high)
         high = answer if isinstance(answer, (int, float, list)) else high
         low = [-value for value in high] if isinstance(high, list) else -high
         bounds: dict[str, Any] = {"low": low, "high": high}
-        if way.kind is ActionKind.JOINT_DELTA and joints and all(
-            joint is not None and joint.lower is not None and joint.upper is not None
-            for joint in joints
-        ):  # fmt: skip
-            known = [joint for joint in joints if joint is not None]
-            bounds["target_low"] = shared([round(joint.lower or 0.0, 4) for joint in known])
-            bounds["target_high"] = shared([round(joint.upper or 0.0, 4) for joint in known])
-        elif way.kind is ActionKind.JOINT_DELTA:
+        if way.kind is ActionKind.JOINT_DELTA:
+            bounds |= self._target_bounds(joints, path)
+        return bounds
+
+    def _largest(self, kind: ActionKind, joints: Sequence[Any]) -> tuple[str, Any]:
+        """What to ask about the largest action of a kind, and what is proposed: a number or a list."""
+        if kind is ActionKind.JOINT_VELOCITY:
+            speeds = [j.velocity if j and j.velocity else 1.0 for j in joints] or [1.0]
+            slow = shared([min(_VELOCITY_RAD_S, 0.3 * speed) for speed in speeds])
+            return "How fast may an action move the joints, rad/s?", slow
+        if kind is ActionKind.BASE_TWIST:
+            return "How fast may the base go (m/s) and turn (rad/s)?", [0.1, 0.3]
+        text = "How far may one action move? This is for one period of 0.1 s."
+        if kind is ActionKind.JOINT_DELTA:
+            return text, shared([self._step(joint) for joint in joints] or [_STEP_RAD])
+        return text, [_STEP_M] * 3 + [_TURN_RAD] * 3
+
+    def _target_bounds(self, joints: Sequence[Any], path: str) -> dict[str, Any]:
+        """``target_low`` and ``target_high`` where the limits of all joints are known; else a remark."""
+        bounds: dict[str, Any] = {}
+        known = [j for j in joints if j is not None and j.lower is not None and j.upper is not None]
+        if joints and len(known) == len(joints):
+            bounds["target_low"] = shared([round(joint.lower, 4) for joint in known])
+            bounds["target_high"] = shared([round(joint.upper, 4) for joint in known])
+        else:
             self.draft.comment(f"{path}.low", "No limits of the joints are known: see target_low and target_high")  # fmt: skip
-        if any(slides) and way.kind is ActionKind.JOINT_DELTA:
+        if any(joint is not None and joint.kind == "prismatic" for joint in joints):
             self.draft.comment(f"{path}.low", "m for joints that shift, rad for those that turn")
         return bounds
 
