@@ -66,7 +66,7 @@ def test_what_is_no_unknown_option_is_taken_as_ever() -> None:
     assert parser().parse_args(["export", "--outcome=a=b", "--", "-s", "hdf5"]).store == "-s"
 
 
-def test_arguments_between_options() -> None:
+def test_arguments_between_options(capsys: pytest.CaptureFixture[str]) -> None:
     mixed = Parser(prog="user up")
     mixed.add_argument("deployment")
     mixed.add_argument("arguments", nargs="*")
@@ -75,6 +75,12 @@ def test_arguments_between_options() -> None:
     assert (given.deployment, given.arguments, given.runs) == ("sim", ["a:=-1", "b:=2"], "r")
     with pytest.raises(SystemExit):
         mixed.parse_intermixed_args(["sim", "--run", "r"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        mixed.parse_intermixed_args([])
+    assert "required: deployment. " in capsys.readouterr().err, (
+        "and none of which none may be given"
+    )
 
 
 def test_the_words_of_the_process_are_the_default() -> None:

@@ -32,6 +32,12 @@ class Parser(argparse.ArgumentParser):  # noqa: TID251
             self._refuse(f"no option '{name}'", nearest(name, self._option_string_actions))
         return super().parse_known_args(words, namespace)
 
+    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: D102
+        for action in self._actions:
+            if action.nargs == argparse.ZERO_OR_MORE and not action.option_strings:
+                action.required = False  # which argparse names among what is missing
+        return super().parse_known_intermixed_args(args, namespace)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]

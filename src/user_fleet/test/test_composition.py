@@ -337,6 +337,19 @@ def test_an_argument_may_be_all_robots_by_default(folder):
     assert compose(write(folder, text), faults=Faults()).arguments["served"] == ["arm0", "arm1"]
 
 
+def test_no_robots_by_count_is_told_as_the_count_that_it_is(folder):
+    text = (
+        "name: many\narguments: {robots: 2}\nroles: [learner]\n"
+        "robots: {arm: {count: '${robots}', roles: robot}}\n"
+    )
+    for robots, expected in ((0, "at least one"), (-1, "a whole number, 0 to"), ("two", "a whole number, 0 to")):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            load(folder, text, robots=robots)
+        said = str(caught.value)
+        assert "robots.arm.count" in said and expected in said
+        assert "first_robot" not in said
+
+
 def test_a_learner_without_robots_is_told_how_to_name_the_one_it_learns_for(folder):
     alone = "name: alone\nroles: [learner]\n"
     said = refused(folder, alone)

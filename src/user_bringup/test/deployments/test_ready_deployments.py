@@ -233,6 +233,39 @@ def test_files_that_are_not_there_are_named(tmp_path, monkeypatch):
     assert "learner.demonstrations" in fault and "net" in fault
 
 
+def test_what_makes_a_certificate_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert all(
+        "`user net init --host THIS_HOST` makes it" in fault
+        for fault in faults_of("cloud", files=True)
+    )
+    assert all("`user net add-robot arm7` makes it" in fault for fault in faults_of(
+        "edge", "name:=arm7", "credentials:=net/robots/arm7", files=True))  # fmt: skip
+    assert any(
+        "`user net add-site hall --host THIS_HOST` makes it" in fault
+        for fault in faults_of("site", files=True)
+    )
+    faults = faults_of(
+        "cloud", "network:=", "credentials:=/lab/network/learners/b", "listen:=tcp/0.0.0.0:1", files=True
+    )  # fmt: skip
+    assert any("`user net add-learner b --net /lab/network` makes it" in fault for fault in faults)
+
+
+def test_what_stands_where_a_file_was_expected_is_said_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "demos2").touch()
+    for place, said in (
+        ("demos", f"{tmp_path} has full"), ("full/demos", "full has demos2"),
+        ("nowhere/demos", "There is no nowhere either"), ("full/demos2/x", "full/demos2 is no folder"),
+    ):  # fmt: skip
+        (fault,) = faults_of("sim_single", f"demonstrations:={place}", files=True)
+        assert said in fault, fault
+    (tmp_path / "empty").mkdir()
+    (fault,) = faults_of("sim_single", "demonstrations:=empty/demos", files=True)
+    assert f"{tmp_path}/empty is empty" in fault
+
+
 def test_all_faults_are_told_at_once_and_nothing_is_started_or_written(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(

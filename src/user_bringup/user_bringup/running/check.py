@@ -29,6 +29,12 @@ from user_hal.robot_file import RobotFile, find_robot_file
 _MUST_EXIST: tuple[Key, ...] = (("demonstrations",), ("zenoh", "credentials"))
 #: Topics that drivers of hand devices listen to, unless their parameters name others.
 _OF_DEVICES = {"joy", "twist", "leader/joint_states"}
+#: What makes the folder of one certificate, by the folder in which it lies (:mod:`user_comm.net.network`).
+_NETWORK = "init --host THIS_HOST"
+_MADE_BY = {
+    "robots": "add-robot {name}", "sites": "add-site {name} --host THIS_HOST",
+    "learners": "add-learner {name}",
+}  # fmt: skip
 _FOLDERS_OF_A_ROUTER = ("--network", "--credentials")
 
 
@@ -158,7 +164,34 @@ def _missing(
     faults: Faults,
 ) -> None:
     origin = composition.origin(process.name, key)
-    beside = Path(value).parent
-    near = sorted(entry.name for entry in beside.iterdir())[:20] if beside.is_dir() else []
-    hint = f"{beside} has {', '.join(near)}" if near else f"There is no {beside} either"
+    hint = _what_makes(Path(value)) or _what_is_beside(Path(value))
     faults.add(origin, path, repr(value), "a file or folder that exists", hint)
+
+
+def _what_makes(path: Path) -> str:
+    """The command that makes a part of a network with its certificates; empty for anything else."""
+    kind, name = path.parent.name, path.name
+    if (kind, name) == ("learners", "learner"):
+        network, made = path.parent.parent, _NETWORK
+    elif kind in _MADE_BY:
+        network, made = path.parent.parent, _MADE_BY[kind].format(name=name)
+    elif name in ("net", "router"):
+        network, made = path if name == "net" else path.parent, _NETWORK
+    else:
+        return ""
+    option = "" if network == Path("net") else f" --net {network}"
+    return f"`user net {made}{option}` makes it, where the network's keys are kept; another host gets a copy of its folder"
+
+
+def _what_is_beside(path: Path) -> str:
+    """What stands where a file or folder was expected."""
+    beside = path.parent
+    if not beside.exists():
+        return f"There is no {beside} either"
+    if not beside.is_dir():
+        return f"{beside} is no folder"
+    try:
+        near = sorted(entry.name for entry in beside.iterdir())[:20]
+    except OSError as error:
+        return f"{beside}: {error.strerror}"
+    return f"{beside.resolve()} has {', '.join(near)}" if near else f"{beside.resolve()} is empty"

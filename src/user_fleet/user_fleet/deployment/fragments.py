@@ -105,7 +105,10 @@ class MemberReader(Resolver):
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= _MOST_ROBOTS:
             what, expected = f"robots.{name}.count", f"a whole number, 0 to {_MOST_ROBOTS}"
             self.faults.add(said.origin, what, repr(count), expected)
+            self.whole = False  # that robots are missing follows from it
             return []
+        if not count:
+            self.counted_none[name] = self.resolved(said).origin
         rest = tree.without("count")
         return [
             (f"{name}{n}", Node({**rest.value, "number": Node(n, said.origin)}, tree.origin))

@@ -35,12 +35,13 @@ class Resolver:
         values: What the deployment says for all its fragments.
         hosts: By name.
         robots: By name.
+        counted_none: Robots of which there are to be 0, with the place that says so.
         parts: The processes.
         by_default: Names of the arguments whose values are their defaults, which may name variables.
         used: Names of variables that were asked for.
         asked: Names of arguments that were asked for.
         incomplete: Names of processes of which a file could not be read.
-        whole: Whether all fragments were found; what is missing otherwise is no further fault.
+        whole: Whether all fragments and robots were found; what is missing otherwise is no further fault.
     """
 
     def __init__(self, file: Path, variables: Mapping[str, str], faults: Faults) -> None:
@@ -51,6 +52,7 @@ class Resolver:
         self.values: dict[str, Node] = {}
         self.hosts: dict[str, Member] = {}
         self.robots: dict[str, Member] = {}
+        self.counted_none: dict[str, Origin] = {}
         self.parts: list[Part] = []
         self.used: set[str] = set()
         self.asked: set[str] = set()
@@ -184,7 +186,13 @@ class Resolver:
                 if name not in self.by_default:
                     return found
             return self.resolved(found, part, seen | {(level, name)}, depth)
-        if self.whole:
+        if self.whole and name == _FIRST_ROBOT and self.counted_none:
+            for robots, origin in self.counted_none.items():
+                self.faults.add(
+                    origin, f"robots.{robots}.count", "0, and there are no others", "at least one",
+                    "A learner learns for the spec of a robot",
+                )  # fmt: skip
+        elif self.whole:
             known = {key for values in scopes for key in values}
             hint = _WITHOUT_ROBOTS if name == _FIRST_ROBOT else ""
             self.faults.unknown(user.origin, "unknown variable", name, known, hint)

@@ -189,3 +189,32 @@ def test_an_export_is_as_edits_say_unless_all_is_asked_for(store, tmp_path):
         assert user(replay, "export", store, file, *words)[0] == 0
         with EpisodeFileReader(file) as found:
             assert [len(one) for one in found] == rows
+
+
+def test_tables_show_all_of_a_long_word_at_80_columns(store):
+    """Cut short, a name cannot be copied into the next command."""
+    given = "{goal_observation: the_position_of_the_goal, position_m: 0.015}"
+    user(
+        reward, "relabel", store, "--reward", "pose_threshold", "--params", given, "--column",
+        "pose_threshold_narrow", "--reason", "the operator was too generous",
+    )  # fmt: skip
+    user(episodes, "exclude", store, "1", "--reason", "see_the_film_of_the_second_camera")
+    for command, words, wanted in (
+        (reward, "columns", ["pose_threshold_narrow", "the_position_of_the_goal", "0.015"]),
+        (episodes, "log", ["see_the_film_of_the_second_camera", "exclude"]),
+    ):
+        text = io.StringIO()
+        assert command.main([words, str(store)], Console(file=text, width=80)) == 0
+        lines = [line.split("│")[1:-1] for line in text.getvalue().splitlines() if "│" in line]
+        columns = ["".join(cell.strip() for cell in cells) for cells in zip(*lines, strict=True)]
+        for word in wanted:
+            assert any(word in column for column in columns), text.getvalue()
+        assert "…" not in text.getvalue()
+
+
+def test_episodes_that_are_left_out_for_the_same_reason_are_told_once(store):
+    status, text = user(reward, "relabel", store, "--reward", "goal")
+    assert status == 1
+    assert text.count("achieved_goal") == 1
+    assert "(and so for 3 more)" in text
+    assert not text.startswith("\n")

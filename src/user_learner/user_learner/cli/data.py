@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from user_core.command_line import Parser
 from user_core.errors import StoreFull, SuiteError
@@ -18,7 +17,7 @@ from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
 from user_learner.cli.data_check import add_check
 from user_learner.cli.data_upkeep import add_upkeep
-from user_learner.cli.running import add_format, counting, format_options, list_lines, run
+from user_learner.cli.running import add_format, counting, folding, format_options, list_lines, run
 from user_learner.data.exporting import (
     Choice,
     export_hdf5,
@@ -136,7 +135,7 @@ def _inspect(options: argparse.Namespace, console: Console) -> int:
 
 
 def _describe(description: Description, title: str, console: Console) -> None:
-    table = Table(show_header=False, title=escape(title))
+    table = folding("", "", show_header=False, title=escape(title))
     table.add_row("format", description.format)
     table.add_row("robot", escape(description.robot) or "unknown")
     rate = f"{1 / description.period_s:.6g} Hz" if description.period_s else "unknown"
@@ -160,9 +159,7 @@ def _describe(description: Description, title: str, console: Console) -> None:
     shown = [i for i in range(len(titles)) if i < 2 or any(row[i] for row in rows)]
     if description.roles and 2 not in shown:
         shown.insert(2, 2)  # that no unit is known is worth knowing
-    table = Table()
-    for i in shown:
-        table.add_column(titles[i], overflow="fold")
+    table = folding(*(titles[i] for i in shown))
     for row in rows:
         table.add_row(*(row[i] or ("unknown" if i == 2 else "") for i in shown))
     console.print(table)
@@ -173,7 +170,7 @@ def _import(options: argparse.Namespace, console: Console) -> int:
     mapping = load_mapping(options.mapping) if options.mapping else None
     source = _SOURCES[options.source] if options.source else None
     accepted = [name.strip() for name in options.accept.strip("[]").split(",") if name.strip()]
-    table = Table("data", "episodes taken", "rows", "already there", "left out")
+    table = folding("data", "episodes taken", "rows", "already there", "left out")
     skipped: list[str] = []
     notes: list[str] = []
     failed = False
@@ -274,7 +271,7 @@ def _export(options: argparse.Namespace, console: Console) -> int:
 
 def _verify(options: argparse.Namespace, console: Console) -> int:
     damaged: list[str] = []
-    table = Table("data", "format", "episodes", "steps", "damaged")
+    table = folding("data", "format", "episodes", "steps", "damaged")
     for path in options.data:
         with (
             open_source(path, options.format, format_options(options)) as source,

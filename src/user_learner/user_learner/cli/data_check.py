@@ -10,9 +10,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from user_learner.cli.running import add_format, counting, format_options, list_lines, progress
+from user_learner.cli.running import (
+    add_format,
+    counting,
+    folding,
+    format_options,
+    list_lines,
+    progress,
+)
 from user_learner.data.importing import stores_of
 from user_learner.edits.listing import list_all
 from user_learner.edits.view import EditedEpisodes
@@ -78,7 +84,7 @@ def _check(store: Path, options: argparse.Namespace, console: Console) -> int:
                                         "episode": str(f.episode), "text": f.text, "step": f.step}
                                        for f in report.findings]}))  # fmt: skip
         return 1 if report.findings else 0
-    table = Table("finding", "episodes", "which (the largest first)", "for instance", "means")
+    table = folding("finding", "episodes", "which (the largest first)", "for instance", "means")
     for kind, meaning in KINDS.items():
         found = report.of_kind(kind)
         if found:

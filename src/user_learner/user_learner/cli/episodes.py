@@ -19,7 +19,7 @@ from rich.table import Table
 from user_core.command_line import Parser
 from user_core.errors import SpecError
 from user_core.types import PLAN, EpisodeSource, Outcome
-from user_learner.cli.running import progress, run
+from user_learner.cli.running import folding, progress, run
 from user_learner.edits.entries import OUTCOMES, Edit, label
 from user_learner.edits.listing import EpisodeFilter, Listed, list_all, named, select
 from user_learner.edits.view import EditedEpisodes
@@ -234,7 +234,7 @@ def _show(options: argparse.Namespace, console: Console, view: EditedEpisodes) -
         if options.json:
             print(json.dumps(values))
             continue
-        table = Table(show_header=False, title=f"{item.number}: {item.episode.key}")
+        table = folding("", "", show_header=False, title=f"{item.number}: {item.episode.key}")
         for name, value in values.items():
             if value not in ("", None, [], {}):
                 text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -353,13 +353,17 @@ def _log(options: argparse.Namespace, console: Console, view: EditedEpisodes) ->
     if options.json:
         print(json.dumps([_entry(edit, view) for edit in view.log.edits]))
         return 0
-    table = Table("#", "when", "who", "what", "episodes", "why")
+    table = folding("#", "when", "who", "what", "episodes", "why")
     for edit in view.log.edits:
         when = datetime.datetime.fromtimestamp(edit.time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")
         what = _in_words(edit)
         if edit.number in view.state.undone:
             what += " (undone)"
-        episodes = str(edit.episodes[0]) if len(edit.episodes) == 1 else f"{len(edit.episodes):,}"
+        episodes = (
+            f"{len(edit.episodes):,}" if edit.episodes else ""
+        )  # an edit of the whole store has none
+        if len(edit.episodes) == 1:
+            episodes = str(edit.episodes[0])
         table.add_row(
             str(edit.number), when, escape(edit.author), escape(what), episodes, escape(edit.reason)
         )

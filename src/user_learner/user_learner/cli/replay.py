@@ -11,12 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from user_core.command_line import Parser
 from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
-from user_learner.cli.running import counting, list_lines, run
+from user_learner.cli.running import counting, folding, list_lines, run
 from user_learner.data.conversion import convert
 from user_learner.edits.log import EditLog
 from user_learner.edits.view import as_edited
@@ -131,7 +130,7 @@ def _verify(options: argparse.Namespace, console: Console) -> int:
                 report = _verify_once(options.store, console)
     else:
         report = _verify_once(options.store, console)
-    table = Table("segments", "rows", "chunks", "episodes", "errors", "warnings")
+    table = folding("segments", "rows", "chunks", "episodes", "errors", "warnings")
     table.add_row(*(f"{n:,}" for n in (
         report.segments, report.rows, report.chunks, report.episodes, len(report.errors),
         len(report.warnings))))  # fmt: skip
@@ -157,7 +156,7 @@ def _verify_once(store: str, console: Console) -> Report:
 
 
 def _merge(options: argparse.Namespace, console: Console) -> int:
-    table = Table("store", "chunks taken", "rows", "already there", "left out")
+    table = folding("store", "chunks taken", "rows", "already there", "left out")
     skipped: list[str] = []
     notes: list[str] = []
     edits = 0
@@ -206,7 +205,7 @@ def _convert(options: argparse.Namespace, console: Console) -> int:
 
 def _import(options: argparse.Namespace, console: Console) -> int:
     source = _SOURCES[options.source] if options.source else None
-    table = Table("file", "episodes taken", "rows", "already there", "left out")
+    table = folding("file", "episodes taken", "rows", "already there", "left out")
     skipped: list[str] = []
     notes: list[str] = []
     with StoreWriter(options.into) as target:
@@ -247,7 +246,7 @@ def _show_store(reader: StoreReader, console: Console) -> None:
     retired = reader.connection.execute(
         "SELECT count(*), coalesce(sum(rows), 0) FROM retired"
     ).fetchone()
-    table = Table(show_header=False, title=str(reader.path))
+    table = folding("", "", show_header=False, title=str(reader.path))
     table.add_row("identity", reader.meta.store)
     table.add_row("schema", reader.schema.hash if reader.schema else "none yet")
     table.add_row("on disk", f"{used / 2**20:,.1f} MiB")
@@ -263,7 +262,7 @@ def _show_sources(reader: StoreReader, episodes: list[EpisodeInfo], console: Con
     rows: Counter[int] = Counter()
     for _, source, count in reader.tables.segments.tolist():
         rows[source] += count
-    table = Table("source", "episodes", "rows", "steps ever", "success", "interventions")
+    table = folding("source", "episodes", "rows", "steps ever", "success", "interventions")
     for source in EpisodeSource:
         mine = [episode for episode in episodes if episode.source == source]
         results = [episode.result for episode in mine if episode.result is not None]
@@ -280,7 +279,7 @@ def _show_sources(reader: StoreReader, episodes: list[EpisodeInfo], console: Con
 
 
 def _show_producers(reader: StoreReader, console: Console) -> None:
-    table = Table("producer", "incarnation", "chunks up to", "left out")
+    table = folding("producer", "incarnation", "chunks up to", "left out")
     for row in reader.connection.execute(
         "SELECT producer, incarnation, sequence, skipped FROM producers"
     ):
@@ -292,7 +291,7 @@ def _show_producers(reader: StoreReader, console: Console) -> None:
 def _show_columns(reader: StoreReader, console: Console) -> None:
     if reader.schema is None:
         return
-    table = Table("column", "type", "bytes a row", "unit", "frame")
+    table = folding("column", "type", "bytes a row", "unit", "frame")
     for name, spec in reader.schema.columns.items():
         kind = f"{spec.dtype}{list(spec.shape)}"
         table.add_row(name, kind, f"{spec.nbytes:,}", spec.unit, spec.frame)
@@ -308,7 +307,9 @@ def _show_meaning(reader: StoreReader, console: Console) -> None:
     if spec is None:
         console.print(f"[yellow]meaning {escape(meaning.known_from)}[/]", soft_wrap=True)
         return
-    table = Table(show_header=False, title=f"meaning, as {escape(meaning.known_from)} says")
+    table = folding(
+        "", "", show_header=False, title=f"meaning, as {escape(meaning.known_from)} says"
+    )
     for name, value in describe_meaning(spec):
         table.add_row(name, escape(value))
     steps = outside = 0
@@ -328,7 +329,7 @@ def _show_meaning(reader: StoreReader, console: Console) -> None:
 
 
 def _show_episodes(episodes: list[EpisodeInfo], console: Console) -> None:
-    table = Table("episode", "source", "robot", "task", "rows", "outcome", "return")
+    table = folding("episode", "source", "robot", "task", "rows", "outcome", "return")
     for episode in episodes:
         result = episode.result
         table.add_row(

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from user_core.command_line import Parser
 from user_core.config import Config, from_mapping, yaml_value
@@ -30,7 +29,7 @@ from user_core.rewards.progress import (
     is_progress_model,
     write_progress_model,
 )
-from user_learner.cli.running import progress, run
+from user_learner.cli.running import folding, list_lines, progress, run
 from user_learner.edits.columns import RewardColumn, columns_of
 from user_learner.edits.entries import Edit
 from user_learner.edits.relabelling import relabel
@@ -177,8 +176,7 @@ def _relabel(options: argparse.Namespace, console: Console) -> int:
             f"{report.successes:,} episodes",
             soft_wrap=True,
         )
-        for line in report.skipped[:50]:
-            console.print(f"[yellow]left out:[/] {escape(line)}", soft_wrap=True)
+        list_lines(console, "left out", report.skipped, "yellow")
         if report.skipped and not report.episodes + report.before:
             console.print("nothing was judged: samplers go on as before", soft_wrap=True)
         elif not options.only_judge and view.state.reward_column != column:
@@ -367,18 +365,20 @@ def _columns(options: argparse.Namespace, console: Console) -> int:
             "column": column.provenance.name, "used": column.provenance.name == used,
             "plugin": column.provenance.plugin, "params": dict(column.provenance.params),
             "author": column.provenance.author, "reason": column.provenance.reason,
-            "episodes": len(column.pieces), "steps": len(column.values),
+            "episodes": column.pieces.episodes, "steps": len(column.values),
         }
         for column in found
     ]  # fmt: skip
     if options.json:
         print(json.dumps(rows))
         return 0
-    table = Table("column", "used", "reward", "parameters", "by", "why", "episodes", "steps")
+    table = folding("column", "used", "reward", "why, and by whom", "judged")
     for row in rows:
+        given = yaml.safe_dump(row["params"], sort_keys=False) if row["params"] else ""
         table.add_row(
-            row["column"], "yes" if row["used"] else "", row["plugin"], escape(str(row["params"])),
-            row["author"], escape(row["reason"]), f"{row['episodes']:,}", f"{row['steps']:,}",
+            row["column"], "yes" if row["used"] else "", escape(f"{row['plugin']}\n{given}".strip()),
+            escape(f"{row['reason']} ({row['author']})".strip()),
+            f"{row['episodes']:,} episodes\n{row['steps']:,} steps",
         )  # fmt: skip
     console.print(table)
     return 0

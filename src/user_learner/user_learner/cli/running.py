@@ -18,6 +18,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from user_core.command_line import Parser, of_files
 from user_core.config import load_yaml
@@ -73,7 +74,10 @@ def format_options(given: argparse.Namespace) -> dict[str, Any]:
 def progress(
     console: Console, what: str, columns: Sequence[ProgressColumn] = ()
 ) -> Iterator[Callable[[int, int], None]]:
-    """A bar that goes away at the end; called with how much is done, and how much there is."""
+    """A bar that goes away at the end; called with how much is done, and how much there is. Only on a terminal."""
+    if not console.is_terminal:  # of a bar that goes away an empty line would stay
+        yield lambda done, total: None
+        return
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
@@ -89,9 +93,23 @@ def counting(console: Console, what: str) -> AbstractContextManager[Callable[[in
     return progress(console, what, columns)
 
 
+def folding(*titles: str, **options: Any) -> Table:
+    """A table that shows on any terminal all of what is in it: a word that is too long goes on in the next line,
+    where a table of rich cuts it."""
+    table = Table(**options)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
 def list_lines(console: Console, what: str, lines: Sequence[str], colour: str) -> None:
-    """Tell lines, the first fifty of them."""
-    for line in lines[:_MOST_LINES]:
-        console.print(f"[{colour}]{what}:[/] {escape(line)}", soft_wrap=True)
-    if len(lines) > _MOST_LINES:
-        console.print(f"[{colour}]... and {len(lines) - _MOST_LINES} more[/]")
+    """Tell lines, the first fifty of them; those that say the same of another episode are told once."""
+    alike: dict[str, list[str]] = {}
+    for line in lines:
+        subject, _, said = line.partition(": ")
+        alike.setdefault(said if subject.startswith("episode ") and said else line, []).append(line)
+    for same in list(alike.values())[:_MOST_LINES]:
+        more = f" (and so for {len(same) - 1:,} more)" if len(same) > 1 else ""
+        console.print(f"[{colour}]{what}:[/] {escape(same[0])}{more}", soft_wrap=True)
+    if len(alike) > _MOST_LINES:
+        console.print(f"[{colour}]... and {len(alike) - _MOST_LINES} more[/]")
