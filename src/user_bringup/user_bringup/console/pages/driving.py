@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
@@ -66,7 +65,7 @@ def _drive(console: Console, frame: Frame, robot: str) -> None:
     )
 
 
-def _controls(known: Sequence[str], robot: str) -> None:
+def _controls(known: list[str], robot: str) -> None:
     """Which robot, and taking and leaving it."""
     with ui.row().classes("w-full items-center gap-3"):
         choice = ui.select(known, value=robot, label="robot").classes("min-w-32")
