@@ -355,33 +355,39 @@ class _Moved(_Numbers):
             if key.endswith("." + _POSITION) and self.is_gripper(key.rpartition(".")[0])
         ]  # fmt: skip
         self.grippers = tuple(grippers)
-        given = {**{self.names[i]: (0.0, 1.0) for i in grippers}, **config.limits}
-        lacking = [name for name in self.names if name not in given]
-        unknown = sorted(set(given) - set(self.names))
-        if lacking or unknown:
-            units = {
-                name: number[2] for name, number in zip(self.names, self._numbers, strict=True)
-            }
-            raise ConfigError(
-                f"limits of {robot}",
-                got=f"none of {lacking}" if lacking else f"some of {unknown}, which it does not have",
-                expected="least and most of every number of an action: nothing moves within limits that nobody knows",
-                hint="limits: {" + ", ".join(f"{n}: [LEAST, MOST]" for n in lacking) + "}, in "
-                + ", ".join(f"{n} {units[n] or 'as LeRobot has it'}" for n in lacking)
-                if lacking else f"It has {self.names}",
-            )  # fmt: skip
+        limits = {**{self.names[i]: (0.0, 1.0) for i in grippers}, **config.limits}
+        self._require_limits(limits, robot)
         others = [i for i in range(len(self.keys)) if i not in grippers]
         ends = {self.keys[i].rpartition(".")[2] for i in others if self._numbers[i][2]}
         ends |= {"" for i in others if not self._numbers[i][2]}
         kind = {_POSITION: ActionKind.JOINT_POSITION, _VELOCITY: ActionKind.JOINT_VELOCITY}
         is_known = config.unit != "raw" and len(ends) == 1
         self.kind = kind.get(ends.pop(), ActionKind.GENERIC) if is_known else ActionKind.GENERIC
-        own = {self._numbers[i][2] for i in others}
+        units = {self._numbers[i][2] for i in others}
         self.spec = ArraySpec(
-            (len(self.keys),), low=tuple(float(given[n][0]) for n in self.names),
-            high=tuple(float(given[n][1]) for n in self.names), names=tuple(self.names),
-            unit=own.pop() if len(own) == 1 else "",
+            (len(self.keys),), low=tuple(float(limits[n][0]) for n in self.names),
+            high=tuple(float(limits[n][1]) for n in self.names), names=tuple(self.names),
+            unit=units.pop() if len(units) == 1 else "",
         )  # fmt: skip
+
+    def _require_limits(self, limits: Collection[str], robot: str) -> None:
+        """Raise ConfigError unless there are limits of every number of an action, and of nothing else."""
+        lacking = [name for name in self.names if name not in limits]
+        unknown = sorted(set(limits) - set(self.names))
+        what = f"limits of {robot}"
+        expected = "least and most of every number of an action: nothing moves within limits that nobody knows"
+        if lacking:
+            units = {name: of[2] for name, of in zip(self.names, self._numbers, strict=True)}
+            example = "limits: {" + ", ".join(f"{n}: [LEAST, MOST]" for n in lacking) + "}"
+            each = ", ".join(f"{n} {units[n] or 'as LeRobot has it'}" for n in lacking)
+            raise ConfigError(
+                what, got=f"none of {lacking}", expected=expected, hint=f"{example}, in {each}"
+            )
+        if unknown:
+            raise ConfigError(
+                what, got=f"some of {unknown}, which it does not have", expected=expected,
+                hint=f"It has {self.names}",
+            )  # fmt: skip
 
     def theirs(self, action: Array) -> dict[str, float]:
         """An action as LeRobot takes it."""

@@ -97,31 +97,37 @@ class TargetSender:
         self._low = np.asarray(-np.inf if config.low is None else config.low, float)
         self._high = np.asarray(np.inf if config.high is None else config.high, float)
         self._bounded = config.low is not None or config.high is not None
-        goals = self._sends_goals = is_action(config.type)
-        self._duration_s = config.time_from_start_s or period_s * (_GOAL_PERIODS if goals else 1)
-        self.publisher: TopicPublisher = (
-            io.goals(config.topic, config.type)
-            if goals
-            else _OfEachJoint(io, config.topics(joints), config.type)
-            if config.per_joint
-            else io.publisher(config.topic, config.type)
-        )
+        self._sends_goals = is_action(config.type)
+        periods = _GOAL_PERIODS if self._sends_goals else 1
+        self._duration_s = config.time_from_start_s or period_s * periods
+        self.publisher = self._make_publisher(joints)
         self._template: Template | None = None
         if config.mapping or config.type not in BUILT_IN:
-            cls = type(self.publisher.new())
-            size = {"pose": 6 if config.quantity == "pose_rpy" else 7, "twist": 6}.get(
-                quantity, len(joints)
+            self._template = self._make_template(len(joints), where)
+
+    def _make_publisher(self, joints: Sequence[str]) -> TopicPublisher:
+        io, config = self._io, self.config
+        if self._sends_goals:
+            return io.goals(config.topic, config.type)
+        if config.per_joint:
+            return _OfEachJoint(io, config.topics(joints), config.type)
+        return io.publisher(config.topic, config.type)
+
+    def _make_template(self, joints: int, where: str) -> Template:
+        """The message whose fields the contract maps; raises ConfigError where no field has the action."""
+        config = self.config
+        sizes = {"pose": 6 if config.quantity == "pose_rpy" else 7, "twist": 6}
+        zeros = np.zeros(sizes.get(self._quantity, joints))
+        sample = self._words(zeros, np.zeros(self._fingers), self._duration_s)
+        cls = type(self.publisher.new())
+        made = Template(self._io, cls, config.type, config.mapping, sample, f"{where}.fields")
+        if not made.used & {"values", "value", "arm"}:
+            raise ConfigError(
+                f"{where}.fields",
+                got="the same message whatever the action",
+                expected="the word values (or value, of one joint) in a field that is no text",
             )
-            sample = self._words(np.zeros(size), np.zeros(self._fingers), self._duration_s)
-            self._template = Template(
-                io, cls, config.type, config.mapping, sample, f"{where}.fields"
-            )
-            if not self._template.used & {"values", "value", "arm"}:
-                raise ConfigError(
-                    f"{where}.fields",
-                    got="the same message whatever the action",
-                    expected="the word values (or value, of one joint) in a field that is no text",
-                )
+        return made
 
     def send(
         self,
