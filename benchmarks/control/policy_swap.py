@@ -11,7 +11,7 @@ turns are taken, and of each kind that half counts in which it took least (``ste
 
     tools/run python benchmarks/control/policy_swap.py [--rate 50] [--rounds 5] [--busy 0] [--plain]
 
-``--busy``: so many processes compute all the time beside it. ``--plain``: threads as the system
+``--busy``: this many processes compute all the time beside it. ``--plain``: threads as the system
 schedules them, without what the actor's process asks for.
 """
 
@@ -191,7 +191,7 @@ def record_lateness(loop: ActorLoop) -> list[tuple[int, float]]:
 
 
 def take_turns(learner: Learner, puller: PolicyPuller, count: int) -> list[Turn]:
-    """Switch versions on and off; so many turns of each kind."""
+    """Switch versions on and off; this many turns of each kind."""
     turns: list[Turn] = []
     for _ in range(count):
         for versions in (False, True):

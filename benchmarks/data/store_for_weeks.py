@@ -217,7 +217,7 @@ def parser() -> Parser:
 
 
 class Watched:
-    """A process that draws batches: for so long, or until it is asked for what it saw."""
+    """A process that draws batches: for this long, or until it is asked for what it saw."""
 
     def __init__(self, store: Path, seconds: float, code: str = "now") -> None:
         words = [sys.executable, __file__, "--watch", str(store), "--seconds", str(seconds)]

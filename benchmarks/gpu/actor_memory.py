@@ -78,7 +78,7 @@ def measured(kind: str, itself: bool, seconds: float, folder: Path) -> dict[str,
 
 
 def at_once_s(kind: str, count: int, cache: Path) -> float:
-    """Processor time of so many processes that look the number up, and of those that they ask, seconds."""
+    """Processor time of this many processes that look the number up, and of those that they ask, seconds."""
     words = [sys.executable, "-c", ASKS, kind, json.dumps(SPEC.to_dict())]
     before = os.times()
     asking = [
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--type", default="diffusion", help="LeRobot's name of the policy")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each; the import takes up to 45 on busy cores")  # fmt: skip
     parser.add_argument(
-        "--at-once", type=int, default=0, metavar="N", help="only the time of so many"
+        "--at-once", type=int, default=0, metavar="N", help="only the time of this many"
     )
     given = parser.parse_args()
     if given.at_once:

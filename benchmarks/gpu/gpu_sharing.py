@@ -523,7 +523,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument(
-        "--limit", type=float, default=1e9, help="begin nothing after so many seconds"
+        "--limit", type=float, default=1e9, help="begin nothing after this many seconds"
     )
     parser.add_argument("--hz", type=float, default=20.0)
     parser.add_argument("--lead-ms", type=float, default=1.0)

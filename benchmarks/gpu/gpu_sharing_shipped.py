@@ -255,7 +255,7 @@ class Answers:
             self.graphs.why_not = kept
 
     def measure(self, seconds: float, shares: bool, jitter_s: float) -> dict[str, Any]:
-        """Milliseconds of answers, of requests in a fixed period, for so long."""
+        """Milliseconds of answers, of requests in a fixed period, for this long."""
         sent = threading.Event()
         took = list[float]()
         server = InferenceServer(
@@ -370,7 +370,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
     parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--limit", type=float, default=1e9, help="begin nothing after so long")
+    parser.add_argument("--limit", type=float, default=1e9, help="begin nothing after this long")
     parser.add_argument(
         "--jitter-s",
         type=float,

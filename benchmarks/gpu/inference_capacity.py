@@ -134,7 +134,7 @@ class Robots:
         self.refused[name] = sample.payload.to_bytes()[8:].decode(errors="replace").strip("\0")
 
     def run(self, names: Sequence[str], rate_hz: float, seconds: float) -> tuple[int, int]:
-        """Send for so long; observations, and answers within one period."""
+        """Send for this long; observations, and answers within one period."""
         with self._lock:
             self._sent_s.clear()
         self.took_s, self.refused = {name: [] for name in names}, {}
@@ -218,7 +218,7 @@ class World:
 def robots(rates: Sequence[float], seconds: float) -> dict[tuple[str, float], int]:
     found: dict[tuple[str, float], int] = {}
     print(
-        "\n| policy | rate | batches | robots | p50, p99 with so many | one more step |\n|---|---|---|---|---|---|"
+        "\n| policy | rate | batches | robots | p50, p99 with this many | one more step |\n|---|---|---|---|---|---|"
     )
     for policy in POLICIES:
         modes = {

@@ -8,7 +8,7 @@ medians of the time of an update, samples a second of all processes, and what a 
     python benchmarks/gpu/sharded_training.py --device cuda --ranks 1 2 --embedding 2048 --layers 18 --batch 64 --weak
 
 With several numbers of processes one after the other is measured, and compared with the first: ``--batch`` rows of all together, and with
-``--weak`` also so many of each; several batches may be given. ``--profile`` says what a GPU does in an update (three more are made for that): how much of
+``--weak`` also this many of each; several batches may be given. ``--profile`` says what a GPU does in an update (three more are made for that): how much of
 it it computes, how much it exchanges with others while it computes nothing, and how many kernels are launched. Batches are drawn in a thread of their own, on GPUs into page-locked memory, as a learner does it; which share of the
 time an update waited for its batch is printed too.
 
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--rows", type=int, default=16, help="actions of a chunk")
     parser.add_argument("--batch", type=int, nargs="+", default=[32], help="rows of all processes together")  # fmt: skip
-    parser.add_argument("--weak", action="store_true", help="also so many rows of each process")
+    parser.add_argument("--weak", action="store_true", help="also this many rows of each process")
     parser.add_argument("--profile", action="store_true", help="what a GPU does in an update")
     parser.add_argument("--read", nargs="+", choices=(LATER, AT_ONCE), default=[LATER], help="metrics of what is sharded")  # fmt: skip
     parser.add_argument("--updates", type=int, default=10)

@@ -69,7 +69,7 @@ class Bench:
 
     @contextmanager
     def running(self, *names: str) -> Iterator[Callable[[float], dict[str, float]]]:
-        """Run some processes; gives a function that measures rates for so many seconds."""
+        """Run some processes; gives a function that measures rates for this many seconds."""
         chosen = tuple(
             process.replace(depends_on=())
             for process in self.deployment.processes

@@ -243,7 +243,9 @@ def main() -> None:
     parser.add_argument(
         "--more", nargs="*", default=[], help="arguments of learning_curves.py, steps=100"
     )
-    parser.add_argument("--seconds", type=float, default=1e9, help="at most so long, all together")
+    parser.add_argument(
+        "--seconds", type=float, default=1e9, help="at most this long, all together"
+    )
     parser.add_argument("--out", type=Path, help="file to append the lines to")
     parser.add_argument("--table", type=Path, help="show such a file, and do nothing else")
     arguments = parser.parse_args()

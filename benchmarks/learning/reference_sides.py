@@ -68,7 +68,7 @@ class Job:
         return self.steps // 3
 
     def entropy_share(self, updates: int) -> float:
-        """The share after so many updates."""
+        """The share after this many updates."""
         first, last = ENTROPY_SHARES
         return first + (last - first) * min(1.0, updates / self.settling)
 

@@ -88,7 +88,7 @@ def available(jobs: Sequence[Job]) -> list[Job]:
 
 
 def run_all(arguments: argparse.Namespace, jobs: Sequence[Job]) -> None:
-    """Keep so many processes busy until all is done, or time is up."""
+    """Keep this many processes busy until all is done, or time is up."""
     deadline_s = time.monotonic() + 60 * arguments.minutes
     done = {key(line) for line in read(arguments.out) if line["steps"] == line["of"]}
     waiting = [
@@ -334,7 +334,7 @@ def main() -> None:
     parser.add_argument("--name", default="", help="of a trial, in place of the side's name")
     parser.add_argument("--out", type=Path, default=Path("runs/references.jsonl"))
     parser.add_argument("--table", action="store_true", help="only show what is in --out")
-    parser.add_argument("--until", type=int, default=0, help="compare up to so many steps only")
+    parser.add_argument("--until", type=int, default=0, help="compare up to this many steps only")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", type=Path, help="file for the table's numbers")
     parser.add_argument("--job", default="", help=argparse.SUPPRESS)

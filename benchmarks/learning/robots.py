@@ -292,7 +292,7 @@ class Tally:
 
 
 def fleet(arguments: argparse.Namespace, count: int, seed: int) -> dict[str, Any]:
-    """So many equal arms learn together; the line that says how long it took."""
+    """This many equal arms learn together; the line that says how long it took."""
     configure_torch(1)
     arms = [Arm(f"robot{i}") for i in range(count)]
     context = multiprocessing.get_context("spawn")
@@ -490,7 +490,7 @@ def tell(arguments: argparse.Namespace, line: dict[str, Any]) -> None:
 
 
 def in_turn(jobs: list[tuple[Callable[..., Any], tuple[Any, ...]]], at_once: int) -> None:
-    """Run jobs, each in a process of its own, so many at a time; as some end others begin."""
+    """Run jobs, each in a process of its own, this many at a time; as some end others begin."""
     context = multiprocessing.get_context("spawn")
     waiting, running = list(jobs), list[Any]()
     while waiting or running:

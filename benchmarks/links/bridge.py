@@ -72,7 +72,7 @@ class Flow:
             self._got.notify()
 
     def push(self, count: int, window: int, pause_s: float) -> float:
-        """Send so many; returns the seconds it took."""
+        """Send this many; returns the seconds it took."""
         with self._got:
             self._count, self.lags_ns = 0, []
         began_s = time.monotonic()

@@ -157,7 +157,7 @@ def demonstrated(job: Job, hal: LocalHal) -> Ring:
 
 
 def in_processes(run: Callable[[Any], None], work: list[Any], count: int) -> None:
-    """Do all of it, each in a process of its own with one thread, so many at once."""
+    """Do all of it, each in a process of its own with one thread, this many at once."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with multiprocessing.get_context("spawn").Pool(
         count, systems.end_with_pool, maxtasksperchild=1

@@ -36,7 +36,7 @@ from user_core.runtime.dds.abandoned_mutexes import release_abandoned_mutexes
 from user_core.runtime.dds.replaced_ports import OwnPorts
 from user_testing import systems
 
-#: What is not heard for so long counts as deaf, seconds.
+#: What is not heard for this long counts as deaf, seconds.
 _DEAF_S = 40.0
 _QUALITY = QoSProfile(depth=10)
 

@@ -1,8 +1,8 @@
 """Hosts that are really apart, on one machine: network namespaces joined by emulated links.
 
 A :class:`Host` is a network namespace; a :class:`Link` joins two of them by a pair of TUN
-devices and a process that carries the packets from one to the other: so fast, so late, with
-so many lost, with a queue that drops what does not fit, and not at all while it is cut. It
+devices and a process that carries the packets from one to the other: at a rate, with a delay
+and losses, with a queue that drops what does not fit, and not at all while it is cut. It
 needs root and ``/dev/net/tun``, no module of the kernel (``netem`` is often missing).
 
     with Host("cloud") as cloud, Host("robot") as robot:

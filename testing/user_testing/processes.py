@@ -106,7 +106,7 @@ def waited_for_core_s(*pids: int) -> float:
     """How long the threads of processes have waited for a core so far (Linux counts it), and how long what is below
     this machine took its cores away; seconds.
 
-    What is promised within a time is promised for a free core: on a busy machine it comes so much later.
+    What is promised within a time is promised for a free core: on a busy machine it comes this much later.
     """
     waited_ns = 0
     for pid in pids:
@@ -160,7 +160,7 @@ def _die_with_parent() -> None:
 
 
 def killed_after(words: Sequence[str], delay_s: float) -> list[str]:
-    """Run a program that would go on for ever, and kill it so long after its first line.
+    """Run a program that would go on for ever, and kill it this long after its first line.
 
     Returns:
         The lines that it had printed, without one that is cut off.

@@ -27,7 +27,7 @@ from user_learner.replay.meaning import is_new, join_meaning
 
 PRODUCER = "demos"
 _log = logging.getLogger(__name__)
-#: A person may judge an attempt for so long after it ended without a verdict.
+#: A person may judge an attempt for this long after it ended without a verdict.
 _VERDICT_S = 30.0
 
 
@@ -53,7 +53,7 @@ def record_demonstrations(
     on_episode: Callable[[EpisodeResult], None] = lambda result: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Recorded:
-    """Let a teleoperator solve a task so many times; keep the successes.
+    """Let a teleoperator solve a task this many times; keep the successes.
 
     An episode begins to count when the person engages for the first time. It ends when the
     reward or the person says so, at a limit of the robot or of ``config``, or when the robot

@@ -147,7 +147,7 @@ def _deployment(ours_only: bool) -> Schema:
             "roles": {**roles, "description": "Fragments that say what runs; one, or a list."},
             "host": {**_TEXT, "description": "Of a robot: the host that it is on."},
             "count": {
-                "description": "Of a robot: so many of them, NAME0, NAME1 and so on, each with its ${number}."
+                "description": "Of a robot: this many of them, NAME0, NAME1 and so on, each with its ${number}."
             },
             "domain": {"description": "Of a host: its ROS domain, where it has one of its own."},
         },

@@ -72,7 +72,7 @@ _VALUE_LENGTH = 1000
 _CHECK_PERIOD_S = 0.5
 _FIRST_RETRY_S = 0.25
 _LAST_RETRY_S = 10.0
-#: After being active for so long, a failure counts as the first one.
+#: After being active for this long, a failure counts as the first one.
 _STABLE_S = 30.0
 #: How long an end in good order may take before the process is ended anyway.
 _END_TIMEOUT_S = 8.0

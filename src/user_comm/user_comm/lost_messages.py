@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     _Publisher: TypeAlias = Publisher[Any]
 else:
     _Publisher = Publisher  # Jazzy's takes no parameters
-#: For so long after the last one lost messages are a warning, seconds.
+#: For this long after the last one lost messages are a warning, seconds.
 _RECENT_S = 10.0
 #: More failures than this within this time are no lost messages any more.
 _MOST, _WITHIN_S = 50, 5.0

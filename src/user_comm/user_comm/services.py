@@ -251,7 +251,7 @@ class LoopService:
         guard: Of the node.
         may_answer: Whether the node's state allows it.
         reader: The loop's.
-        timeout_s: After so long the caller is told that nothing came of it.
+        timeout_s: After this long the caller is told that nothing came of it.
     """
 
     def __init__(

@@ -33,9 +33,9 @@ from user_core.errors import SuiteError
 
 #: Code under which a message is counted whose bytes are no message of its type.
 MALFORMED = "malformed"
-#: After so long the reader's own thread looks whether its node is still there.
+#: After this long the reader's own thread looks whether its node is still there.
 _LONGEST_WAIT_NS = 100_000_000
-#: A thread that has not waited with its reader for so long does something else.
+#: A thread that has not waited with its reader for this long does something else.
 _ABSENT_NS = 1_000_000_000
 #: Pause after the middleware could not wait, seconds.
 _AGAIN_S = 0.2
@@ -275,7 +275,7 @@ class TopicReader:
     - **By the caller's thread** (without ``thread``), which waits for messages together with its
       next deadline: :meth:`wait`, then :meth:`take`. A control loop does so.
     - **By a thread of the reader's own** (with ``thread``), which runs as long as there is
-      anything to read. With ``period_s`` it lets messages come together for so long, and takes
+      anything to read. With ``period_s`` it lets messages come together for this long, and takes
       them all at one look: a driver wants the newest every few milliseconds, no more.
 
     The caller's thread may also take the answers of a client and the requests of a service: then a

@@ -79,7 +79,7 @@ class EngineConfig(Config):
     )
     ranks: int = setting(1, doc="Processes over which the learner is spread.", ge=1)
     patience_s: float = setting(
-        120.0, doc="The job counts as lost when the engine has not answered for so long.",
+        120.0, doc="The job counts as lost when the engine has not answered for this long.",
         unit="s", gt=0,
     )  # fmt: skip
     look_s: float = setting(1.0, doc="Time between two questions to the engine.", unit="s", gt=0)

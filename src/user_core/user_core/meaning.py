@@ -35,7 +35,7 @@ MEANINGS: dict[str, str] = {
 _SAME_PERIOD = 0.02
 _SAME_BOUND = 1e-4
 #: Bounds of an observation that differ by this factor are those of another unit: metres and
-#: decimetres differ by 10, radians and degrees by 57. Limits of a joint are not set anew by so much.
+#: decimetres differ by 10, radians and degrees by 57. Limits of a joint are not set anew by this much.
 _OTHER_UNIT = 8.0
 #: A larger bound says that there is none.
 _NO_BOUND = 1e6

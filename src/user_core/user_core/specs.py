@@ -124,7 +124,7 @@ def common_kind(groups: Sequence[ActionGroup]) -> ActionKind:
     return kinds.pop() if len(kinds) == 1 else ActionKind.MIXED
 
 
-#: Up to so many numbers, plain Python is quicker than numpy.
+#: Up to this many numbers, plain Python is quicker than numpy.
 _FEW = 64
 
 

@@ -63,7 +63,7 @@ class SchedulerNodeConfig(Config):
     presence: PresenceConfig = setting(factory=PresenceConfig, doc="When a host counts as away.")
     step_s: float = setting(0.2, doc="Time between two decisions.", unit="s", gt=0, le=10)
     take_over_s: float = setting(
-        5.0, doc="It stands by until no other scheduler has worked on the file for so long.",
+        5.0, doc="It stands by until no other scheduler has worked on the file for this long.",
         unit="s", gt=0,
     )  # fmt: skip
 

@@ -73,7 +73,7 @@ class RobotWatchConfig(Config):
         gt=0, le=1,
     )  # fmt: skip
     forget_s: float = setting(
-        600.0, doc="A robot that was not heard of for so long is not flagged any more.", unit="s", gt=0
+        600.0, doc="A robot that was not heard of for this long is not flagged any more.", unit="s", gt=0
     )  # fmt: skip
 
 
@@ -269,7 +269,7 @@ def _clipped(name: str, block: Sequence[WatchedEpisode], config: RobotWatchConfi
 
 
 def fisher_at_most(successes: int, count: int, other_successes: int, other_count: int) -> float:
-    """Fisher's exact test, one-sided: the chance of at most so many successes among ``count``, if
+    """Fisher's exact test, one-sided: the chance of at most this many successes among ``count``, if
     all successes of both sides were dealt out at random (Fisher 1935; hypergeometric)."""
     total, good = count + other_count, successes + other_successes
 

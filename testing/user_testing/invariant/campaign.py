@@ -100,7 +100,7 @@ def run_world(
     robots: Sequence[CampaignRobot] = ROBOTS,
     verbose: bool = False,
 ) -> Found | None:
-    """Run one world for at most so many steps; returns the violation that ended it, if any."""
+    """Run one world for at most this many steps; returns the violation that ended it, if any."""
     rng = random.Random(f"{seed}/{number}")
     robot, local = robots[number % len(robots)], rng.random() < 0.5
     names, weights = list(FAULTS), [weight for _, weight in FAULTS.values()]
@@ -156,7 +156,7 @@ def run(
         steps: How many steps.
         first_world: Number of the first world.
         every: Distance to the next one: several processes share a campaign.
-        stop_at: After so many violations it ends.
+        stop_at: After this many violations it ends.
         robots: Whose turn it is, world by world.
         steps_a_world: How long a world lasts.
         on_progress: Called after each world.

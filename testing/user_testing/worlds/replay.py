@@ -224,7 +224,7 @@ def assert_same(one, other) -> None:
 
 
 def many_episodes(path, count: int) -> None:
-    """A store of which the index says that it has so many episodes."""
+    """A store of which the index says that it has this many episodes."""
     with StoreWriter(path, config=QUICK) as writer:
         fill(writer, Actor(), [Plan(6)])
     db = connect(path, writable=True)

@@ -17,7 +17,7 @@ _SLOWEST = 0.05
 _STALE = 256
 #: The same, seconds: a policy that takes half a second a batch makes so few that they are not counted.
 _STALE_S = 15.0
-#: What batches took so long ago is no longer what they take, seconds; of the last few it is.
+#: What batches took this long ago is no longer what they take, seconds; of the last few it is.
 _RECENT_S, _FEW = 30.0, 4
 #: Who lost its place gets one again after this time at the earliest, seconds; each time that it loses that one too, after
 #: twice as long, up to the second. Who kept it for longer than the second begins anew.
@@ -66,7 +66,7 @@ class Admission:
         return tuple(self._heard_s)
 
     def measured(self, size: int, took_s: float, now_s: float = 0.0) -> None:
-        """A batch of this size took so long.
+        """A batch of this size took this long.
 
         Args:
             size: Observations in it.
@@ -134,7 +134,7 @@ class Admission:
         return found[-1] + slope * (size - known[-1])
 
     def worst_s(self, *robots: int) -> float:
-        """The longest time from an observation to its answer with so many robots of each version."""
+        """The longest time from an observation to its answer, with this many robots of each version."""
         config, begun_s, all_s = self._config, 0.0, 0.0
         for count in robots:
             takes_s = self.takes_s(min(count, config.most))

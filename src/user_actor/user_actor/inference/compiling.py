@@ -104,7 +104,7 @@ class PreparedCalls(ABC):
         return "calls were compiled"
 
     def size(self, count: int) -> int:
-        """How many observations a batch of so many is filled up to."""
+        """How many observations a batch of this many is filled up to."""
         return count if self.why_not else next(size for size in self._sizes if size >= count)
 
     @contextmanager

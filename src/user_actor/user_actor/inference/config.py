@@ -27,7 +27,7 @@ class BatchingConfig(Config):
         gt=0,
     )
     forget_s: float = setting(
-        10.0, doc="A robot that is silent for so long gives its place to another.", unit="s", gt=0
+        10.0, doc="A robot that is silent for this long gives its place to another.", unit="s", gt=0
     )
 
     def validate(self) -> None:

@@ -128,13 +128,13 @@ class InferenceServer:
         clock: Tells the time.
         turns: On the GPU that a learner of this host uses too: it waits from when an observation came until
             the policy has answered.
-        size: How many observations a batch of so many is filled up to.
+        size: How many observations a batch of this many is filled up to.
 
     Attributes:
         clients: The robots, by name.
         admission: Who has a place.
         inference: How long a pass takes.
-        batches: How many passes had so many observations, by that number.
+        batches: How many passes had this many observations, by that number.
     """
 
     def __init__(

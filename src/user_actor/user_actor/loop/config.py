@@ -194,7 +194,7 @@ class ActorLoopConfig(Config):
     )
     verdict_s: float = setting(
         0.0,
-        doc="An episode that ended without a verdict waits so long for a person's key of success or "
+        doc="An episode that ended without a verdict waits this long for a person's key of success or "
         "failure; 0: not at all.",
         unit="s",
         ge=0,

@@ -103,7 +103,7 @@ class Phase:
         return self.shift_ns
 
     def was_early(self, early_ns: int) -> None:
-        """A step's observation was there, for so long."""
+        """A step's observation was there, for this long."""
         self._step += 1
         self._least_ns = early_ns if self._least_ns is None else min(self._least_ns, early_ns)
 

@@ -27,7 +27,7 @@ from user_core.specs import RobotSpec
 from user_core.types import Task
 
 _NO_TASK = Task()
-#: So many versions are remembered: one that acts elsewhere is hardly older.
+#: This many versions are remembered: one that acts elsewhere is hardly older.
 _VERSIONS = 256
 
 

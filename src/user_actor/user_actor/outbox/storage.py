@@ -47,9 +47,9 @@ RESERVE = "reserve"
 _LIMITS = Limits(tensor_bytes=2**31, total_bytes=2**31)  # our own file; a row may be large
 _WORTH_SHRINKING_PAGES = 8192
 _PAGE_BYTES = 8192
-#: So many are given back at once: 16 MiB.
+#: This many are given back at once: 16 MiB.
 _VACUUM_AT_ONCE_PAGES = 2048
-#: So many are given back in one piece where the disk is full; a fraction of the reserve.
+#: This many are given back in one piece where the disk is full; a fraction of the reserve.
 _VACUUM_PIECE_PAGES = 64
 
 

@@ -91,7 +91,7 @@ class ItemQueue:
 
     Attributes:
         looks_soon: The writer will look by itself within the time that a chunk may collect rows.
-        most_rows: It is woken when so many items wait: a chunk is full then.
+        most_rows: It is woken when this many items wait: a chunk is full then.
     """
 
     def __init__(self) -> None:

@@ -35,13 +35,13 @@ _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX = 2, 3, 4, 5, 6, 7
 _RECORD = struct.Struct("<BQ")  # opcode, length
 _MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK_HEAD = struct.Struct("<QQQI")  # start, end, uncompressed size, CRC; then the compression
-#: Messages that lie in a file outside of chunks are read in pieces of about so many bytes.
+#: Messages that lie in a file outside of chunks are read in pieces of about this many bytes.
 _PIECE_BYTES = 2**20
 #: Pieces that stay unpacked, bytes: an episode begins with what came just before it.
 _KEPT_BYTES = 2**25
-#: Messages up to so many bytes are taken out of their piece as a copy.
+#: Messages up to this many bytes are taken out of their piece as a copy.
 _SMALL_BYTES = 4096
-#: Pieces that are read ahead, unless they are larger than so many bytes in the file.
+#: Pieces that are read ahead, unless they are larger than this many bytes in the file.
 _AHEAD, _AHEAD_BYTES = 4, 2**23
 #: Of a piece that says how large it becomes.
 _LARGEST_PIECE = 2**31

@@ -44,7 +44,7 @@ from user_learner.data.source import in_one_line
 
 #: Messages of a topic that are looked at.
 _LOOKED_AT = 300
-#: A silence of so many usual times between messages is a pause between episodes.
+#: A silence of this many usual times between messages is a pause between episodes.
 _PAUSE = 20
 #: Time of a bag that is played to see how far actions go, seconds.
 _PLAYED_S = 60.0

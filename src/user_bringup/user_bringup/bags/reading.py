@@ -41,7 +41,7 @@ _EVENT_TEXT = (
 )
 #: Of a message that was compressed by itself and does not say its size, bytes.
 _LARGEST_MESSAGE = 2**28
-#: Messages of a topic may be written down in another order by so much; what goes back further was set back.
+#: Messages of a topic may be written down in another order by this much; what goes back further was set back.
 _DISORDER_NS = 200_000_000
 
 

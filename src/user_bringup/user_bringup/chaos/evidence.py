@@ -84,7 +84,7 @@ def checksum(columns: Mapping[str, Any]) -> tuple[int, int]:
     return rows, value
 
 
-#: What the victim has sent before may arrive for so long, and its last action be played.
+#: What the victim has sent before may arrive for this long, and its last action be played.
 GRACE_S = 0.3
 
 

@@ -205,7 +205,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--updates", type=int, help="gradient updates in all (default: the algorithm's)"
     )
-    parser.add_argument("--minutes", type=float, help="end after so long")
+    parser.add_argument("--minutes", type=float, help="end after this long")
     parser.add_argument(
         "--map", default="", metavar="FILE", help="what the arrays of data sets are, in YAML"
     )
@@ -226,6 +226,6 @@ def _parser() -> Parser:
         type=int,
         default=0,
         metavar="UPDATES",
-        help="and each time after so many updates",
+        help="and each time after this many updates",
     )
     return parser

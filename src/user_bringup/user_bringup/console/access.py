@@ -187,7 +187,7 @@ def _hostname(host: str) -> str:
 
 
 class RateLimit:
-    """A bucket of tokens: so many a second, so many at once.
+    """A bucket of tokens: this many a second, at most that many at once.
 
     Args:
         per_s: Messages a second.
@@ -210,7 +210,7 @@ class RateLimit:
         return True
 
     def charge(self, many: float) -> None:
-        """Take so many more, whether they are there or not."""
+        """Take this many more, whether they are there or not."""
         self._fill()
         self._left -= many
 

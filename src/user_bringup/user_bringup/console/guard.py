@@ -23,7 +23,7 @@ MESSAGES_PER_S, MESSAGES_AT_ONCE = 200.0, 400.0
 _SOCKETS = {"/drive": 8, "/cameras": 32, "": 64}
 #: New ones of one visitor and kind a second, and at once: who is cut off does not come back at once without end.
 _SOCKETS_PER_S, _SOCKETS_AT_ONCE = 5.0, 40.0
-#: One that was cut off because too much came counts as so many of them.
+#: One that was cut off because too much came counts as this many of them.
 _SOCKETS_OF_FLOOD = 20.0
 #: Requests of one visitor a second, and at once: for whole pages, which are made anew for each, and for what they show
 #: (pictures of an episode, scripts).
@@ -33,7 +33,7 @@ _FILES = ("/_nicegui", "/console_static", "/picture", "/robot_mesh")
 #: Connections of one address a second, at once, and open together: what is more is cut off before it is read. A browser
 #: takes six, and two or three for each page that is open.
 _PEER_PER_S, _PEER_AT_ONCE, _PEER_OPEN = 30.0, 60.0, 400
-#: Behind a proxy, so many times as many a second: all people have its address, and it may connect anew for each request.
+#: Behind a proxy, this many times as many a second: all people have its address, and it may connect anew for each request.
 _PROXY_TIMES = 10.0
 #: How often those that were closed are forgotten, all together: each keeps buffers, of TLS some ten kilobytes.
 _FORGET_S = 10.0

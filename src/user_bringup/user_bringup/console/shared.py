@@ -49,7 +49,7 @@ class Graph(Protocol):
         """Ask a robot at once to stop, and return; whether it could be asked."""
 
     def watch_camera(self, topic: str, rate_hz: float) -> Any:
-        """Look at a camera, so many times a second at most."""
+        """Look at a camera, this many times a second at most."""
 
     def leave_camera(self, view: Any) -> None:
         """Look no more."""

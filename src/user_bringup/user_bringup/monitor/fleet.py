@@ -15,7 +15,7 @@ from user_fleet.scheduling.store import FleetStore, Grant
 
 #: Colours of experiments, told apart also by those who see red and green alike (Okabe and Ito).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#F0E442")
-#: A scheduler that has said nothing for so long is not working.
+#: A scheduler that has said nothing for this long is not working.
 QUIET_S = 10.0
 #: Codes of endings that a person should look at.
 FAILURES = frozenset(("resource_failed", "experiment_failed"))

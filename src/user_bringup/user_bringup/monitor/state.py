@@ -196,7 +196,7 @@ class SystemState:
         ]
 
     def _is_old(self, latest: Latest) -> bool:
-        """Whether so long nothing has come that it may not be so any more."""
+        """Whether nothing has come for so long that what was said may no longer be true."""
         return self._clock_s() - latest.received_s > STALE_AFTER_S
 
     def warnings(self) -> list[str]:

@@ -29,7 +29,7 @@ class RecorderConfig(Config):
     part_mb: float = setting(512.0, doc="Size at which the next file begins.", unit="MB", gt=0)
     flush_s: float = setting(
         1.0,
-        doc="After so long what was heard is in the file, also if this process is killed.",
+        doc="After this long what was heard is in the file, also if this process is killed.",
         unit="s",
         gt=0,
     )

@@ -32,7 +32,7 @@ from user_hal.robot_file import find_robot_file
 _TIMEOUT_S = 120.0
 _COMMAND = [sys.executable, "-m", "user_bringup.running.fit"]
 _ITS_ROBOT, _FIRST_STEP = "its robot", "first step of its environment"
-#: Environments are asked for a verdict for so many steps, or so long, of chance.
+#: Environments are asked for a verdict for this many steps, or this long, of chance.
 _PROBE_STEPS, _PROBE_S = 1000, 3.0
 _KINDS = ("hal_node", "actor_node", "learner_node")
 #: Where their parameters choose plugins that are made here, and of which kind these are.

@@ -40,7 +40,7 @@ class Crossing:
         waits: Whether a message that the link cannot take now waits for it, instead of being
             dropped; only where one's own link is all that can be slow.
         max_bytes: A larger message is refused.
-        max_rate_hz: No more than so many; the newest wins. 0: all.
+        max_rate_hz: No more than this many; the newest wins. 0: all.
         merged: On the learner's host the robots' messages come together on one topic.
         shared: One topic of that absolute name for a whole host, not one for each robot.
         addressed: Of what goes down, each robot gets its own.

@@ -16,7 +16,7 @@ from user_core.reasons import LINK_DOWN
 
 _LOOK_S = 0.2
 _PING_TIMEOUT_S = 10.0
-#: A session that is there, and gets no answer for so long, is only half alive.
+#: A session that is there, and gets no answer for this long, is only half alive.
 _HUNG_S = 20.0
 _NOBODY = "@/nobody/@ros2_lv/MP"
 

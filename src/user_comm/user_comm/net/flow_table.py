@@ -38,7 +38,7 @@ class FlowTable:
     """Takes diagnostics as they come, and makes lines for people.
 
     Args:
-        forget_s: A row that was not heard of for so long is left out, seconds.
+        forget_s: A row that was not heard of for this long is left out, seconds.
     """
 
     def __init__(self, forget_s: float = 10.0) -> None:

@@ -76,7 +76,7 @@ class PullPace:
         return max(0.0, self._begun_s + self.interval_s - now_s)
 
 
-#: A relay that was silent is not asked for so long, and then with less patience.
+#: A relay that was silent is not asked for this long, and then with less patience.
 REST_S = 10.0
 _PROBE_S = 1.0
 
@@ -86,7 +86,7 @@ class RelayPatience:
     would wait for a dead relay until the next one takes its place, and none would ever arrive.
 
     Args:
-        patience_s: A relay that is silent for so long is passed by, seconds.
+        patience_s: A relay that is silent for this long is passed by, seconds.
         rest_s: Time for which it is then, seconds.
     """
 
@@ -169,7 +169,7 @@ class PolicyPuller(Closing):
         max_bytes: A larger version is refused before anything is allocated for it.
         piece_timeout_s: Time after which a piece is asked for again, at least.
         relay: Prefix under which a relay of the site serves; empty: the learner is asked.
-        relay_patience_s: A relay that is silent for so long, over all versions, is passed by.
+        relay_patience_s: A relay that is silent for this long, over all versions, is passed by.
         link_share: Part of the link's measured rate that policies may take, over time; on a
             thin link versions are passed over for it.
         take_here: Brings a version by another way than the network, called in the puller's thread with its

@@ -27,7 +27,7 @@ _AGAIN_S = 0.05
 _LATER_PATIENCE = 12
 #: What a server says; anything else was said by Zenoh.
 _OF_SERVERS = (GONE, LATER, NO_BASE, NO_PIECE)
-#: Queries that time out for so long mean a connection that is only half alive, seconds.
+#: Queries that time out for this long mean a connection that is only half alive, seconds.
 HUNG_S = 10.0
 
 

@@ -20,7 +20,7 @@ Progress = Callable[[str], None]
 
 #: Actions that are targets, and the observation of the same quantity.
 _ABSOLUTE = {ActionKind.JOINT_POSITION: "joint_position", ActionKind.EE_POSE: "tcp_pose"}
-#: An episode of chance ends after so many steps or seconds; fewer say nothing.
+#: An episode of chance ends after this many steps or seconds; fewer say nothing.
 _EPISODE_STEPS, _EPISODE_S, _ENOUGH_STEPS = 200, 2.0, 20
 #: With ``motion`` 1, absolute targets keep within this of the start, rad or m.
 _ABSOLUTE_STEP = 0.1

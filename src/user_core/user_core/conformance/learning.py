@@ -166,7 +166,7 @@ def check_algorithm(
 
 
 def _rows_planned(policy: Policy) -> int:
-    """Actions that the policy plans at once: batches are windows of so many steps."""
+    """Actions that the policy plans at once: batches are windows of this many steps."""
     if type(policy).network is Policy.network:
         return 1
     return policy.network().rows
@@ -223,7 +223,7 @@ def check_reward(reward: Reward, spec: RobotSpec, *, seed: int = 0) -> Report:
 
 
 def check_goal_reward(reward: GoalReward, size: int, *, seed: int = 0) -> Report:
-    """Try a goal reward on random goals of so many numbers."""
+    """Try a goal reward on random goals of this many numbers."""
     report = Report(f"goal reward {type(reward).__module__}.{type(reward).__qualname__}")
     rng, rows = np.random.default_rng(seed), 20
     achieved, desired = rng.standard_normal((2, rows, size)).astype(np.float32)

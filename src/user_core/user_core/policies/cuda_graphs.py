@@ -77,7 +77,7 @@ class Recorder:
 
     Args:
         begin: See :func:`begins`.
-        limit_s: A graph ends when so much of the GPU's time is in it, about; None: there is one.
+        limit_s: A graph ends when this much of the GPU's time is in it, about; None: there is one.
         notes_on: A kind of device; numbers that are read back from there meanwhile are for notes that nobody looks at, and
             nan. Empty: none are.
         constants: What the host gave when the same was launched, see :func:`rehearsed`.
@@ -116,7 +116,7 @@ class Recorder:
             self.graphs.append(self._graph)
 
     def _after(self, seconds: float) -> None:
-        """An operation was launched that takes the GPU about so long."""
+        """An operation was launched that takes the GPU about this long."""
         self._spent_s += seconds
         if self._limit_s is None or self._spent_s < self._limit_s:
             return

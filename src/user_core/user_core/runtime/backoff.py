@@ -30,7 +30,7 @@ class Backoff:
         first_s: Wait before the first attempt, seconds.
         factor: Growth from one to the next.
         longest_s: Longest wait, seconds.
-        healthy_after_s: What has worked for so long counts as healthy: its next failure is a
+        healthy_after_s: What has worked for this long counts as healthy: its next failure is a
             first one. None: ``longest_s``.
 
     Attributes:
@@ -54,7 +54,7 @@ class Backoff:
         return cls(config.first_s, config.factor, config.longest_s)
 
     def failed(self, worked_s: float = 0.0) -> float:
-        """A failure, of what had worked for so long: the wait before the next attempt, seconds."""
+        """A failure of what had worked for this long: the wait before the next attempt, seconds."""
         if worked_s >= self._healthy_after_s:
             self.attempts = 0
         self.attempts += 1

@@ -27,7 +27,7 @@ from user_core.errors import ConfigError
 LONGEST_S = 0.25
 #: The share of the time that others have where an answer is always due, as with simulated arms that ask without a pause.
 LEAST_SHARE = 0.2
-#: So long others wait at most before they take their share, seconds: longer than robots of a fixed rate make them wait.
+#: This long others wait at most before they take their share, seconds: longer than robots of a fixed rate make them wait.
 PATIENCE_S = 1.0
 _LOOK_S = 5e-5
 #: Intervals that are looked at, and by which share of their median they may differ from it.
@@ -72,7 +72,7 @@ class GpuTurns:
             os.close(file)
 
     def take(self, for_s: float) -> None:
-        """An answer is due: training waits from now on, at most for so long."""
+        """An answer is due: training waits from now on, at most for this long."""
         self._until_ns = time.monotonic_ns() + int(1e9 * min(for_s, LONGEST_S))
         struct.pack_into(_FORMAT, self._memory, 0, self._until_ns)
 
@@ -102,7 +102,7 @@ class GpuTurns:
         struct.pack_into(_FORMAT, self._memory, _TAIL, int(1e9 * tail_s))
 
     def wait(self, at_most_s: float = float("inf")) -> float:
-        """Return when training may go on, or after so long; how long that took, seconds."""
+        """Return when training may go on, or after this long; how long that took, seconds."""
         if not self.taken:
             return 0.0
         start_s = time.monotonic()

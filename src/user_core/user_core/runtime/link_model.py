@@ -30,7 +30,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-#: Without a message that met no queue for so long, one is to be made.
+#: Without a message that met no queue for this long, one is to be made.
 _BASE_LIFE_S, _LIKE_BASE = 10.0, 0.03
 #: Round trips that a rate is measured over, and for which it counts as recent.
 _SAMPLE_ROUNDS, _RECENT_ROUNDS = 1.5, 3.0
@@ -173,7 +173,7 @@ _QUEUED = 0.08
 _STANDING = 0.15
 #: What was measured as the fastest is a little more than the link carries on the average.
 _MARGIN = 0.99
-#: A queue of this part of a round trip, for so many round trips: the link has become slower. What
+#: A queue of this part of a round trip, for this many round trips: the link has become slower. What
 #: TCP held up for a moment, and then lets go at once, is gone sooner.
 _SWAMPED, _SWAMPED_ROUNDS = 0.5, 8
 

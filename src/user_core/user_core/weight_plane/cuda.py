@@ -117,7 +117,7 @@ class SharedGpuMemory(Closing):
         index: Number of the GPU.
 
     Raises:
-        TransportError: There is not so much.
+        TransportError: There is less.
     """
 
     def __init__(self, nbytes: int, index: int) -> None:

@@ -29,7 +29,7 @@ from user_core.weight_plane.wire import (
 
 #: Bytes that are on their way at once within a GPU: one piece is copied while the next is launched.
 _UNDER_WAY = 2 * PIECE_BYTES
-#: From another GPU pieces are copied by copy engines, which no answer waits for. So many bytes are launched at once, on one
+#: From another GPU pieces are copied by copy engines, which no answer waits for. This many bytes are launched at once, on one
 #: of two streams in turn: to launch a copy takes the processor as long as to copy 20 MB, and none of it may be waited for.
 _AFAR, _LANES = 2 * PIECE_BYTES, 2
 #: Where the bytes of a piece go, and what is summed up of them, see :func:`_numbers`.
@@ -503,7 +503,7 @@ class Known:
         self._streams: list[Any] = []
 
     def sums(self, count: int) -> _Sums:
-        """Of so many pieces, always as many."""
+        """Of this many pieces, always as many."""
         if self._sums is None:
             self._sums = _Sums(count, self.device)
         self._sums.begin()

@@ -25,7 +25,7 @@ GPU, MEMORY = "gpu", "memory"
 PIECE_BYTES = 32 << 20
 #: Where arrays begin in the common memory: what any type, and any copy engine, likes.
 ALIGNMENT = 256
-#: On the way between GPUs, arrays of so many bytes at most travel together: each copy and each sum takes some 50 µs to launch,
+#: On the way between GPUs, arrays of this many bytes at most travel together: each copy and each sum takes some 50 µs to launch,
 #: in which 20 MB could go.
 JOINED_BYTES = 1 << 20
 #: Of a number that checksums add up.
@@ -342,7 +342,7 @@ def send(connection: socket.socket, fields: Mapping[str, Any] | bytes, *files: i
 
 
 def receive(connection: socket.socket, files: int = 0) -> tuple[dict[str, Any], list[int]]:
-    """What was said, and up to so many open files, which are the caller's.
+    """What was said, and up to this many open files, which are the caller's.
 
     Raises:
         TransportError: The other end has gone, or says something else. It holds no file then.

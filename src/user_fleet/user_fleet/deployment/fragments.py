@@ -97,7 +97,7 @@ class MemberReader(Resolver):
         return found
 
     def _counted(self, name: str, tree: Node) -> list[tuple[str, Node]]:
-        """A robot, or with ``count`` so many of it: ``name0``, ``name1`` and so on, each with its ``number``."""
+        """A robot, or with ``count`` this many of it: ``name0``, ``name1`` and so on, each with its ``number``."""
         said = tree.get("count")
         if said is None:
             return [(name, tree)]

@@ -29,7 +29,7 @@ from user_core.runtime.files import write_atomically
 #: Exit code of a job that the engine has refused, and of one that has failed or is lost.
 REFUSED, FAILED = 3, 4
 _SETTLE_S = 10.0
-#: A job that has not begun is left to its engine so long after it was cancelled.
+#: A job that has not begun is left to its engine this long after it was cancelled.
 _BEGINS_S = 5.0
 
 

@@ -83,7 +83,7 @@ class LifecycleManagerConfig(Config):
 
 _GET_STATE = "get_state"
 _NOT_YET = "not brought up yet, as configured; the service ~/resume of lifecycle_manager does it"
-#: A heartbeat that comes so long after a transition was asked for says that it was not heard.
+#: A heartbeat that comes this long after a transition was asked for says that it was not heard.
 _UNHEARD_S = 1.0
 
 

@@ -48,7 +48,7 @@ _LOOK_S = 0.1
 _TAIL = 300
 _TIDY_S = 2.0
 _TIDY_AGAIN_S = 15.0
-#: What was started goes on so long without an agent: as long as a scheduler waits for a silent host.
+#: What was started goes on this long without an agent: as long as a scheduler waits for a silent host.
 _ALONE_S = 30.0
 #: Of `user up`: how long an episode may go on once SIGUSR1 has asked it to finish.
 FINISH_OPTION = "--finish-s"

@@ -134,8 +134,8 @@ class Run(Config):
     set: dict[str, Any] = setting(
         factory=dict, doc="Its arguments, and parameters by path, as name:=value for `user up`."
     )
-    minutes: float = setting(0.0, doc="It is over after so long; 0: never.", unit="min", ge=0)
-    steps: int = setting(0, doc="It is over after so many steps in the store; 0: never.", ge=0)
+    minutes: float = setting(0.0, doc="It is over after this long; 0: never.", unit="min", ge=0)
+    steps: int = setting(0, doc="It is over after this many steps in the store; 0: never.", ge=0)
     finish_s: float = setting(
         60.0, doc="When a robot is asked back: how long its episode may go on; then it is cut as truncated.",
         unit="s", ge=0, le=3600,

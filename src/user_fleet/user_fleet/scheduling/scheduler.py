@@ -50,7 +50,7 @@ class SchedulerConfig(Config):
     """When the scheduler loses patience."""
 
     lease_s: float = setting(
-        30.0, doc="A host that is silent for so long has lost its grants: they are replaced elsewhere; it is told when it is back.",
+        30.0, doc="A host that is silent for this long has lost its grants: they are replaced elsewhere; it is told when it is back.",
         unit="s", gt=0,
     )  # fmt: skip
     max_failures: int = setting(

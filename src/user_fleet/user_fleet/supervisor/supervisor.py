@@ -179,7 +179,7 @@ class Child:
         self._stop.set()
 
     async def _wait(self, wait_s: float) -> None:
-        """For so long, or until it is to end, or to be started at once."""
+        """For this long, or until it is to end, or to be started at once."""
         wakes = [asyncio.create_task(one.wait()) for one in (self._stop, self._anew)]
         await asyncio.wait(wakes, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         for one in wakes:

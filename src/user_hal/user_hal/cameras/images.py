@@ -142,7 +142,7 @@ def own(image_hwc: Array) -> Array:
 _log = logging.getLogger(__name__)
 #: Stamps that jump back by more than this come from a clock that was set.
 _CLOCK_STEP_NS = 1_000_000_000
-#: A camera of which so many images were not whole has a fault.
+#: A camera of which this many images were not whole has a fault.
 _ATTEMPTS = 3
 
 

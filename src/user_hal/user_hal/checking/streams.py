@@ -20,7 +20,7 @@ from user_hal.clock_faults import CAMERA, ROBOT, clock_fault
 from user_hal.topic_io import TopicIo, TopicSubscription
 
 _TRIGGER = "std_srvs/srv/Trigger"
-#: So many messages in a row with the same stamp: it stands still.
+#: This many messages in a row with the same stamp: it stands still.
 _FROZEN = 5
 #: Keys of a contract below which topics are read, and those below which they are written to; the
 #: outermost counts: an observation may be called gripper.

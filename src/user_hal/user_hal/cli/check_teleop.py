@@ -59,7 +59,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--robot", default="", help="robot file whose actions are shown")
     parser.add_argument(
-        "--seconds", type=float, default=0.0, help="end after so long (without a terminal: 10)"
+        "--seconds", type=float, default=0.0, help="end after this long (without a terminal: 10)"
     )
     return parser
 

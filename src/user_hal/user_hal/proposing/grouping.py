@@ -289,7 +289,7 @@ def _without_hands(joints: Sequence[str], urdf: Urdf | None, hands: Sequence[Han
     return left
 
 
-#: So many numbered joints are an arm's, and one that is called otherwise is not.
+#: This many numbered joints are an arm's, and one that is called otherwise is not.
 _FEWEST_NUMBERED = 4
 
 

@@ -93,7 +93,7 @@ class HalStatus:
 
 
 _log = logging.getLogger(__name__)
-#: Lateness is reported of the last so many cycles, to twice as many.
+#: Lateness is reported of at least this many cycles, the last ones, and of twice as many at most.
 _REPORTED_CYCLES = 1000
 
 #: How often the sentinel looks: this much later than its time a watchdog may act.

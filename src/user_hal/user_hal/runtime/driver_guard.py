@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 #: A lockstep robot simulates in its commands, and may take long.
 _LOCKSTEP_LIMIT_S = 10.0
-#: Failures after having worked for so long are not counted together with those before.
+#: Failures after having worked for this long are not counted together with those before.
 _HEALTHY_S = 10.0
 #: What no cable and no device brings about: the driver itself is wrong.
 _MISTAKES = (
@@ -63,7 +63,7 @@ class DriverLimits(Config):
     )
     hang_s: float = setting(
         30.0,
-        doc="A call that is late by so long ends the process, so that another takes over; 0: never.",
+        doc="A call that is late by this long ends the process, so that another takes over; 0: never.",
         unit="s",
         ge=0,
     )

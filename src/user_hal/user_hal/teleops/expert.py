@@ -46,11 +46,11 @@ class ExpertConfig(Config):
         le=1,
     )
     patience: int = setting(
-        3, doc="corrects: so many actions in a row must be further away than that.", ge=1
+        3, doc="corrects: this many actions in a row must be further away than that.", ge=1
     )
     longest: int = setting(
         40,
-        doc="corrects: he takes over, too, once the episode, or the time since his last correction, has lasted so many "
+        doc="corrects: he takes over, too, once the episode, or the time since his last correction, has lasted this many "
         "observations: the robot gets nowhere. 0: he waits.",
         ge=0,
     )

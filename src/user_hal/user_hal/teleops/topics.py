@@ -163,7 +163,7 @@ PAD_LAYOUTS = {
 }
 #: No axis of a driver that keeps to -1 to 1 goes further.
 _BEYOND = 1.1
-#: A twist of so many times the full deflection is in another unit.
+#: A twist of this many times the full deflection is in another unit.
 _FAR = 3.0
 #: What an axis must move by to have left its first value.
 _MOVED = 0.01

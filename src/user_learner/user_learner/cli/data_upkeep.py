@@ -50,7 +50,7 @@ def add_upkeep(commands: Any) -> None:
         "--thin",
         type=int,
         default=0,
-        help="of the others one in so many stays, always the same ones",
+        help="of the others one in this many stays, always the same ones",
     )
     keep.set_defaults(run=_retain)
 

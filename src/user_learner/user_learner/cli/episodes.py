@@ -124,9 +124,9 @@ def _add_filters(parser: Parser) -> None:
     )
     group.add_argument("--anomalous", action="store_true", help="to be looked at (user data check)")
     group.add_argument(
-        "--long", type=int, default=0, metavar="STEPS", help="of so many steps or more"
+        "--long", type=int, default=0, metavar="STEPS", help="of this many steps or more"
     )
-    group.add_argument("--short", type=int, default=0, metavar="STEPS", help="of at most so many")
+    group.add_argument("--short", type=int, default=0, metavar="STEPS", help="of at most this many")
     group.add_argument("--tag", dest="tags", action="append", default=[], metavar="TAG")
     group.add_argument("--robot", default="")
     group.add_argument("--task", default="")

@@ -143,7 +143,7 @@ def _parser() -> Parser:
     )  # fmt: skip
     ask.add_argument(
         "--watch", type=float, default=0.0, metavar="SECONDS",
-        help="go on, and look for new episodes every so many seconds",
+        help="go on, and look for new episodes again after this many seconds",
     )  # fmt: skip
     ask.set_defaults(run=_ask)
 

@@ -125,7 +125,7 @@ class Conversion:
         return action
 
     def _resampled(self, columns: Arrays) -> dict[str, Array]:
-        """One row for every so many steps, and the final observation."""
+        """One row for this many steps each, and the final observation."""
         steps = np.flatnonzero(~columns["final"])
         starts = np.arange(0, len(steps), self._every)
         first = steps[starts]

@@ -31,7 +31,7 @@ from user_learner.replay.writer import StoreWriter
 
 LOG = "imports.log"
 Progress = Callable[[int, int], None]
-#: Episodes are committed after so many, or with the bytes that the store commits by itself.
+#: Episodes are committed after this many, or with the bytes that the store commits by itself.
 COMMIT_EPISODES = 64
 
 

@@ -26,7 +26,7 @@ from user_core.runtime.scheduling import cores
 from user_learner.data.mapping import DataMapping
 from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
 
-#: Processes read when reading has taken so long, and so much is still to come, both in seconds: they take a second or
+#: Processes read when reading has taken this long, and this much is still to come, both in seconds: they take a second or
 #: two to start.
 _TRIED_S, _LEFT_S = 3.0, 10.0
 _MOST_PROCESSES = 8

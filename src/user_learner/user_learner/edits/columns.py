@@ -80,7 +80,7 @@ PIECE = np.dtype(
     [(n, "<i8") for n in ("producer", "incarnation", "number", "first_step", "steps", "offset")]
 )
 _EPISODE, _PLACE = ("producer", "incarnation", "number"), ("first_step", "steps", "offset")
-#: So many lines are turned into numbers together, which bounds what of them is in memory.
+#: This many lines are turned into numbers together, which bounds what of them is in memory.
 _LINES_AT_ONCE = 4096
 #: Pieces that came since the others were put in order, which a search goes through one by one.
 _UNORDERED = 1024
@@ -153,7 +153,7 @@ class Pieces(Sequence[EpisodeKey]):
         return np.concatenate([self.table[self._order[low:high]], late[same]])
 
     def add(self, items: Sequence[Mapping[str, Any]], there: int) -> list[str]:
-        """Take what lines of ``pieces.log`` say, of a column that has so many values; return what is wrong with
+        """Take what lines of ``pieces.log`` say, of a column that has this many values; return what is wrong with
         those that are passed over."""
         rows, wrong = [], []
         for item in items:

@@ -13,7 +13,7 @@ from user_learner.edits.view import EditedEpisode, EditedEpisodes
 
 #: Share of the policy's actions that the gate changed, from which an episode is gate-limited.
 GATE_LIMITED = 0.01
-#: Share of successes by which a robot lies below all together, from which it counts as poor; of so many episodes.
+#: Share of successes by which a robot lies below all together, from which it counts as poor; of this many episodes.
 LOW_SUCCESS, _FEW = 0.1, 8
 _JUDGED = (Outcome.SUCCESS, Outcome.FAILURE, Outcome.TIMEOUT)
 
@@ -31,14 +31,14 @@ class EpisodeFilter:
         low_success: Of a robot that succeeds clearly less often than all robots together.
         anomalous: Something about it should be looked at, see :mod:`user_learner.quality`.
         excluded: None: without those that edits exclude; True: only those; False: likewise all.
-        min_steps: At least so many steps.
-        max_steps: At most so many; 0: any.
+        min_steps: At least this many steps.
+        max_steps: At most this many; 0: any.
         tags: All of these.
         robot: Name of the robot.
         task: Name of the task.
         sources: Of these sources; none: all.
         text: Part of key, task or reason of its end.
-        last: Only so many, the newest; 0: all.
+        last: Only this many, the newest; 0: all.
     """
 
     failed: bool = False

@@ -35,7 +35,7 @@ _IMAGE_PAIRS = 8
 _BLACK_LEVEL, _BLACK_SHARE = 16, 0.99
 #: Actions closer to a bound than this share of the range are at it.
 _AT_BOUND = 1e-3
-#: An element that is at a bound in so many steps switches something.
+#: An element that is at a bound in this many steps switches something.
 _SWITCHES = 0.95
 #: Delays between action and what is seen that are tried, in steps.
 _LAGS = 12

@@ -66,7 +66,7 @@ class Ranks:
         config: What this process is to do: on its own GPU, with its share of the cores.
 
     Raises:
-        ConfigError: There are not so many GPUs, or another process has other software.
+        ConfigError: There are fewer GPUs, or another process has other software.
         RankLost, RankFailed: One of them did not come.
     """
 
@@ -341,7 +341,7 @@ def require_places(config: LearnerConfig, minibatches: int) -> None:
 
 
 def require_gpus(wanted: int) -> None:
-    """Raise ConfigError unless there are so many GPUs that torch can use."""
+    """Raise ConfigError unless torch can use this many GPUs."""
     import torch
 
     there = torch.cuda.device_count()

@@ -31,7 +31,7 @@ class RetentionConfig(Config):
     )
     thin: int = setting(
         0,
-        doc="Of the other old episodes one in so many stays, always the same ones; 0: none does.",
+        doc="Of the other old episodes one in this many stays, always the same ones; 0: none does.",
         ge=0,
     )
 
@@ -41,7 +41,7 @@ class RetentionConfig(Config):
         return self.max_bytes == 0 and self.max_rows == 0
 
     def most_rows(self, row_nbytes: int) -> int:
-        """Rows that may stay, for rows of so many bytes; not for one that keeps all."""
+        """Rows that may stay, for rows of this many bytes; not for one that keeps all."""
         return min(n for n in (self.max_rows, self.max_bytes // row_nbytes) if n)
 
     @property
@@ -65,7 +65,7 @@ class CompressionConfig(Config):
     )
     raw_bytes: int = setting(
         4 * 2**30,
-        doc="The newest rows stay as they came, so many bytes of them: a store below it is not compressed.",
+        doc="The newest rows stay as they came, this many bytes of them: a store below it is not compressed.",
         unit="B",
         ge=0,
     )

@@ -340,7 +340,7 @@ def is_full(error: OSError) -> bool:
 
 
 def require_space(store: Path, nbytes: int) -> None:
-    """Raise StoreFull unless so many bytes are free on the disk of a store."""
+    """Raise StoreFull unless this many bytes are free on the disk of a store."""
     disk = os.statvfs(store)
     free = disk.f_bavail * disk.f_frsize
     if free < nbytes:

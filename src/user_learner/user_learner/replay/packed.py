@@ -164,7 +164,7 @@ class PackedColumn(Closing):
         """Decode rows from ``start`` on into ``out`` (rows, stride); return the bytes read from the file.
 
         Raises:
-            StoreCorrupt: There are not so many, or a group of theirs is damaged.
+            StoreCorrupt: There are fewer, or a group of theirs is damaged.
         """
         stop, at, nbytes = start + len(out), start, 0
         self._require(stop)

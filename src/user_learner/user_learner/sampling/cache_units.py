@@ -177,7 +177,7 @@ class DrawDeficits:
         return self.due - self.given
 
     def drawn(self, units: Array, cached: Array, draws: int) -> None:
-        """So many draws were made, spread evenly over the ``cached`` steps of these units."""
+        """This many draws were made, spread evenly over the ``cached`` steps of these units."""
         self.due += draws / self.table.steps.sum()
         each = draws / cached.sum()
         self.given[units] += each * cached / self.table.steps[units]
@@ -249,7 +249,7 @@ _UNIT = np.dtype(
 )  # fmt: skip
 
 
-#: Tables of several columns have a multiple of so many: what comes to each unit later, for instance an episode more in
+#: Tables of several columns have a multiple of this many: what comes to each unit later, for instance an episode more in
 #: its block, finds room.
 _SPARE_WIDTH = 64
 
@@ -267,12 +267,12 @@ class _GrowingTable:
         self.array[line, : len(values)] = values
 
     def grown(self, line: int, count: int, used: int, wanted: int = 0) -> Array | None:
-        """A copy in which there is room for so many values in a line; None where there is.
+        """A copy in which there is room for this many values in a line; None where there is.
 
         Args:
             line: Which is to be written.
             count: Values in it.
-            used: So many lines are copied.
+            used: This many lines are copied.
             wanted: Lines to have at least. Memory is taken only as they are written.
         """
         lines, width = self.array.shape
@@ -287,7 +287,7 @@ class _GrowingTable:
 
 
 def _wide(count: int) -> int:
-    """Width of a table with room for so many values in a line."""
+    """Width of a table with room for this many values in a line."""
     return count if count <= 1 else count + -count % _SPARE_WIDTH
 
 

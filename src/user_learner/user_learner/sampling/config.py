@@ -28,7 +28,7 @@ class Stratum(Config):
     )
     before_steps: int = setting(
         0,
-        doc="Padded windows of `acted_by` begin also up to so many steps before it began to decide; what others decided "
+        doc="Padded windows of `acted_by` begin also up to this many steps before it began to decide; what others decided "
         "there is part of the window, and does not count (extras['mask']). A policy that goes on from given rows "
         "(prefix_rows) so learns what to do after rows that were its own: as many as these.",
         ge=0,
@@ -104,7 +104,7 @@ class BalanceConfig(Config):
     )
     most: float = setting(
         10.0,
-        doc="No step is drawn more than so many times as often as it would be by `steps`: the first few of a robot "
+        doc="No step is drawn more than this many times as often as it would be by `steps`: the first few of a robot "
         "that has just joined must not fill its share.",
         ge=1,
     )
@@ -115,7 +115,7 @@ class TakeoversConfig(Config):
 
     before_steps: int = setting(
         0,
-        doc="So many steps before each takeover count as having led to it; 0: none. A person needs about "
+        doc="This many steps before each takeover count as having led to it; 0: none. A person needs about "
         "half a second to react.",
         ge=0,
         le=10_000,
@@ -243,7 +243,7 @@ class SamplerConfig(Config):
 
     @property
     def horizon(self) -> int:
-        """Rows that are needed after a drawn one, where there are so many."""
+        """Rows that are needed after a drawn one, where there are this many."""
         return self.window or self.n_step
 
     @property

@@ -198,7 +198,7 @@ def aligned_bytes(nbytes: int) -> Array:
     of others, and whoever reads a page on its way waits, as long as the one who moves it has no core; huge ones stay.
 
     Raises:
-        MemoryError: There is not so much.
+        MemoryError: There is less.
     """
     size = max(1, nbytes)
     flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}

@@ -61,7 +61,7 @@ class RowMemory:
         return self._free_count
 
     def take(self, count: int) -> Array:
-        """Take rows, ascending, (count,) int32; there must be so many."""
+        """Take rows, ascending, (count,) int32; there must be this many."""
         self._free_count -= count
         return np.sort(self._free[self._free_count : self._free_count + count])
 
@@ -182,7 +182,7 @@ class SampleCache:
     """See :class:`~user_learner.sampling.pool.Pool`. All methods may be called from any thread."""
 
     def __init__(self, layout: RowLayout, config: SamplerConfig, budget_bytes: int) -> None:
-        """Raises ConfigError when the budget cannot hold two units per stratum, or the system does not give so much."""
+        """Raises ConfigError when the budget cannot hold two units per stratum, or the system does not give this much."""
         self.pins = Pins()
         self._layout, self._config = layout, config
         self._horizon, self._past = config.horizon, config.past

@@ -218,7 +218,7 @@ class ReplaySource(Closing):
             return True
 
     def wait(self, steps: int, timeout_s: float | None = None) -> bool:
-        """Wait until so many steps can be drawn; return whether they can."""
+        """Wait until this many steps can be drawn; return whether they can."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while len(self) < steps:
             if deadline_s is not None and time.monotonic() >= deadline_s:

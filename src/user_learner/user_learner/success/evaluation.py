@@ -26,7 +26,7 @@ class Judged:
     Attributes:
         key: Which.
         solved: What its label says.
-        score: The threshold up to which it would be a success: the highest score that so many frames
+        score: The threshold up to which it would be a success: the highest score that this many frames
             in a row reach.
         at: The last row of those.
         found: Whether the classifier, as it is configured, calls it a success.

@@ -62,7 +62,7 @@ class VlmConfig(Config):
     every: int = setting(2, doc="Steps between two of them.", ge=1)
     judge_every: int = setting(
         0,
-        doc="Ask after every so many steps of an episode, not only at its end: it then ends with the step at "
+        doc="Ask each time after this many steps of an episode, not only at its end: it then ends with the step at "
         "which it is solved first. 0: only at the end.",
         ge=0,
     )

@@ -86,8 +86,7 @@ class TrainingConfig(Config):
     skipped_updates: int = setting(
         10,
         doc="Updates that gave numbers that are not finite, and changed nothing by it, are skipped and counted; "
-        "after so many more than that within 1000 updates the learner goes back to its newest good "
-        "checkpoint.",
+        "with more than this many within 1000 updates the learner goes back to its newest good checkpoint.",
         ge=0,
     )
     guard: GuardConfig = setting(

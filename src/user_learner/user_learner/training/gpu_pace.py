@@ -32,7 +32,7 @@ class PieceTimes:
         self._new, self._look = 0, _LOOKED_AT // 8
 
     def add(self, seconds: float) -> bool:
-        """One took so long; whether it is time to look again."""
+        """Note how long one took; return whether it is time to look again."""
         self._seconds.append(seconds)
         self._new += 1
         if self._new < self._look:

@@ -88,7 +88,7 @@ class GuardState:
     Attributes:
         window: Episodes since the last verdict.
         reference: The last windows that were good.
-        best: The best that so many windows in a row were together: a slow fall is one, too.
+        best: The best that this many windows in a row were together: a slow fall is one, too.
         since: Episodes that began with an older version do not count.
         good: The last good version; 0: none yet.
         returning: Why the good version is to be published again; empty: it is not.

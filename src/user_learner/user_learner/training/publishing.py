@@ -178,7 +178,7 @@ def _not_finite(arrays: Mapping[str, Array]) -> Iterable[str]:
 
 
 POLICY_FILE = "policy.safetensors"
-#: A version of so many bytes is passed on while its file is being written, which takes seconds.
+#: A version of this many bytes is passed on while its file is being written, which takes seconds.
 _LARGE_BYTES = 1 << 28
 
 

@@ -65,7 +65,7 @@ def move_oldest(
     move: Callable[[Path], None],
     is_over: Callable[[], bool],
 ) -> TieringReport:
-    """Move the oldest sealed segments elsewhere until the newest of so many bytes are left here.
+    """Move the oldest sealed segments elsewhere until the newest of this many bytes are left here.
 
     Args:
         store: The store.
@@ -100,7 +100,7 @@ def move_oldest(
 def move_to_bucket(
     store: Path, url: str, keep_bytes: int, fetched_bytes: int, is_over: Callable[[], bool]
 ) -> TieringReport:
-    """Move the oldest sealed segments to a bucket until the newest of so many bytes are left here.
+    """Move the oldest sealed segments to a bucket until the newest of this many bytes are left here.
 
     Args:
         store: The store; others may read and write it.

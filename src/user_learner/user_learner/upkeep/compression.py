@@ -424,7 +424,7 @@ def _codings(layout: RowLayout, config: CompressionConfig) -> dict[ColumnFile, s
 
 
 def _full_segments(reader: StoreReader, raw_bytes: int) -> Iterator[_Segment]:
-    """Sealed segments, the oldest first, without the newest of so many bytes, damaged ones, those on a disk that is
+    """Sealed segments, the oldest first, without the newest of this many bytes, damaged ones, those on a disk that is
     away, and those that are in a bucket."""
     stay, newer = raw_bytes // reader.layout.row_nbytes, 0
     rows = reader.connection.execute(

@@ -41,7 +41,7 @@ def move_old(
     is_over: Callable[[], bool] = lambda: False,
     fetched_bytes: int = FETCHED_BYTES,
 ) -> TieringReport:
-    """Move the oldest sealed segments elsewhere until the newest of so many bytes are left here.
+    """Move the oldest sealed segments elsewhere until the newest of this many bytes are left here.
 
     Args:
         store: The store; others may read and write it.

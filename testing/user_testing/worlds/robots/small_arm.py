@@ -33,7 +33,7 @@ class SmallArmConfig(Config):
     )
     swapped: bool = setting(False, doc="Whether the first two joints are exchanged.")
     period_s: float = setting(0.02, doc="Control period.", unit="s", gt=0)
-    fails_every: int = setting(0, doc="Every so many readings fail; 0: none.", ge=0)
+    fails_every: int = setting(0, doc="One in this many readings fails; 0: none.", ge=0)
     gripper: bool = setting(False, doc="Whether it has a gripper.")
 
 

@@ -115,7 +115,7 @@ class Delays:
         self._recent: deque[int] = deque([first], maxlen=_DELAYS)
 
     def add(self, steps: int) -> None:
-        """A plan took over so many steps after it was asked for."""
+        """A plan took over this many steps after it was asked for."""
         self._recent.append(max(0, steps))
 
     @property
@@ -131,7 +131,7 @@ MakePlan = Callable[[GoingOn | None], tuple[Array, int]]
 class DelayedPlans:
     """Plans made where they are carried out, each of which takes over some steps after it was asked for.
 
-    With a delay of 0 steps it is usual chunking. The delay is that of an inference that takes so long: a
+    With a delay of 0 steps it is usual chunking. The delay is that of an inference that takes this long: a
     simulation in lockstep, whose time does not pass meanwhile, can show what it costs. The first plan of an
     episode is waited for, and so is one after a plan that is over before the next takes over: such plans are not late,
     so chunks that are to show a delay have at least ``delay`` + ``replan_every`` rows.

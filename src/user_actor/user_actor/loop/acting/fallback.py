@@ -22,7 +22,7 @@ from user_core.specs import RobotSpec
 from user_core.types import Task
 
 _log = logging.getLogger(__name__)
-#: For so long the other host's answers may be over when they come, because this policy moves the robot meanwhile;
+#: For this long the other host's answers may be over when they come, because this policy moves the robot meanwhile;
 #: then the robot stands still for one.
 _TRY_S = 0.3
 
@@ -38,7 +38,7 @@ class Fallback:
         config: When.
         policies: The policy here.
         clock: Tells the time.
-        grace_s: A host that was never heard has so long to answer, seconds.
+        grace_s: A host that was never heard has this long to answer, seconds.
 
     Attributes:
         acts: Whether the policy on the robot acts.

@@ -29,11 +29,11 @@ _log = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _REMEMBERED = 512
 _MOST_ASKED = 64
-#: What the other host said is why it is silent for so long, seconds: it says it again once a second.
+#: What the other host said is why it is silent for this long, seconds: it says it again once a second.
 _TOLD_COUNTS_S = 5.0
-#: A step waits for an answer until so many periods before the next one.
+#: A step waits for an answer until this many periods before the next one.
 _MARGIN_PERIODS = 0.1
-#: A plan that goes on is asked for again after so many steps more than twice the usual delay.
+#: A plan that goes on is asked for again after this many steps more than twice the usual delay.
 _PATIENCE = 5
 
 
@@ -226,7 +226,7 @@ class InferenceLink:
             (or None), and says how many bytes that were; called in the sender's thread; raises an
             error of our tree.
         clock: Tells the time.
-        observation_history: How many observations the policy sees at once; those that are sent are so many.
+        observation_history: How many observations the policy sees at once; as many are sent.
 
     Attributes:
         sent: Observations that were sent.
@@ -324,7 +324,7 @@ class InferenceLink:
         return self._why_nothing_came()
 
     def lateness(self, after_s: float) -> Lateness:
-        """Whether something that was asked has waited for an answer for so long."""
+        """Whether something that was asked has waited for an answer for this long."""
         with self._changed:
             since_ns, heard_ns = self._waits_since_ns, self._heard_ns
         late = since_ns and self._clock.monotonic_ns() - since_ns > after_s * 1e9
@@ -349,7 +349,7 @@ class InferenceLink:
             self.ask(observation, -1)
 
     def round_trip_s(self, percent: float) -> float:
-        """What so many of the last answers did not exceed, from the sending on; 0 without any."""
+        """What this many of the last answers did not exceed, from the sending on; 0 without any."""
         with self._changed:
             recent_ns = list(self._round_trips_ns)
         return float(np.percentile(recent_ns, percent)) * 1e-9 if recent_ns else 0.0
@@ -479,7 +479,7 @@ class InferencePort(Protocol):
         """Why the other host counts as away; false if it does not."""
 
     def lateness(self, after_s: float) -> Lateness:
-        """Whether something that was asked has waited for an answer for so long."""
+        """Whether something that was asked has waited for an answer for this long."""
 
     def probe(self, observation: Observation | None) -> None:
         """Between episodes: ask now and then, to hear whether anybody answers."""
@@ -540,7 +540,7 @@ class RemotePolicy:
         return self._port.why_silent()
 
     def lateness(self, after_s: float) -> Lateness:
-        """Whether something that was asked has waited for an answer for so long."""
+        """Whether something that was asked has waited for an answer for this long."""
         return self._port.lateness(after_s)
 
     @property

@@ -86,7 +86,7 @@ class SteeredPolicy(TanhGaussianPolicy):
 
     Raises:
         PolicyError: The base does not make actions from noise, or is told its task.
-        ConfigError: It does not plan so many rows.
+        ConfigError: It does not plan this many rows.
     """
 
     Config = SteeredConfig

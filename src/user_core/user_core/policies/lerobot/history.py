@@ -43,9 +43,9 @@ _log = logging.getLogger(__name__)
 #: no longer than that in all.
 _LIMIT_S = 300.0
 _LOOK_S = 0.1
-#: What lies on a hub may be another tomorrow: for so long an answer counts, seconds.
+#: What lies on a hub may be another tomorrow: for this long an answer counts, seconds.
 _OF_HUB_S = 600.0
-#: So many questions are kept, the newest.
+#: This many questions are kept, the newest.
 _MOST = 64
 _ERRORS = {kind.code: kind for kind in (ConfigError, SpecError, PluginError, PolicyError)}
 #: What stands for its code where LeRobot could not be asked.

@@ -64,7 +64,7 @@ def has_words(batch: Mapping[str, Tensor]) -> bool:
 
 
 def drawn_by_host(policy: Any, rows: int, device: torch.device) -> dict[str, Tensor]:
-    """What a loss of LeRobot would draw on the host for so many rows, from torch's generator as it is now; by name."""
+    """What a loss of LeRobot would draw on the host for this many rows, from torch's generator as it is now; by name."""
     draw = getattr(getattr(policy, "model", None), "sample_time", None)
     return {} if draw is None else {_TIMES: draw(rows, device)}
 
@@ -98,7 +98,7 @@ def takes_noise(policy: Any) -> bool:
 
 
 def noise_for(policy: Any, rows: int, device: torch.device) -> Tensor:
-    """What a policy that takes noise would draw itself for so many rows."""
+    """What a policy that takes noise would draw itself for this many rows."""
     theirs = policy.config
     drawn: Tensor = policy.model.sample_noise(
         (rows, theirs.chunk_size, theirs.max_action_dim), device

@@ -44,7 +44,7 @@ from user_core.runtime.dds.files import FOLDER, PORT, files_named
 _log = logging.getLogger(__name__)
 #: States of boost's managed shared memory.
 _WHOLE, _FAILED = 2, 3
-#: Held for so long, a mutex is one of a dead process (Fast DDS: twice boost's time limit).
+#: Held for this long, a mutex is one of a dead process (Fast DDS: twice boost's time limit).
 _DEAD_S = 2.0
 _MODE = 0o644
 

@@ -49,7 +49,7 @@ class PictureConfig(Config):
     grey: bool = setting(False, doc="Brightness instead of colours: one channel instead of three.")
     stack: int = setting(
         1,
-        doc="Show the newest so many images, side by side as channels, the oldest first; at the start "
+        doc="Show this many images, the newest, side by side as channels, the oldest first; at the start "
         "of an episode the first is repeated.",
         ge=1,
         le=64,

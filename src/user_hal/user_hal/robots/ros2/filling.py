@@ -49,7 +49,7 @@ class FieldType:
 
     Attributes:
         base: ``float``, ``int``, ``bool``, ``string`` or ``message``.
-        count: None: one value; -1: any number; else so many.
+        count: None: one value; -1: any number; else this many.
         name: Type of a nested message, ``package/Name``; or its class.
     """
 

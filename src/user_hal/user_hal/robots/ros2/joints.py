@@ -12,7 +12,7 @@ from user_core.specs import Array
 #: Messages may come, or be stamped, this much closer to each other than they were measured.
 _JITTER_S = 0.02
 _TURN = 2 * np.pi
-#: A jump of a whole turn, to so much of a turn, is a joint whose readings wrap.
+#: A jump of a whole turn, to this much of a turn, is a joint whose readings wrap.
 _NEAR_TURN = 0.02
 
 

@@ -246,7 +246,7 @@ def unit_named(observation: str, layout: LayoutName) -> str:
 
 #: Numbers beyond this are none in an observation of float32.
 _LARGEST = float(np.finfo(np.float32).max)
-#: Up to so many numbers, plain Python is quicker than numpy.
+#: Up to this many numbers, plain Python is quicker than numpy.
 _FEW = 32
 
 

@@ -15,7 +15,7 @@ AVERAGE = "average/"
 #: As the average of Chi et al., "Diffusion Policy", 2023: its decay after n updates is 1 - (1 + n)^-POWER, up to the
 #: largest one, so that it is short while weights still move far.
 POWER = 0.75
-#: So many numbers change places at a time.
+#: This many numbers change places at a time.
 _PIECE = 1 << 22
 
 

@@ -86,7 +86,7 @@ def entropy(log_probs: Sequence[Tensor]) -> Tensor:
 
 
 def share_at(update: int, first: float, last: float | None, updates: int) -> float:
-    """A share that goes evenly from ``first`` to ``last`` within so many updates."""
+    """A share that goes evenly from ``first`` to ``last`` within this many updates."""
     if last is None or updates <= 0:
         return first
     return first + (last - first) * min(update / updates, 1.0)

@@ -40,7 +40,7 @@ _SHAPES = 4
 #: How long a piece is to take the GPU, seconds. With one that waits behind one that runs, both end within
 #: the millisecond by which a turn is taken before a request.
 PIECE_S = 4e-4
-#: Pieces that take so much longer than they are to are recorded again, as more; and updates before that is looked at.
+#: Pieces that take this much longer than they are to are recorded again, as more; and updates before that is looked at.
 _TOO_LONG, _LOOK_AFTER = 1.6, 8
 _log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from user_core.errors import StoreError
 from user_core.specs import Array
 from user_learner.algorithms.common.distributed import average_, together
 
-#: So many numbers of a large network are stepped at once: Adam moves 28 bytes for each.
+#: This many numbers of a large network are stepped at once: Adam moves 28 bytes for each.
 _PIECE = 1 << 25
-#: Gradients of so many numbers on a GPU are taken as autograd made them.
+#: Gradients of this many numbers on a GPU are taken as autograd made them.
 _LOOSE = 1 << 24
 
 

@@ -31,7 +31,7 @@ from user_learner.algorithms.common.flat_parameters import adam_
 from user_learner.algorithms.common.recomputing import blocks_of
 from user_learner.algorithms.common.shardable import require_no_scale
 
-#: A layer with so many parameters, or so large a share of all, is gathered by itself.
+#: A layer with this many parameters, or this large a share of all, is gathered by itself.
 _LAYER_SIZE, _LAYER_SHARE = 1 << 20, 0.01
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 #: What was gathered on the way forward is kept for the way back where all of it takes at most this share of a GPU's memory:

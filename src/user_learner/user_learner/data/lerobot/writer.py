@@ -28,7 +28,7 @@ from user_learner.data.lerobot.statistics import joined, of_images, of_numbers
 from user_learner.data.lerobot.video import CODINGS, VideoWriter
 from user_learner.replay.layout import result_to_dict
 
-#: A file is full with so many steps, or with so many bytes of pictures before coding.
+#: A file is full with this many steps, or with this many bytes of pictures before coding.
 FILE_STEPS = 20_000
 FILE_BYTES = 2 * 2**30
 _PERIOD_UNKNOWN_S = 0.1

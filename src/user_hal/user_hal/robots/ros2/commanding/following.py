@@ -13,7 +13,7 @@ from user_core.specs import Array
 COMMANDS = 15
 #: Share of the way at least; what measurements tremble by is far less of the smallest way.
 _SHARE = 0.1
-#: An arm may stand so many of the smallest ways beside its target, by its weight.
+#: An arm may stand this many of the smallest ways beside its target, by its weight.
 _SAG = 5.0
 #: A target that leaves its way by more than this share of it has turned back.
 _TURNED = 0.3

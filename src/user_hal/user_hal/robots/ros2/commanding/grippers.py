@@ -32,7 +32,7 @@ from user_hal.topic_io import TopicIo, TopicPublisher
 
 #: Words of which one must stand in the fields of a gripper's message.
 _OPENINGS = ("value", "values", "opening", "open")
-#: After so long, a goal that was rejected is sent again.
+#: After this long, a goal that was rejected is sent again.
 _RETRY_S = 0.5
 
 

@@ -26,7 +26,7 @@ class Homing:
 
     Args:
         config: Where, how fast, how near.
-        send: Sends a target that is to be reached in so many seconds; may refuse by raising.
+        send: Sends a target that is to be reached in this many seconds; may refuse by raising.
         measure: Gives the measured joints (n,) or tool pose (7,).
         velocities: Whether targets are velocities.
         names: Of the joints, for errors.

@@ -591,7 +591,7 @@ def way(start: Array, end: Array) -> Array:
 
 
 def shortened(vector: Array, longest: float) -> Array:
-    """A vector in the same direction that is at most so long."""
+    """A vector in the same direction that is at most this long."""
     length = float(np.linalg.norm(vector))
     return vector if length <= longest else vector * (longest / length)
 

@@ -10,7 +10,7 @@ from user_core.reasons import SEVERAL_PUBLISHERS, Reason
 from user_hal.topic_io import TopicSubscription
 
 _log = logging.getLogger(__name__)
-#: A publisher that was not heard for so long counts no more: it was started anew.
+#: A publisher that was not heard for this long counts no more: it was started anew.
 _GONE_S = 2.0
 
 

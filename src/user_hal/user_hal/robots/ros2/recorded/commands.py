@@ -70,7 +70,7 @@ class Timeline:
         return self._values[index - 1] if index else None
 
     def mean(self, start_ns: int, end_ns: int, hold_ns: int = HOLD_NS) -> Array | None:
-        """The mean over a time, of what holds for at most so long; None: nothing was ever said."""
+        """The mean over a time, of what holds for at most this long; None: nothing was ever said."""
         first = max(bisect_right(self._times, start_ns) - 1, 0)
         last = bisect_right(self._times, end_ns)
         if first >= last:

@@ -15,7 +15,7 @@ from user_hal.robots.ros2.recorded.config import EventConfig, RecordingConfig
 
 #: Of service introspection (ServiceEventInfo): a request was sent, or received.
 _REQUESTS = (0, 1)
-#: What tells of the result may come so long after the end.
+#: What tells of the result may come this long after the end.
 _AFTERTHOUGHT_NS = 2_000_000_000
 
 
