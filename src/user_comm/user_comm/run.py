@@ -56,7 +56,7 @@ def run(
 ) -> int:
     """Run one node until it is finalized, or SIGINT or SIGTERM ends it in good order.
 
-    The process ends here (:func:`~user_core.runtime.processes.endings.leave`), with the exit code, but for an uncaught
+    The process ends here (:func:`~user_core.runtime.processes.endings.leave`), with the exit code, except for an uncaught
     exception, which is raised. Use it as ``sys.exit(run(...))`` or as the return value of a console script's function.
 
     Args:

@@ -112,7 +112,7 @@ def _count_on(topic: str, ends: Iterable[Any]) -> int:
 
 
 def _without(own: str, count: int, found: Iterable[Endpoint]) -> list[Endpoint]:
-    """Endpoints but for this many of the node of a name."""
+    """Endpoints without the first ``count`` of the node ``own``."""
     others = []
     for end in found:
         if end.node == own and count > 0:

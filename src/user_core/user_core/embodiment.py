@@ -15,7 +15,7 @@ arms):
   gripper) may be asked for by name: who has it not shows zeros, and 0 in ``present``.
 
 Nothing of this reaches the safety gate: it works on the robot's own numbers, with the robot's own limits, below
-this translation. Robots whose files ask for the same space have the same spec but for their names, so a
+this translation. Robots whose files ask for the same space have the same spec except for their names, so a
 store, a policy and a learner take data of all of them.
 """
 

@@ -278,7 +278,7 @@ _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|0x[0-9a-fA-F]+")
 
 
 def same_kind(one: Reason, other: Reason) -> bool:
-    """Whether two reasons are equal but for the numbers in their texts."""
+    """Whether two reasons are equal except for the numbers in their texts."""
     return one.code == other.code and _NUMBERS.sub("#", one.text) == _NUMBERS.sub("#", other.text)
 
 

@@ -72,7 +72,7 @@ def check_policy(policy: Policy, spec: RobotSpec, *, seed: int = 0) -> Report:
                 continue
             expect(False, "they were taken")
     if answers_in_batches(policy):
-        with report.promise("act_batch gives what act and continue_plan give, but for rounding"):
+        with report.promise("act_batch gives what act and continue_plan give, except for rounding"):
             _check_batches(policy, spec, observations)
     if type(policy).network is Policy.network:
         with report.promise("network gives what can be trained"):

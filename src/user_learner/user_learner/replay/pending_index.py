@@ -228,7 +228,7 @@ class PendingIndex:
         return dict(self._committed)
 
     def advance(self, producer: str, incarnation: int, sequence: int, left_out: int) -> None:
-        """Stage: all chunks up to this one are here, but for ``left_out`` new ones that never
+        """Stage: all chunks up to this one are here, except for ``left_out`` new ones that never
         come, because the store they would come from has forgotten them."""
         self._sequences[producer, incarnation] = sequence
         self._staged.producers[producer, incarnation] = sequence

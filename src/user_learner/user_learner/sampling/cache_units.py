@@ -43,7 +43,7 @@ class UnitTable:
         run: Run of each piece, (P,) int32.
         offset: First row of the piece within its run, (P,) int32.
         count: Steps of the piece, (P,) int32.
-        mark: Differs, but for chance, where a unit has other steps or other rows around them, (U,).
+        mark: A hash that differs where a unit has other steps or other rows around them, (U,).
     """
 
     key: Array = field(default_factory=_ints)

@@ -25,7 +25,7 @@ _LOOKED_AT, _LONGER = 400, 0.02
 
 
 class PieceTimes:
-    """How long pieces of training take: the longest, but for a few."""
+    """How long pieces of training take: the longest, except for a few."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=_LOOKED_AT)
@@ -97,7 +97,7 @@ class GpuPace:
         self.waited_s += waited_s
 
     def measured_s(self) -> float:
-        """How long the longest pieces took lately, but for a few, seconds; 0: not known."""
+        """How long the longest pieces took lately, except for a few, seconds; 0: not known."""
         return self.pieces.longest_s
 
     def measure_anew(self) -> None:

@@ -195,7 +195,7 @@ class ChunkPolicy(Policy):
 
 
 class _InNetwork(Mapping[str, Array]):
-    """Arrays that lie in a network and nowhere else: copied when they are looked at, but for buffers, which acting looks at.
+    """Arrays that lie in a network and nowhere else: copied when they are looked at, except for buffers, which acting looks at.
 
     Args:
         network: It may be given other memory later, where it is kept in bfloat16.

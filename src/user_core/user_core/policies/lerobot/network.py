@@ -158,7 +158,7 @@ class LeRobotNetwork(nn.Module):
             )  # fmt: skip
 
     def _of_versions(self) -> dict[str, Tensor]:
-        """What :meth:`arrays` gives but for the hash; not copies."""
+        """What :meth:`arrays` gives except for the hash; not copies."""
         state = self.policy.state_dict()
         return {f"policy.{name}": state[name] for name in self._kept} | self.statistics.named()
 

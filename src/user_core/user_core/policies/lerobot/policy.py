@@ -155,7 +155,7 @@ class LeRobotPolicy(Policy):
         return self._network.in_place()
 
     def network(self) -> LeRobotNetwork:
-        """A :class:`~user_core.interfaces.LossNetwork`; a copy, but for what is frozen of a base. Raises PolicyError where our batches cannot be what it
+        """A :class:`~user_core.interfaces.LossNetwork`; a copy, except for what is frozen of a base. Raises PolicyError where our batches cannot be what it
         learns from."""
         network = self._network
         if network.first_row:

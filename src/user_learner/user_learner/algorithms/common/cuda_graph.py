@@ -54,7 +54,7 @@ class Places(Protocol):
         """Return when the next piece may be launched."""
 
     def measured_s(self) -> float:
-        """How long the longest pieces took lately, but for a few, seconds; 0: not known."""
+        """How long the longest pieces took lately, except for a few, seconds; 0: not known."""
 
     def measure_anew(self) -> None:
         """Pieces are others from now on."""

@@ -107,7 +107,7 @@ class FlatParameters:
 
     @property
     def grad(self) -> Tensor:
-        """All gradients, (N,), once :meth:`collect` was called; ``backward`` accumulates into it, but for large networks on a
+        """All gradients, (N,), once :meth:`collect` was called; ``backward`` accumulates into it, except for large networks on a
         GPU and for what is kept in bfloat16."""
         if self._grad is None:
             self._grad = torch.zeros_like(self.flat)

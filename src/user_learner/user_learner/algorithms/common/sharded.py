@@ -44,7 +44,7 @@ _AHEAD = 2
 class ShardedParameters:
     """The trained parameters of a network, sharded, and Adam over them.
 
-    All methods are called by all processes at the same time, but for :meth:`zero_grad` and
+    All methods are called by all processes at the same time, except for :meth:`zero_grad` and
     :meth:`state`.
 
     Args:

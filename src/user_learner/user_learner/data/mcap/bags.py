@@ -2,7 +2,7 @@
 
 Each file is indexed when it is complete. One that a crash cut off can be read up to there, and
 :func:`repair` writes its index. The list of files is written anew at each split, so that a bag is
-whole but for its last file at any moment.
+whole except for its last file at any moment.
 """
 
 from __future__ import annotations
