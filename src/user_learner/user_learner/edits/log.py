@@ -116,7 +116,9 @@ class EditLog:
         Raises:
             StoreFull, StoreError: As :meth:`append`; called again, it goes on.
         """
-        known = {_content(edit): edit.number for edit in self.edits if edit.kind is not EditKind.UNDO}
+        known = {
+            _content(edit): edit.number for edit in self.edits if edit.kind is not EditKind.UNDO
+        }
         undone = {
             (edit.values["of"], edit.time_ns): edit.number
             for edit in self.edits
@@ -192,7 +194,7 @@ class EditLog:
 
     def _end_last_line(self, handle: int) -> None:
         """Where the last writer was killed within a line; before the next number is taken, since
-        that line may be whole but for its end."""
+        that line may be whole except for its end."""
         size = os.fstat(handle).st_size
         if size and os.pread(handle, 1, size - 1) != b"\n":
             self._write(handle, b"\n")
