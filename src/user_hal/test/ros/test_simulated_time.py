@@ -36,6 +36,7 @@ class Simulation:
         self._node = Node("simulation", context=self._context)
         self._clock = self._node.create_publisher(Clock, "/clock", 10)
         self.now_s, self.runs = FIRST_S, True
+        self._setting = threading.Lock()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -43,13 +44,19 @@ class Simulation:
     def _run(self) -> None:
         before_s = time.monotonic()
         while not self._end.wait(0.005):
-            now_s = time.monotonic()
-            self.now_s += SPEED * (now_s - before_s) * self.runs
-            before_s = now_s
+            with self._setting:
+                now_s = time.monotonic()
+                self.now_s += SPEED * (now_s - before_s) * self.runs
+                before_s = now_s
             message = Clock()
             message.clock.sec, nanosec = divmod(round(self.now_s * 1e9), 10**9)
             message.clock.nanosec = nanosec
             self._clock.publish(message)
+
+    def set(self, now_s: float) -> None:
+        """Set the clock."""
+        with self._setting:
+            self.now_s = now_s
 
     def close(self) -> None:
         self._end.set()
@@ -112,7 +119,7 @@ def test_simulated_time_is_followed_at_any_speed_when_it_stands_still_and_when_i
         wait_until(lambda: not fresh(), "a simulation that stands still shows nothing new")
         simulation.runs = True
         wait_until(fresh, "observations again", 20.0, seen=seen)
-        simulation.now_s = 10.0
+        simulation.set(10.0)
         time.sleep(0.5)
         wait_until(fresh, "observations after the clock was set back", 20.0, seen=seen)
         client.wait_for(lambda: client.reset().success)  # a reading may come late on a busy machine

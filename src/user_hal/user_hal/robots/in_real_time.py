@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from user_core.interfaces import Robot
@@ -21,10 +23,22 @@ class InRealTime(Robot):
     """A robot whose stamps are of the ROS clock (simulated time), seen by the clock of the machine.
 
     Everything else is the robot's, also what the interface does not know of.
+
+    How the clocks lie to each other is known from when the other was heard last. On a busy machine that is heard late,
+    and all seems younger until it is heard again: so what is newer by its own stamp is never stamped before what was
+    shown, nothing is of the future, and a reading that is shown again keeps its stamp.
+
+    Args:
+        robot: The robot.
+        ros_time: The clock of its stamps.
+        now_ns: The clock of the machine, nanoseconds since the epoch.
     """
 
-    def __init__(self, robot: Robot, ros_time: OtherTime) -> None:
-        self._robot, self._ros_time = robot, ros_time
+    def __init__(
+        self, robot: Robot, ros_time: OtherTime, now_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._robot, self._ros_time, self._now_ns = robot, ros_time, now_ns
+        self._own_ns, self._shown_ns = -1, 0  # of the newest reading: the robot's stamp and ours
 
     def __getattr__(self, name: str) -> Any:
         if name == "_robot":  # while it is being made
@@ -61,5 +75,10 @@ class InRealTime(Robot):
         self._robot.close()
 
     def _stamped(self, observation: Observation) -> Observation:
-        stamp_ns = self._ros_time.wall_ns(observation.stamp_ns)
-        return dataclasses.replace(observation, stamp_ns=stamp_ns)
+        if observation.stamp_ns != self._own_ns:
+            self._own_ns, now_ns = observation.stamp_ns, self._now_ns()
+            stamp_ns = min(self._ros_time.wall_ns(self._own_ns), now_ns)
+            if self._shown_ns < now_ns:  # else the machine's clock was set back
+                stamp_ns = max(stamp_ns, self._shown_ns + 1)
+            self._shown_ns = stamp_ns
+        return dataclasses.replace(observation, stamp_ns=self._shown_ns)
