@@ -1,6 +1,7 @@
 """Our own plugins keep the promises, and a plugin that breaks one is caught at it."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -115,6 +116,28 @@ class Immortal(fakes.FakeRobot):
 )
 def test_a_robot_that_breaks_a_promise_is_caught(cls, promise):
     assert promise in broken_promises(check_robot(make_robot(cls)))
+
+
+class Late(fakes.FakeRobot):
+    """In real time; a new reading comes each so many seconds."""
+
+    every_s = 0.0
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._spec = replace(self._spec, lockstep=False, period_s=0.05)
+        self.made_ns = time.time_ns()
+
+    def read(self):
+        every_ns, age_ns = round(self.every_s * 1e9), time.time_ns() - self.made_ns
+        return replace(super().read(), stamp_ns=self.made_ns + age_ns // every_ns * every_ns)
+
+
+@pytest.mark.parametrize(("every_s", "caught"), [(0.3, False), (1e9, True)])
+def test_a_reading_that_comes_late_is_not_an_old_one_for_ever(every_s, caught, monkeypatch):
+    monkeypatch.setattr(Late, "every_s", every_s)
+    text = str(check_robot(make_robot(Late), steps=1).checks)
+    assert ("the stamp is still the same" in text) == caught, text
 
 
 def test_a_camera_with_an_old_image_is_caught():

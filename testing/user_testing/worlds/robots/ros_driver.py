@@ -167,7 +167,8 @@ class RosDriver:
         self._speeds_until_s: dict[str, float] = {}
         self._waiting: list[tuple[Callable[[], bool], Future[None]]] = []
         self._free_s: dict[str, float] = {}
-        self._ticks = 0
+        self._ticks = self._busy_tick = 0
+        self._goals = 0
         self._context = rclpy.Context()
         rclpy.init(context=self._context, args=[], signal_handler_options=SignalHandlerOptions.NO)
         self._node = Node(name, context=self._context, start_parameter_services=False)
@@ -201,6 +202,11 @@ class RosDriver:
         """The newest message, goal or request that came to a topic; None before the first."""
         return self.received.get(topic, [None])[-1]
 
+    def has_rested(self, seconds: float) -> bool:
+        """Whether it has had no goal, waiting ones among them, and not moved for so long by its own ticks: what was sent
+        before has come by then, however late a busy machine lets it run."""
+        return self._ticks - self._busy_tick > seconds * self.driver.rate_hz
+
     def _spin(self) -> None:
         while not self._stopping.is_set():
             self._executor.spin_once(timeout_sec=0.5)
@@ -223,6 +229,8 @@ class RosDriver:
         for entry in [entry for entry in self._waiting if entry[0]()]:
             self._waiting.remove(entry)
             entry[1].set_result(None)
+        if self._goals or self._speeds_until_s or any(self._moved.values()):
+            self._busy_tick = self._ticks
         for state, publisher in self._publishers:
             if not state.latched and self._ticks % state.every == 0:
                 publisher.publish(self._message(state))
@@ -344,6 +352,13 @@ class RosDriver:
 
     def _executing(self, command: Command, take: Callable[..., None]) -> Callable[..., Any]:
         async def execute(handle: Any) -> Any:
+            self._goals += 1
+            try:
+                return await carry_out(handle)
+            finally:
+                self._goals -= 1
+
+        async def carry_out(handle: Any) -> Any:
             if command.busy_s:  # one after another, as in a server that sleeps in its callback
                 start_s = max(time.monotonic(), self._free_s.get(command.topic, 0.0))
                 self._free_s[command.topic] = start_s + command.busy_s
