@@ -1,7 +1,8 @@
 """Several people at the console of one robot, from good and bad places: who holds it, and that it stops.
 
-The robot's driver writes down what it gets, so that "it stopped" is what reached the driver. As root, the system is in a network namespace, and Ben's browser in
-another one behind a link that is slow and loses packets; else he stands beside the robot, too.
+The robot's driver writes down what it gets, so that "it stopped" is what reached the driver. As root, the system is in
+a network namespace, and Ben's browser in another one behind a link that is slow and loses packets; else he stands
+beside the robot, too.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ pytestmark = [
 
 RATE_HZ = 20.0
 #: From what happens to a page to the last command that moves: 200 ms until the person counts as gone, one control
-#: period, and what a machine takes that is not busy with other things. The 200 ms themselves are tested with a clock of the test's own.
+#: period, and what a machine takes that is not busy with other things. The 200 ms themselves are tested with a clock of
+#: the test's own.
 STOPPED_S = 0.2 + 1 / RATE_HZ + 0.25
 _DEPLOYMENT = """
 name: by_hand
@@ -196,7 +198,8 @@ class Person:
         wait_until(self.lab.moves, "the robot moves")
 
     def goes_on(self) -> None:
-        """Drives still. A page that a busy machine kept silent for a second has to hold the switch anew, and says so."""
+        """Drives still. A page that a busy machine kept silent for a second has to hold the switch anew, and says
+        so."""
 
         def moves() -> bool:
             if self.page.evaluate("userDrive.state.mustRelease"):

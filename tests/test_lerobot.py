@@ -1,4 +1,5 @@
-"""Data of ours, a training of LeRobot, its policy on our arm, learned on here, and opened by LeRobot again: by the commands that users have.
+"""Data of ours, a training of LeRobot, its policy on our arm, learned on here, and opened by LeRobot again: by the
+commands that users have.
 
 Skips where LeRobot is not installed (USER_EXTRA=lerobot make setup).
 """

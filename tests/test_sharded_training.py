@@ -319,7 +319,8 @@ def test_metrics_are_read_behind_the_next_update_and_before_what_is_published(
 def test_batches_are_there_until_the_metrics_of_their_update_were_read(
     tmp_path, store, monkeypatch
 ):
-    """Batches take memory in turns: a GPU may fetch from it until then, and what diverged is explained by what is in it."""
+    """Batches take memory in turns: a GPU may fetch from it until then, and what diverged is explained by what is in
+    it."""
     update, judge = WholeBC.update, TrainingLoop._judge
     drawn, there = {}, []
 

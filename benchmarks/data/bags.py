@@ -4,8 +4,8 @@
 
 With ``--episodes`` the bag has several, with a pause before each, and ``--processes`` read them.
 
-The bag has joint states and poses at 100 Hz, commands at 50 Hz and a camera of 320 x 240 at 30 Hz, written by the package
-``mcap``; the contract takes 10 Hz and images of 128 x 128.
+The bag has joint states and poses at 100 Hz, commands at 50 Hz and a camera of 320 x 240 at 30 Hz, written by the
+package ``mcap``; the contract takes 10 Hz and images of 128 x 128.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Memory of an actor whose plans come from an inference server, where the policy is LeRobot's.
 
-It needs one number of LeRobot, how many observations the policy sees at once. Once it imports LeRobot for that itself, once
-another process does, which ends. No robot is there: the actor waits for one.
+It needs one number of LeRobot, how many observations the policy sees at once. Once it imports LeRobot for that itself,
+once another process does, which ends. No robot is there: the actor waits for one.
 
     USER_EXTRA=lerobot tools/run python benchmarks/gpu/actor_memory.py [--type diffusion] [--seconds 60]
 
-With ``--at-once N`` only that: the processor time of N processes that need the number at the same moment, where there is no place to
-keep it, where nobody has looked it up yet, and where somebody has.
+With ``--at-once N`` only that: the processor time of N processes that need the number at the same moment, where there
+is no place to keep it, where nobody has looked it up yet, and where somebody has.
 """
 
 from __future__ import annotations

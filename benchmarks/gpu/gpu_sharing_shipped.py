@@ -1,10 +1,10 @@
 """Inference beside training on one GPU, by the objects that ship: what learner_node trains with, and what answers in
 inference_node.
 
-Two processes share a GPU. One trains ``flow`` with ``bc`` as the learner does: bfloat16, weights and Adam in float32, the
-average that is published. The other answers a robot as ``inference_node`` does with ``precision: bfloat16`` and
-``shares_gpu: true``: observations come in a fixed period, are read, and are answered by the policy; an answer's time
-is that from the arrival of an observation until its chunk is sent. Both processes stay while the ways take turns:
+Two processes share a GPU. One trains ``flow`` with ``bc`` as the learner does: bfloat16, weights and Adam in float32,
+the average that is published. The other answers a robot as ``inference_node`` does with ``precision: bfloat16`` and
+``shares_gpu: true``: observations come in a fixed period, are read, and are answered by the policy; an answer's time is
+that from the arrival of an observation until its chunk is sent. Both processes stay while the ways take turns:
 
 - ``alone``: no training; with CUDA graphs in inference, and without.
 - ``plain``: training as it is without ``training.gives_way``.
@@ -13,8 +13,8 @@ is that from the arrival of an observation until its chunk is sent. Both process
 - ``train``, ``train_graphs``: training alone, likewise.
 
 With ``--size pi0`` (or ``pi0_adapters``, ``smolvla``) both have LeRobot's policy of that name instead, from its own
-configuration, with two cameras of 224x224 and weights at random: all of pi0 is trained in batches of 8, an answer is ten steps
-of denoising. It plans 50 actions at once and is asked a few times a second: ``--period 0.25``.
+configuration, with two cameras of 224x224 and weights at random: all of pi0 is trained in batches of 8, an answer is
+ten steps of denoising. It plans 50 actions at once and is asked a few times a second: ``--period 0.25``.
 
     python benchmarks/gpu/gpu_sharing_shipped.py --out shipped.jsonl      # on a GPU
     python benchmarks/gpu/gpu_sharing_shipped.py --size pi0 --period 0.25 # on a GPU, with LeRobot

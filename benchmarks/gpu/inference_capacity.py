@@ -1,10 +1,10 @@
 """How many robots one inference host answers, with batches and one after the other.
 
 - **Passes**: what a policy takes for n observations by one pass, and one after the other; float32 and bfloat16.
-- **Robots**: a bridge and inference nodes in one ROS graph, as in a deployment; a process that is the Zenoh router sends
-  the observations of all robots at their rate, each with a phase of its own, and takes the answers. Robots that are
-  answered in batches (``most`` 16) and one after the other (``most`` 1) take turns in one run. As many robots have room as
-  get 99 % of their answers within one period.
+- **Robots**: a bridge and inference nodes in one ROS graph, as in a deployment; a process that is the Zenoh router
+  sends the observations of all robots at their rate, each with a phase of its own, and takes the answers. Robots that
+  are answered in batches (``most`` 16) and one after the other (``most`` 1) take turns in one run. As many robots have
+  room as get 99 % of their answers within one period.
 - **Admission**: twice as many robots as have room, with admission and without.
 
     python benchmarks/gpu/inference_capacity.py [--seconds 3] [--rates 10,20,50] [--only passes,robots,admission]

@@ -2,9 +2,10 @@
 
 Both train LeRobot's own class with the same settings and batches: ours as the policy ``lerobot`` by ``bc`` from arrays
 as a store's sampler gives them, theirs by ``lerobot_train.update_policy`` with its preset of AdamW and its preprocessor
-from tensors as its loader gives them (floats with channels first, already converted: that part of the work is not counted for
-them). On a GPU batches lie in page-locked memory on both sides, both may multiply in TF32, and theirs looks for the
-fastest convolutions, as its loop does. Batches are made up beforehand; reading and decoding are left out on both sides.
+from tensors as its loader gives them (floats with channels first, already converted: that part of the work is not
+counted for them). On a GPU batches lie in page-locked memory on both sides, both may multiply in TF32, and theirs looks
+for the fastest convolutions, as its loop does. Batches are made up beforehand; reading and decoding are left out on
+both sides.
 
 Weights are random, and nothing comes from a hub: SmolVLA's vision-language model is made from its sizes, and both sides
 have the same tokenizer of a few words (the table of embeddings is as large as ever).
@@ -14,7 +15,8 @@ have the same tokenizer of a few words (the table of embeddings is as large as e
     ... --policy smolvla --device cuda --size full --precision bfloat16 --batch 64
     ... --policy pi0 --device cuda --size full --precision bfloat16 --batch 8 --average 0 [--adapter 16] [--recompute]
 
-With ``--adapter`` ours are those of the policy's parameters, and theirs those that LeRobot makes with peft, of the same layers.
+With ``--adapter`` ours are those of the policy's parameters, and theirs those that LeRobot makes with peft, of the same
+layers.
 """
 
 from __future__ import annotations
@@ -87,8 +89,8 @@ def settings_of(policy: str, size: str, folder: Path, bfloat16: bool) -> dict[st
 def lerobot_policy(
     params: dict[str, Any], spec: RobotSpec, device: str, adapter: int = 0, small: bool = False
 ) -> LeRobotPolicy:
-    """A new one with weights at random, drawn on its device; with adapters of a rank as if these weights were its base. A small
-    pi0 has two layers."""
+    """A new one with weights at random, drawn on its device; with adapters of a rank as if these weights were its base.
+    A small pi0 has two layers."""
     smaller = two_layers_of_pi0 if small else nullcontext
     with torch.device(device) if device != "cpu" else nullcontext(), smaller():
         policy = LeRobotPolicy(LeRobotConfig(**params), spec)

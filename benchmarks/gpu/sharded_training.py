@@ -1,20 +1,22 @@
 """What it costs to spread a network over processes (FSDP2), beside having all of it in each, in one run.
 
-Several processes clone batches with a flow policy of a transformer: on the cores of this host, with gloo, or with NCCL on a GPU
-each. Every way takes its turn after each other in the same processes, so that all have the same machine. Printed are
-medians of the time of an update, samples a second of all processes, and what a process holds of weights, gradients and Adam.
+Several processes clone batches with a flow policy of a transformer: on the cores of this host, with gloo, or with NCCL
+on a GPU each. Every way takes its turn after each other in the same processes, so that all have the same machine.
+Printed are medians of the time of an update, samples a second of all processes, and what a process holds of weights,
+gradients and Adam.
 
     python benchmarks/gpu/sharded_training.py --ranks 2 --embedding 256 --layers 6
     python benchmarks/gpu/sharded_training.py --device cuda --ranks 1 2 --embedding 2048 --layers 18 --batch 64 --weak
 
-With several numbers of processes one after the other is measured, and compared with the first: ``--batch`` rows of all together, and with
-``--weak`` also this many of each; several batches may be given. ``--profile`` says what a GPU does in an update (three more are made for that): how much of
-it it computes, how much it exchanges with others while it computes nothing, and how many kernels are launched. Batches are drawn in a thread of their own, on GPUs into page-locked memory, as a learner does it; which share of the
-time an update waited for its batch is printed too.
+With several numbers of processes one after the other is measured, and compared with the first: ``--batch`` rows of all
+together, and with ``--weak`` also this many of each; several batches may be given. ``--profile`` says what a GPU does
+in an update (three more are made for that): how much of it it computes, how much it exchanges with others while it
+computes nothing, and how many kernels are launched. Batches are drawn in a thread of their own, on GPUs into
+page-locked memory, as a learner does it; which share of the time an update waited for its batch is printed too.
 
-Before each update the processes agree on what comes next, and its metrics are brought together, as the training loop has it: read when the next
-update has been launched. With ``--read "at once"`` as it was before, when it was made, and by exchanges that wait for the GPU; several are measured
-one after the other.
+Before each update the processes agree on what comes next, and its metrics are brought together, as the training loop
+has it: read when the next update has been launched. With ``--read "at once"`` as it was before, when it was made, and
+by exchanges that wait for the GPU; several are measured one after the other.
 """
 
 from __future__ import annotations

@@ -1,22 +1,23 @@
 """Policy versions from a learner to inference on the same host: how fast they come, and what answers notice of it.
 
-Inference is a process with two sets of a transformer's weights on one GPU; it answers at 20 Hz (batch 1, a CUDA graph). The
-learner is another process, on the same GPU (``--gpus 1``) or on another of the host (``--gpus 2``). Each version has all its
-weights equal to its number: after every answer the weights it was computed with are looked at, so that half a version
-would be seen. Compared in one run, in turns:
+Inference is a process with two sets of a transformer's weights on one GPU; it answers at 20 Hz (batch 1, a CUDA graph).
+The learner is another process, on the same GPU (``--gpus 1``) or on another of the host (``--gpus 2``). Each version
+has all its weights equal to its number: after every answer the weights it was computed with are looked at, so that half
+a version would be seen. Compared in one run, in turns:
 
 - ``idle``: nothing comes.
 - ``updates``: a version a second, by :mod:`user_core.weight_plane`: mapped memory, pieces of 32 MB, between answers.
 - ``without pause``: one version after the other.
 - ``nccl`` (two GPUs): instead NCCL's broadcast into the second set, by its defaults, once a second.
 
-Besides, without answers: bytes/s of the plane beside a bare copy of as many bytes, how long it takes from the snapshot of a training until a version can be
-taken under its content hash (its file written beside that, as it is of large ones, or before), and what is left when the learner is killed in the middle of
-a version.
+Besides, without answers: bytes/s of the plane beside a bare copy of as many bytes, how long it takes from the snapshot
+of a training until a version can be taken under its content hash (its file written beside that, as it is of large ones,
+or before), and what is left when the learner is killed in the middle of a version.
 
-With ``--variants`` only rates: other numbers of pieces that are launched at once, streams, copy engines and sums, beside the plane as it is and a
-bare copy, in turns; and of each how long it took until the first copy was launched (``start_ms``), how long the processor then waited for the GPU before it
-had launched all (``waited_ms``), and what was left after that (``end_ms``).
+With ``--variants`` only rates: other numbers of pieces that are launched at once, streams, copy engines and sums,
+beside the plane as it is and a bare copy, in turns; and of each how long it took until the first copy was launched
+(``start_ms``), how long the processor then waited for the GPU before it had launched all (``waited_ms``), and what was
+left after that (``end_ms``).
 
     python benchmarks/gpu/weight_plane.py --gpus 1 --out plane.jsonl
     python benchmarks/gpu/weight_plane.py --gpus 2 --variants
@@ -144,7 +145,8 @@ def publish(arrays: Any, number: int, offers: Offers, beside: bool) -> dict[str,
 
 
 def learner(args: argparse.Namespace) -> None:
-    """Makes a version for each line ``next``, ``publish`` or ``file first``, broadcasts for each line ``nccl``, until its input ends."""
+    """Makes a version for each line ``next``, ``publish`` or ``file first``, broadcasts for each line ``nccl``, until
+    its input ends."""
     bench = set_up(args)
     assert bench.turns is not None
     model = Model(bench.size, bench.like).requires_grad_(False)
@@ -195,7 +197,8 @@ class NoSums(plane_tensors._Sums):
 
 
 class SumsOfSmallNumbers(NoSums):
-    """Sums up four bytes as one number, of which torch makes larger ones first, as the plane did; says what was offered."""
+    """Sums up four bytes as one number, of which torch makes larger ones first, as the plane did; says what was
+    offered."""
 
     def add(self, numbers: Tensor, left: Tensor) -> None:
         """The next one."""
@@ -268,8 +271,8 @@ class Sent(ByOneEngine):
     which = 1
 
 
-#: Of what the plane does between two GPUs: pieces launched at once, streams, pieces under way, what sums up, who copies; and whether what is
-#: known of a network is found out anew each time.
+#: Of what the plane does between two GPUs: pieces launched at once, streams, pieces under way, what sums up, who
+#: copies; and whether what is known of a network is found out anew each time.
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "a piece at once": {"at_once": 1},

@@ -1,9 +1,10 @@
 """A version of an adapter and one of the whole model on their way to a robot behind a thin link.
 
-Learner and robot are network namespaces, with an emulated link in between (root and ``/dev/net/tun`` are needed). The model
-is a transformer's weights at random in bfloat16, its adapter LoRA's matrices in float32. Each comes as an actor pulls it: with
-its own limits, pieces and checks. At the robot a control loop lets a policy act 50 times a second, and messages of 100 bytes
-cross the link both ways at that rate; how late they are is noted while nothing is pulled and while each version comes.
+Learner and robot are network namespaces, with an emulated link in between (root and ``/dev/net/tun`` are needed). The
+model is a transformer's weights at random in bfloat16, its adapter LoRA's matrices in float32. Each comes as an actor
+pulls it: with its own limits, pieces and checks. At the robot a control loop lets a policy act 50 times a second, and
+messages of 100 bytes cross the link both ways at that rate; how late they are is noted while nothing is pulled and
+while each version comes.
 
     python benchmarks/links/adapter_over_link.py [--width 1024] [--layers 4] [--rank 4] [--rate 20] [--delay 40]
 """

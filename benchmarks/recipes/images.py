@@ -224,8 +224,8 @@ def curves(lines: list[Job]) -> dict[tuple[str, str], dict[int, list[float]]]:
 
 
 def lasting(lines: list[Job]) -> list[Job]:
-    """The same, with what a training that ended because it could do the task reached at the later looks of others, too: else
-    the mean falls when the best are done."""
+    """The same, with what a training that ended because it could do the task reached at the later looks of others, too:
+    else the mean falls when the best are done."""
     more = []
     for line in lines:
         job, result = line["job"], line["result"]

@@ -39,7 +39,8 @@ def jobs(seeds: list[int]) -> list[Job]:
 
 
 def longer(job: Job, scale: float) -> Job:
-    """One training, judged at several of its updates: by its success, and by its loss about demonstrations of others."""
+    """One training, judged at several of its updates: by its success, and by its loss about demonstrations of
+    others."""
 
     with robot(job) as hal:
         ring, policy = demonstrated(job, hal), policy_of(job, hal.spec)

@@ -1,4 +1,5 @@
-"""gym_hil's pick cube from two images of 128 x 128, and a script that shows how it is done. Part of ``recipes/images.py``:
+"""gym_hil's pick cube from two images of 128 x 128, and a script that shows how it is done. Part of
+``recipes/images.py``:
 
     pip install --no-deps gym-hil      # and mujoco below 3.9
     python benchmarks/recipes/images.py --only gym_hil --demonstrations 20 --updates 4000 --out gym_hil.jsonl
@@ -32,28 +33,30 @@ from user_testing.experiments import Ring
 #: The tool is over the cube within so far; it is closed after this many steps at the cube.
 _OVER_M, _AT_M, _STEP_M, _CLOSING = 0.015, 0.012, 0.025, 3
 _CLOSE, _STAY, _OPEN = 2.0, 1.0, 0.0
-#: A cube that is further from the tool was not got, or was lost; where the gripper's number stands among those of the arm.
+#: A cube that is further from the tool was not got, or was lost; where the gripper's number stands among those of the
+#: arm.
 _LOST_M, _GRIPPER = 0.05, 14
-#: He takes over after this many actions that were so far (share of half ranges; of the gripper, of its opening) from his own,
-#: or where nothing comes of it.
+#: He takes over after this many actions that were so far (share of half ranges; of the gripper, of its opening) from
+#: his own, or where nothing comes of it.
 _PATIENCE, _TOLERANCE, _SLOWEST, _LONGEST, _HELPS = 3, 0.6, 0.2, 30, 12
 #: The gripper's number when it is closed; a tool that closes further away than this is not at the cube.
 _CLOSED, _BESIDE_M = 255.0, 0.02
-#: Episodes of one round, rounds at most, and every which is followed by an evaluation; rows of what was corrected, at most.
+#: Episodes of one round, rounds at most, and every which is followed by an evaluation; rows of what was corrected, at
+#: most.
 _EPISODES, _ROUNDS, _EVERY, _MOST_ROWS = 10, 30, 2, 3500
 #: Success that is wanted.
 WANTED = 0.95
 
 
 class Reproducible(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Starts that a seed decides, and images that a CPU can draw: the environment draws the cube's place from NumPy's global
-    generator, and each image with shadows of a map of 8192 x 8192.
+    """Starts that a seed decides, and images that a CPU can draw: the environment draws the cube's place from NumPy's
+    global generator, and each image with shadows of a map of 8192 x 8192.
 
     Args:
         env: The environment.
         shadows: Draw them.
-        choices: The gripper closes, stays or opens, as in HIL-SERL (Luo et al. 2024); else its command is any number between,
-            which adds up: a policy that is a tenth off closes it in ten steps.
+        choices: The gripper closes, stays or opens, as in HIL-SERL (Luo et al. 2024); else its command is any number
+            between, which adds up: a policy that is a tenth off closes it in ten steps.
 
     Attributes:
         newest: The one that was made last, for the script that shows the task.
@@ -107,8 +110,8 @@ class Reproducible(gymnasium.Wrapper[Any, Any, Any, Any]):
         return found
 
     def _follow(self, closed: bool) -> None:
-        """Say how the episode would have ended up to now: the gripper never closed, closed beside the cube, or at it without
-        lifting it."""
+        """Say how the episode would have ended up to now: the gripper never closed, closed beside the cube, or at it
+        without lifting it."""
         cube, tool = self.places()
         if closed and not self._was_closed:
             beside = np.abs(cube - tool)[:2].max() > _BESIDE_M
@@ -206,9 +209,10 @@ def corrected(
         policy: The one that was cloned.
         algorithm: What trains it.
         shown: The demonstrations.
-        learned_from: Gives the steps as they are learned from: with features in the place of images where a frozen encoder
-            sees them, on the device that learns.
-        settings: ``seed``, ``updates`` of a round, ``episodes`` of an evaluation, ``rows`` of a chunk, ``end_s`` (wall clock).
+        learned_from: Gives the steps as they are learned from: with features in the place of images where a frozen
+            encoder sees them, on the device that learns.
+        settings: ``seed``, ``updates`` of a round, ``episodes`` of an evaluation, ``rows`` of a chunk, ``end_s`` (wall
+            clock).
         tell: Called with what was measured after each round.
     """
     person, seed = Person(0.0, settings["seed"], watches=True), settings["seed"]

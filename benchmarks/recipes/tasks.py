@@ -101,8 +101,8 @@ def robot(job: Job) -> LocalHal:
 def evaluated(hal: LocalHal, policy: Policy, episodes: int, each: bool = False, **loop: Any) -> Job:
     """Deterministic episodes from starts of their own: how many succeed, how long and how smooth they are.
 
-    ``jerk`` is the mean size of second differences of the executed actions (of velocities that is), in half ranges. With
-    ``each`` there is ``episodes``, for each start whether it succeeded and the :func:`jerks` of its parts.
+    ``jerk`` is the mean size of second differences of the executed actions (of velocities that is), in half ranges.
+    With ``each`` there is ``episodes``, for each start whether it succeeded and the :func:`jerks` of its parts.
     """
     sink = MemorySink("evaluation")
     reward = plugins.build("rewards", "task")
@@ -129,8 +129,8 @@ def evaluated(hal: LocalHal, policy: Policy, episodes: int, each: bool = False, 
 def jerks(steps: list[Step], spec: RobotSpec) -> Job:
     """Mean sizes of second differences of the actions of an episode, in half ranges; nothing of fewer than three steps.
 
-    ``jerk`` is of all elements, ``arm`` of those that are no gripper's, and ``joins`` of these where one plan followed on
-    another.
+    ``jerk`` is of all elements, ``arm`` of those that are no gripper's, and ``joins`` of these where one plan followed
+    on another.
     """
     if len(steps) < 3:
         return {}

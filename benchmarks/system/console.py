@@ -7,9 +7,9 @@
     python benchmarks/system/console.py cost [--minutes 6.5] [--kinds "no console" "light page"]   # control loop and learner, without and with a page
     python benchmarks/system/console.py cost --paired [--minutes 5.5] [--seconds 6]   # the same, in neighbouring turns: tighter
 
-``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` is told of
-in :mod:`console_cost`; with ``--apart`` the browser has the machine's last core for itself, and all else the others: as
-a tablet beside the robot's host.
+``keys`` runs hal, actor, store and console with a robot that notes when a command reaches its driver. ``cost`` is told
+of in :mod:`console_cost`; with ``--apart`` the browser has the machine's last core for itself, and all else the others:
+as a tablet beside the robot's host.
 """
 
 from __future__ import annotations

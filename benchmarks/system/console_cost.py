@@ -1,14 +1,14 @@
 """What the operator's console costs a robot and its learner: run by ``console.py cost``.
 
 One system runs all the time: a simulated arm at 20 Hz with four cameras of 128x128, and a learner that makes as many
-updates as it can. Short turns follow each other, those of a round in random order: no console, one that nobody looks at,
-one that a page without a browser looks at (:mod:`user_testing.console_page`, as from another device), and one with
-a page in Chromium on this host. Each turn counts, over the same time: the learner's updates, how much later than
-a period after the last each action was sent, and what each process took of the processor.
+updates as it can. Short turns follow each other, those of a round in random order: no console, one that nobody looks
+at, one that a page without a browser looks at (:mod:`user_testing.console_page`, as from another device), and one with
+a page in Chromium on this host. Each turn counts, over the same time: the learner's updates, how much later than a
+period after the last each action was sent, and what each process took of the processor.
 
 :func:`paired` takes only the first and the third, in turns that follow each other within seconds: the console with its
-page goes on all the time, and between the turns the page hides its cameras, and both are frozen (SIGSTOP), so that nothing
-has to be started and nothing has to settle. It tells the median of the ratios of neighbours.
+page goes on all the time, and between the turns the page hides its cameras, and both are frozen (SIGSTOP), so that
+nothing has to be started and nothing has to settle. It tells the median of the ratios of neighbours.
 
 Told are ratios of medians to those without a console, with the range that holds 95 of 100 ratios of turns drawn anew
 from those that there were (bootstrap). Updates per second scatter by more than what is looked for; what the
@@ -169,8 +169,8 @@ def cost(kinds: Sequence[str], total_s: float, seconds: float, apart: bool) -> N
             print(_compare(folder, browsers_cores), flush=True)
 
 
-#: A frozen page has let go of its cameras, one that goes on shows them again, after this. Of DDS a participant may be silent
-#: for 20 s before the others forget it, so that a turn without a console ends before.
+#: A frozen page has let go of its cameras, one that goes on shows them again, after this. Of DDS a participant may be
+#: silent for 20 s before the others forget it, so that a turn without a console ends before.
 _CHANGE_S, _LONGEST_FROZEN_S = 2.5, 15.0
 
 

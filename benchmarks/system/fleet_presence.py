@@ -1,9 +1,9 @@
 """How soon a dead or silent host is known among 100, and what the scheduler costs while nothing happens.
 
-A router, a scheduler, and ten processes with the agents of ten hosts each, over Zenoh on this machine. One process after the
-other is killed (its sockets close, as when an agent or a host's system ends), and then stopped by a signal (nothing closes, as behind
-a cut); measured is the time until the scheduler's file says for each of its hosts that it is away. Before that, the processor time of the scheduler
-and of the agents while nothing happens.
+A router, a scheduler, and ten processes with the agents of ten hosts each, over Zenoh on this machine. One process
+after the other is killed (its sockets close, as when an agent or a host's system ends), and then stopped by a signal
+(nothing closes, as behind a cut); measured is the time until the scheduler's file says for each of its hosts that it is
+away. Before that, the processor time of the scheduler and of the agents while nothing happens.
 
     python benchmarks/system/fleet_presence.py [--rounds 6] [--idle 30]
 """

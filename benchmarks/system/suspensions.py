@@ -3,11 +3,11 @@
     tools/run python benchmarks/system/suspensions.py --domains 81 82 83 --seconds 500
     tools/run python benchmarks/system/suspensions.py --domains 81 82 83 --seconds 500 --mended
 
-In each ROS domain there are peers of plain rclpy that all talk to each other five times a second. Again and again one of them
-is suspended for 2.5 to 10 s; meanwhile one to three others are killed and started anew. What is measured is the time from its
-resumption until it hears all that live, and all that live hear it. What does not within 40 s counts as deaf, and is
-started anew. With ``--mended`` peers do what our nodes and our supervisor do: they end when their shared memory was made anew
-without them, and are started again; what killed processes held is given back after each death.
+In each ROS domain there are peers of plain rclpy that all talk to each other five times a second. Again and again one
+of them is suspended for 2.5 to 10 s; meanwhile one to three others are killed and started anew. What is measured is the
+time from its resumption until it hears all that live, and all that live hear it. What does not within 40 s counts as
+deaf, and is started anew. With ``--mended`` peers do what our nodes and our supervisor do: they end when their shared
+memory was made anew without them, and are started again; what killed processes held is given back after each death.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The live page of the console without a browser: it says and hears over the network what the page does, and draws nothing.
+"""The live page of the console without a browser: it says and hears over the network what the page does, and draws
+nothing.
 
 As on another device, where what a browser computes costs this one nothing::
 

@@ -1,5 +1,5 @@
-"""The smallest vision-language models that LeRobot's SmolVLA and EVO1 take: random weights, a vocabulary of a sentence; and a
-pi0 of two layers."""
+"""The smallest vision-language models that LeRobot's SmolVLA and EVO1 take: random weights, a vocabulary of a sentence;
+and a pi0 of two layers."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def make_small_internvl(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def two_layers_of_pi0() -> Iterator[None]:
-    """Within this LeRobot makes pi0 with two layers of each kind, instead of 18: as wide as ever, and still with the whole
-    of what sees images."""
+    """Within this LeRobot makes pi0 with two layers of each kind, instead of 18: as wide as ever, and still with the
+    whole of what sees images."""
     modeling = pytest.importorskip("lerobot.policies.pi0.modeling_pi0")
     whole = modeling.get_gemma_config
 
@@ -122,8 +122,8 @@ def two_layers_of_pi0() -> Iterator[None]:
 
 @contextmanager
 def tiny_pi0() -> Iterator[None]:
-    """Within this LeRobot makes pi0 with two narrow layers of each kind, for a CPU; only its table of words is as long as
-    ever."""
+    """Within this LeRobot makes pi0 with two narrow layers of each kind, for a CPU; only its table of words is as long
+    as ever."""
     modeling = pytest.importorskip("lerobot.policies.pi0.modeling_pi0")
     names = ("get_gemma_config", "CONFIG_MAPPING", "PaliGemmaForConditionalGenerationWithPiGemma")
     whole = {name: getattr(modeling, name) for name in names}

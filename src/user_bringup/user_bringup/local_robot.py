@@ -146,8 +146,8 @@ def settings(words: Sequence[str], *processes: str) -> dict[str, dict[str, Any]]
 
 
 def overlaid(data: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """``data`` with what ``top`` says, mappings key by key. Where another plugin is chosen, the parameters of the one before
-    go with it."""
+    """``data`` with what ``top`` says, mappings key by key. Where another plugin is chosen, the parameters of the one
+    before go with it."""
     made = dict(data)
     if "plugin" in made and made["plugin"] != top.get("plugin", made["plugin"]):
         made.pop("params", None)

@@ -1,4 +1,5 @@
-"""Classes of rclpy take type parameters from Kilted on, and not in Jazzy: in annotations, which nothing evaluates, only."""
+"""Classes of rclpy take type parameters from Kilted on, and not in Jazzy: in annotations, which nothing evaluates,
+only."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Reads serialised messages that are not to be trusted, and writes ours, without copying what is large.
 
-Why not leave that to the middleware: its deserialiser makes room for what a message *claims* to
-hold, at about a hundred bytes for every claimed element of a ``Tensor[]``, and only then finds
-out. Fast CDR 2.3 even reads past the end of a message that is shorter than the padding its
-header announces: the four bytes ``00 01 00 03`` on a topic end a process with a segmentation
-fault or with all memory gone, or are taken for a message
-(``benchmarks/links/fuzz_messages.py --middleware`` found it). And it copies every image three times on its way to Python.
+Why not leave that to the middleware: its deserialiser makes room for what a message *claims* to hold, at about a
+hundred bytes for every claimed element of a ``Tensor[]``, and only then finds out. Fast CDR 2.3 even reads past the end
+of a message that is shorter than the padding its header announces: the four bytes ``00 01 00 03`` on a topic end a
+process with a segmentation fault or with all memory gone, or are taken for a message
+(``benchmarks/links/fuzz_messages.py --middleware`` found it). And it copies every image three times on its way to
+Python.
 
 This reads plain CDR (OMG DDSI-RTPS 2.3, 10.2; the padding bits of the header are those of
 DDS-XTypes 1.3, 7.6.3.1.2), guided by the type's own description. Every length is checked

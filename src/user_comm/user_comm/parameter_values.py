@@ -315,7 +315,8 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _needs_mark(value: Any) -> bool:
-    """Whether ROS would lose what a scalar is: null, a text with the mark, a number that is perhaps a text (``0012``)."""
+    """Whether ROS would lose what a scalar is: null, a text with the mark, a number that is perhaps a text
+    (``0012``)."""
     is_marked = isinstance(value, str) and value.startswith(YAML_MARK)
     return value is None or is_marked or is_more_than_its_number(value)
 

@@ -56,8 +56,9 @@ def run(
 ) -> int:
     """Run one node until it is finalized, or SIGINT or SIGTERM ends it in good order.
 
-    The process ends here (:func:`~user_core.runtime.processes.endings.leave`), with the exit code, except for an uncaught
-    exception, which is raised. Use it as ``sys.exit(run(...))`` or as the return value of a console script's function.
+    The process ends here (:func:`~user_core.runtime.processes.endings.leave`), with the exit code, except for an
+    uncaught exception, which is raised. Use it as ``sys.exit(run(...))`` or as the return value of a console script's
+    function.
 
     Args:
         node_class: The node, built as ``node_class(name, **options)``.

@@ -61,7 +61,8 @@ def end_spinning(
     Args:
         thread: Spins the executor.
         executor: Is shut down.
-        nodes: Are destroyed; in a command, when all else is done (:func:`~user_core.runtime.processes.endings.end_last`).
+        nodes: Are destroyed; in a command, when all else is done
+            (:func:`~user_core.runtime.processes.endings.end_last`).
         context: Is shut down after them; None: others use it, too.
         patience_s: How long the thread may take to end, seconds.
 

@@ -267,8 +267,8 @@ class Policy(ABC):
 
     @property
     def kept_from_actors(self) -> str:
-        """What its network has learned, and needs to go on learning, though :meth:`arrays` leave it out; empty: nothing.
-        A training does not begin with such a policy alone."""
+        """What its network has learned, and needs to go on learning, though :meth:`arrays` leave it out; empty:
+        nothing. A training does not begin with such a policy alone."""
         return ""
 
     @property
@@ -280,19 +280,19 @@ class Policy(ABC):
     #: Another policy that answers for it, and may remember what happens; None: it answers itself.
     answers_by: Policy | None = None
 
-    #: Whether who lets it act may keep the weights of its layers in bfloat16 where it computes in that. They are then no longer
-    #: exactly those of the version, in :meth:`arrays` either.
+    #: Whether who lets it act may keep the weights of its layers in bfloat16 where it computes in that. They are then
+    #: no longer exactly those of the version, in :meth:`arrays` either.
     may_be_rounded: ClassVar[bool] = False
 
     def acting_calls(self) -> list[tuple[Any, str]]:
-        """Where nearly all of the time of acting goes, as objects of torch and names of their methods. An inference host may
-        compile these; each is called with the same kinds of arguments every time. Most policies name none."""
+        """Where nearly all of the time of acting goes, as objects of torch and names of their methods. An inference
+        host may compile these; each is called with the same kinds of arguments every time. Most policies name none."""
         return []
 
     def graphed_calls(self) -> list[tuple[Any, str]]:
-        """What an inference host may record as CUDA graphs, likewise: the larger, the less is launched by itself. Each does
-        all its work on the GPU, looks at no values of tensors, and reads weights that :meth:`load` leaves where they are.
-        By default what is named as :meth:`acting_calls`."""
+        """What an inference host may record as CUDA graphs, likewise: the larger, the less is launched by itself. Each
+        does all its work on the GPU, looks at no values of tensors, and reads weights that :meth:`load` leaves where
+        they are. By default what is named as :meth:`acting_calls`."""
         return self.acting_calls()
 
     @abstractmethod
@@ -308,10 +308,10 @@ class Policy(ABC):
         """Take over weights. Raises PolicyError, and changes nothing, unless all fit."""
 
     def in_place(self) -> AbstractContextManager[dict[str, Tensor]] | None:
-        """Instead of :meth:`load`, while this policy does not act: its tensors by the names of :meth:`arrays`, all of which
-        are overwritten within the block, where they are. Its end raises PolicyError where what came is not for this policy.
-        bfloat16 may be the uint16 that it consists of, and float32 is rounded where the policy has bfloat16
-        (:attr:`may_be_rounded`). None: :meth:`load` is the only way."""
+        """Instead of :meth:`load`, while this policy does not act: its tensors by the names of :meth:`arrays`, all of
+        which are overwritten within the block, where they are. Its end raises PolicyError where what came is not for
+        this policy. bfloat16 may be the uint16 that it consists of, and float32 is rounded where the policy has
+        bfloat16 (:attr:`may_be_rounded`). None: :meth:`load` is the only way."""
         return None
 
     def reset(self, task: Task) -> None:
@@ -512,10 +512,10 @@ class LossNetwork(PolicyNetwork, Protocol):
     update, for instance to settle the scale of actions in buffers of the module; and ``decaying()``, names of those
     parameters that an optimiser may decay.
 
-    Updates may be recorded as CUDA graphs. What a loss does that cannot be, such as making tokens of words, it may do in
-    ``ready(inputs, action, weight, generator)``, called before: gives inputs, (B, ...) each, that :meth:`loss` also takes.
-    ``recompute()`` switches on activation checkpointing in a way of its own; False: it has none. ``on_host``, a set, names
-    inputs that are left on the CPU, because ``ready`` reads them as numbers.
+    Updates may be recorded as CUDA graphs. What a loss does that cannot be, such as making tokens of words, it may do
+    in ``ready(inputs, action, weight, generator)``, called before: gives inputs, (B, ...) each, that :meth:`loss` also
+    takes. ``recompute()`` switches on activation checkpointing in a way of its own; False: it has none. ``on_host``, a
+    set, names inputs that are left on the CPU, because ``ready`` reads them as numbers.
     """
 
     def loss(
@@ -611,16 +611,16 @@ class Algorithm(ABC):
 
     @abstractmethod
     def update(self, batch: Batch) -> Mapping[str, float]:
-        """Make ``updates_per_call`` gradient updates; return metrics for people, which may be read when the next call has
-        been made."""
+        """Make ``updates_per_call`` gradient updates; return metrics for people, which may be read when the next call
+        has been made."""
 
     @abstractmethod
     def policy_arrays(self) -> dict[str, Array]:
         """The arrays that the actor's ``Policy.load`` takes; a copy."""
 
     def policy_tensors(self) -> AbstractContextManager[Mapping[str, Tensor] | None]:
-        """What :meth:`policy_arrays` would give, where it is and for the length of the block, for who copies it within a
-        GPU. None: :meth:`policy_arrays` is the only way."""
+        """What :meth:`policy_arrays` would give, where it is and for the length of the block, for who copies it within
+        a GPU. None: :meth:`policy_arrays` is the only way."""
         return nullcontext(None)
 
     def published(self, number: int, arrays: Arrays) -> None:
@@ -641,8 +641,8 @@ class Algorithm(ABC):
     def shards(self) -> dict[str, Tensor]:
         """This process's parts of what is spread over all that train together, by names; not copies.
 
-        Values of type ``DTensor``, and tensors under names that no other process has. Of an algorithm that gives any, all processes
-        call :meth:`policy_arrays` at the same time, and :meth:`state` is the rest. Most give none.
+        Values of type ``DTensor``, and tensors under names that no other process has. Of an algorithm that gives any,
+        all processes call :meth:`policy_arrays` at the same time, and :meth:`state` is the rest. Most give none.
         """
         return {}
 

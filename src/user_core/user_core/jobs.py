@@ -100,8 +100,8 @@ def one_rank_only(key: str, ranks: int) -> None:
 class Engine(ABC):
     """Runs jobs. Calls may block for seconds; all come from one thread.
 
-    What is wrong with a job or with what was asked for raises EngineError; an engine that cannot be reached raises EngineSilent, and
-    is asked again.
+    What is wrong with a job or with what was asked for raises EngineError; an engine that cannot be reached raises
+    EngineSilent, and is asked again.
     """
 
     Config: ClassVar[type[EngineConfig]] = EngineConfig

@@ -342,7 +342,8 @@ class Batch:
         discount: (B,), or (B, T) for windows.
         next_observation: Named arrays, each (B, ...).
         extras: Whatever else was asked for, for instance ``demonstration`` (B,) bool, whether people showed it (in
-            demonstrations, or in strata that draw what people alone decided), and ``row`` (B,) int64, the place in the store.
+            demonstrations, or in strata that draw what people alone decided), and ``row`` (B,) int64, the place in the
+            store.
     """
 
     observation: Mapping[str, Any]

@@ -106,8 +106,8 @@ def own_memory(pid: int) -> int:
 
 
 def resident_memory(pid: int) -> int:
-    """Memory of a process that holds no file: its own and what it shares by shared memory, bytes. Costs no more for a large
-    process. Raises OSError."""
+    """Memory of a process that holds no file: its own and what it shares by shared memory, bytes. Costs no more for a
+    large process. Raises OSError."""
     lines = (_PROC / str(pid) / "status").read_text(encoding="ascii", errors="replace").splitlines()
     return 1024 * sum(
         int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem"))

@@ -13,8 +13,9 @@ time, and never again. Three things are looked at:
 * **Rewards constant.** All rewards of its episodes are one number, and those of its peers' are not: the same test, of
   episodes whose rewards are all equal. Without peers: all are one number although some succeed and some do not, which
   needs no test.
-* **Actions clipped all the time.** In nine of ten episodes at least nine of ten actions of the policy were changed on their way to
-  the robot. The policy learns from what was done, but never does what it wants to. This is a rule; it needs no peers.
+* **Actions clipped all the time.** In nine of ten episodes at least nine of ten actions of the policy were changed on
+  their way to the robot. The policy learns from what was done, but never does what it wants to. This is a rule; it
+  needs no peers.
 
 Only episodes of learning count: a person's demonstrations and evaluations say nothing of a robot's data. What was found
 stands until the next block of the same robot, or until it has not been heard of for a while.

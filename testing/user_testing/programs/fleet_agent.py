@@ -2,11 +2,11 @@
 
     fleet_agent ENDPOINT HOST... [--credentials DIR] [--as HOST] [--clock-offset SECONDS] [--state DIR] [--alone SECONDS]
 
-With ``--start`` it runs what grants are for, ``set.command`` of a role's ``run``, by a shell, with the variable FENCING; it goes on for ``--alone``
-seconds without an agent.
+With ``--start`` it runs what grants are for, ``set.command`` of a role's ``run``, by a shell, with the variable
+FENCING; it goes on for ``--alone`` seconds without an agent.
 
-Prints a line for each change of what it is told and for each new reason why it refuses something, and at the end how often. ``--as`` speaks under the key
-of another host than it names: a forger.
+Prints a line for each change of what it is told and for each new reason why it refuses something, and at the end how
+often. ``--as`` speaks under the key of another host than it names: a forger.
 """
 
 from __future__ import annotations

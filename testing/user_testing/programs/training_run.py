@@ -32,7 +32,8 @@ _FLOW = {"rows": 3, "hidden": [8], "steps": 2}
 _CRITICS = {"critic_hidden": [8], "critics": 3, "critic_updates": 2}
 _GAUSSIAN = {"hidden": [8], "normalization": "data", "normalization_calls": 5}
 _ON_BASE = {**_CRITICS, "critic_only_updates": 10}
-#: Algorithm, and behind it in brackets what is special: its parameters, its policy, the parameters of that, settings of the sampler.
+#: Algorithm, and behind it in brackets what is special: its parameters, its policy, the parameters of that, settings of
+#: the sampler.
 CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any], dict[str, Any]]] = {
     "advantage_conditioned": ({"values": {"hidden": [8]}}, "advantage_flow", _FLOW, {"window": 3}),
     "advantage_conditioned (any policy)": (

@@ -11,7 +11,8 @@ from user_core.types import Batch
 def random_batch(
     spec: RobotSpec, rows: int, rng: np.random.Generator, window: int = 0, **changes
 ) -> Batch:
-    """A batch of a robot, of whole windows where ``window`` says of how many steps; ``changes`` are fields to be others."""
+    """A batch of a robot, of whole windows where ``window`` says of how many steps; ``changes`` are fields to be
+    others."""
 
     def observation():
         return {

@@ -36,7 +36,8 @@ SPEC = RobotSpec(
 
 
 def little_store(parent: Path) -> Path:
-    """Ten episodes of twenty steps, half of them demonstrations; in the others a person drives from the tenth step on."""
+    """Ten episodes of twenty steps, half of them demonstrations; in the others a person drives from the tenth step
+    on."""
     schema, folder = TrajectorySchema.of(SPEC), parent / "replay"
     writer = StoreWriter(folder, schema, QUICK)
     for number in range(10):

@@ -19,8 +19,8 @@ _STALE = 256
 _STALE_S = 15.0
 #: What batches took this long ago is no longer what they take, seconds; of the last few it is.
 _RECENT_S, _FEW = 30.0, 4
-#: Who lost its place gets one again after this time at the earliest, seconds; each time that it loses that one too, after
-#: twice as long, up to the second. Who kept it for longer than the second begins anew.
+#: Who lost its place gets one again after this time at the earliest, seconds; each time that it loses that one too,
+#: after twice as long, up to the second. Who kept it for longer than the second begins anew.
 _AWAY_S, _AWAY_MOST_S = 10.0, 320.0
 #: Overload must last before a robot loses its place, seconds.
 _PATIENCE_S = 3.0
@@ -31,12 +31,12 @@ _MOST = 4096
 class Admission:
     """Gives robots places, as many as can be answered in time. Pure.
 
-    With N robots and batches of at most n an observation may have to wait for a batch that has just begun and for
-    those of the others, and is answered with the last of ceil(N / n) batches. So N robots fit if
-    (ceil(N / n) + 1) times what such a batch takes, and the time that a batch waits for its last, are within the
-    budget. Robots with other versions have batches of their own, which come on top. How long batches take is measured:
-    before the first robot comes, and all the time afterwards. A robot that lost its place as batches took longer comes back by
-    itself once they are quicker; one that loses it again and again, after ever longer times.
+    With N robots and batches of at most n an observation may have to wait for a batch that has just begun and for those
+    of the others, and is answered with the last of ceil(N / n) batches. So N robots fit if (ceil(N / n) + 1) times what
+    such a batch takes, and the time that a batch waits for its last, are within the budget. Robots with other versions
+    have batches of their own, which come on top. How long batches take is measured: before the first robot comes, and
+    all the time afterwards. A robot that lost its place as batches took longer comes back by itself once they are
+    quicker; one that loses it again and again, after ever longer times.
 
     Args:
         config: Budget and sizes.

@@ -1,10 +1,10 @@
 """What a policy does for most of its time, done more quickly, and never prepared while a robot waits.
 
-Either compiled by torch (``torch.compile``, here), or recorded as CUDA graphs
-(:mod:`user_actor.inference.graphs`), or both: what is recorded then is what was compiled. Such a call is made for one
-form of its arguments: shapes, types, what is None. Each version of a policy is warmed before it is offered, in the forms
-that batches have (:meth:`PreparedCalls.warm`); what comes in another form later is computed as it is written. Batches are
-filled up to a size that is warm (:meth:`PreparedCalls.size`).
+Either compiled by torch (``torch.compile``, here), or recorded as CUDA graphs (:mod:`user_actor.inference.graphs`), or
+both: what is recorded then is what was compiled. Such a call is made for one form of its arguments: shapes, types, what
+is None. Each version of a policy is warmed before it is offered, in the forms that batches have
+(:meth:`PreparedCalls.warm`); what comes in another form later is computed as it is written. Batches are filled up to a
+size that is warm (:meth:`PreparedCalls.size`).
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ class PreparedCalls(ABC):
                         setattr(owner, name, one)
 
     def give_up(self) -> None:
-        """Prepare nothing more: nobody is to be answered any more. From any thread; the call that is being prepared goes on."""
+        """Prepare nothing more: nobody is to be answered any more. From any thread; the call that is being prepared
+        goes on."""
         self._given_up = True
 
     def warm(self, policy: Policy) -> None:

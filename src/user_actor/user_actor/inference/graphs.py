@@ -1,9 +1,9 @@
 """Policies that act by CUDA graphs: what they do for most of their time is launched at once. Imports torch late.
 
 One graph for each size of batch and form of arguments, for each of the two policies that take turns
-(:class:`user_actor.loop.acting.policy.PolicyHolder`). A graph reads weights where they are; so a version is loaded into the
-same tensors, and what was recorded with the version before acts with the new one. Where a tensor has moved the graphs of
-that policy are recorded anew, before it is offered.
+(:class:`user_actor.loop.acting.policy.PolicyHolder`). A graph reads weights where they are; so a version is loaded into
+the same tensors, and what was recorded with the version before acts with the new one. Where a tensor has moved the
+graphs of that policy are recorded anew, before it is offered.
 """
 
 from __future__ import annotations

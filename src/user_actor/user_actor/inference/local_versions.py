@@ -22,8 +22,8 @@ NETWORK: Way = "network"
 _LOOK_S = 0.005
 #: A learner that was on this host a moment ago has replaced a version that is gone; the next is announced soon.
 _NEXT_S = 1.0
-#: How long pieces of a version wait for answers in all: where robots ask without a pause, some answer takes longer rather
-#: than that no version ever comes.
+#: How long pieces of a version wait for answers in all: where robots ask without a pause, some answer takes longer
+#: rather than that no version ever comes.
 _GIVES_WAY_S = 10.0
 
 
@@ -42,10 +42,10 @@ class Announced(Protocol):
 class LocalVersions(Closing):
     """Called with a version that was announced: whether it came by a way of this host, and needs no network.
 
-    A policy that names its weights in place (:meth:`~user_core.interfaces.Policy.in_place`) is filled where it is, piece by
-    piece; others load arrays from memory. The policy that acts is not touched, and the other one is offered when all of
-    the version is there and was found right. Whatever fails, the version then comes over the network, unless another
-    way was asked for by name.
+    A policy that names its weights in place (:meth:`~user_core.interfaces.Policy.in_place`) is filled where it is,
+    piece by piece; others load arrays from memory. The policy that acts is not touched, and the other one is offered
+    when all of the version is there and was found right. Whatever fails, the version then comes over the network,
+    unless another way was asked for by name.
 
     Args:
         holder: Has both policies.

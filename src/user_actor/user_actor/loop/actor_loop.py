@@ -56,8 +56,8 @@ WAS_ASKED_BACK = Reason(ASKED_BACK, "the robot was asked back; no episode is beg
 class EpisodeSchedule:
     """Mixes evaluation episodes into the others. Pure.
 
-    Evaluations that are aborted again and again, for instance because whoever corrects the policy takes those over, too,
-    would leave no time to collect in: their round is given up, and the next one comes when it is due.
+    Evaluations that are aborted again and again, for instance because whoever corrects the policy takes those over,
+    too, would leave no time to collect in: their round is given up, and the next one comes when it is due.
 
     Attributes:
         given_up: Why the last round was given up; false once an evaluation has come to an end that counts.
@@ -73,8 +73,8 @@ class EpisodeSchedule:
         self.given_up, self.rounds_given_up = NO_REASON, 0
 
     def evaluate_next(self) -> int:
-        """Begin a round of evaluations with the next episode; how many episodes it has. Raises ConfigError where nothing
-        is evaluated, or everything."""
+        """Begin a round of evaluations with the next episode; how many episodes it has. Raises ConfigError where
+        nothing is evaluated, or everything."""
         if self._config.mode != "online":
             raise ConfigError(
                 "an evaluation", got=f"mode {self._config.mode!r}", expected="a robot that collects"

@@ -108,7 +108,8 @@ class Phase:
         self._least_ns = early_ns if self._least_ns is None else min(self._least_ns, early_ns)
 
     def waits(self) -> int:
-        """A step must wait for its observation; by how much later all deadlines after it are from now on, nanoseconds."""
+        """A step must wait for its observation; by how much later all deadlines after it are from now on,
+        nanoseconds."""
         self._step += 1
         self._least_ns = 0
         again = self._step - self._waited_at < _RECENT_STEPS
@@ -122,10 +123,10 @@ class Phase:
 class StepTiming:
     """Waits, so that each step begins when it should, with the observation that it should have.
 
-    In real time a step begins at its deadline, with the newest observation, which must be newer
-    than that of the step before. The grid keeps a little behind the robot's (:class:`Phase`). With a lockstep robot it begins as soon as the observation is
-    there that answers the action of the step before, unless a control period was asked for, or
-    the learner is behind: such a robot can stand still at no cost.
+    In real time a step begins at its deadline, with the newest observation, which must be newer than that of the step
+    before. The grid keeps a little behind the robot's (:class:`Phase`). With a lockstep robot it begins as soon as the
+    observation is there that answers the action of the step before, unless a control period was asked for, or the
+    learner is behind: such a robot can stand still at no cost.
 
     Args:
         config: Parameters.

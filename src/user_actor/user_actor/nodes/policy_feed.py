@@ -149,7 +149,8 @@ class AnnouncedVersions:
                 self._created_ns.popitem(last=False)
 
     def age_s(self, number: int) -> float:
-        """Time since a version was made, seconds; 0 without one (number 0), NaN where no announcement of it was heard."""
+        """Time since a version was made, seconds; 0 without one (number 0), NaN where no announcement of it was
+        heard."""
         if not number:
             return 0.0
         with self._lock:

@@ -51,8 +51,8 @@ _LABELS = (("abort", Label.ABORT), ("failure", Label.FAILURE), ("success", Label
 
 #: A hal shows observations at its control rate, and at least every half second in lockstep.
 _SILENCE_S = 2.0
-#: A hal that says for this long, and this many of its control periods, that no command has come, while they are sent, does
-#: not hear them.
+#: A hal that says for this long, and this many of its control periods, that no command has come, while they are sent,
+#: does not hear them.
 _UNHEARD_S, _UNHEARD_PERIODS = 2.0, 4
 
 

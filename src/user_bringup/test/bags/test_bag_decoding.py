@@ -152,7 +152,8 @@ def test_what_has_no_definition_is_left_to_rosbags(kind: str) -> None:
 
 
 def test_what_is_behind_a_message_is_passed_over_as_ros_does() -> None:
-    """What rclpy.serialization writes of a JointState without velocity and effort is 8 bytes longer than the message."""
+    """What rclpy.serialization writes of a JointState without velocity and effort is 8 bytes longer than the
+    message."""
     store = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
     kind = "sensor_msgs/msg/JointState"
     data = bytes(store.serialize_cdr(Random(store, 5).message(kind), kind))

@@ -308,7 +308,8 @@ class RosbagSource:
 
 def once(episode: Cut, twice: Sequence[tuple[int, int]], least_ns: int) -> list[Cut]:
     """The parts of an episode outside of the spans that were recorded twice, each an episode; one that has none stays
-    whole, and cannot be read. What was said of the whole counts for the last part only, and only where it reaches the end.
+    whole, and cannot be read. What was said of the whole counts for the last part only, and only where it reaches the
+    end.
 
     Args:
         episode: As it would be without such spans.

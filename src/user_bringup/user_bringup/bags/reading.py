@@ -328,8 +328,8 @@ def in_order(written: Mapping[str, Sequence[Array]]) -> dict[str, Array]:
 
 
 def ran_twice(written: Mapping[str, Sequence[Array]]) -> list[tuple[int, int]]:
-    """Spans of time, from and to, through which some topic was recorded twice: the clock was set back (of the computer, or
-    of a simulation that began anew), or several recordings lie in one folder. By their times alone, messages of both
+    """Spans of time, from and to, through which some topic was recorded twice: the clock was set back (of the computer,
+    or of a simulation that began anew), or several recordings lie in one folder. By their times alone, messages of both
     would be taken for those of one motion.
 
     Args:

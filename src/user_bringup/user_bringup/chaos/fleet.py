@@ -300,7 +300,8 @@ class FleetTrial(Trial):
         return works_since(self._own[worker][0], self.evidence, first_s)
 
     def _all_here_since(self, since_s: float) -> float | None:
-        """When all hosts were seen to be here, at least 3 s (the patience of presence) later; looked at twice a second."""
+        """When all hosts were seen to be here, at least 3 s (the patience of presence) later; looked at twice a
+        second."""
         now_s = time.monotonic()
         if now_s >= self._next_here_s:
             self._next_here_s = now_s + 0.5

@@ -2,8 +2,8 @@
 
     python -m user_bringup.chaos.links HOST:PORT...
 
-It prints the ports as a JSON list, and then reads lines, ``cut NUMBER`` or ``restore NUMBER``, until its input ends; each is
-answered by an empty line.
+It prints the ports as a JSON list, and then reads lines, ``cut NUMBER`` or ``restore NUMBER``, until its input ends;
+each is answered by an empty line.
 """
 
 from __future__ import annotations

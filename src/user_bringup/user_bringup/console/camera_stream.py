@@ -1,4 +1,5 @@
-"""Cameras on pages: each image is coded once, however many look, no oftener than it is shown, and none that is not drawn."""
+"""Cameras on pages: each image is coded once, however many look, no oftener than it is shown, and none that is not
+drawn."""
 
 from __future__ import annotations
 
@@ -84,8 +85,8 @@ class CameraFeed:
     """The images of all cameras that somebody looks at, for all pages. In one event loop.
 
     A thread that interrupts nobody takes images, and codes them, ``camera_rate_hz`` times a second at most, and only
-    while a page waits for some: a page that has not drawn what it has, because its link is slow or nobody sees it, costs
-    nothing. The loop is woken once for all cameras.
+    while a page waits for some: a page that has not drawn what it has, because its link is slow or nobody sees it,
+    costs nothing. The loop is woken once for all cameras.
 
     Args:
         config: Rate and quality.

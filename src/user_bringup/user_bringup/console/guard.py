@@ -33,7 +33,8 @@ _FILES = ("/_nicegui", "/console_static", "/picture", "/robot_mesh")
 #: Connections of one address a second, at once, and open together: what is more is cut off before it is read. A browser
 #: takes six, and two or three for each page that is open.
 _PEER_PER_S, _PEER_AT_ONCE, _PEER_OPEN = 30.0, 60.0, 400
-#: Behind a proxy, this many times as many a second: all people have its address, and it may connect anew for each request.
+#: Behind a proxy, this many times as many a second: all people have its address, and it may connect anew for each
+#: request.
 _PROXY_TIMES = 10.0
 #: How often those that were closed are forgotten, all together: each keeps buffers, of TLS some ten kilobytes.
 _FORGET_S = 10.0
@@ -41,8 +42,8 @@ _FORGET_S = 10.0
 _PEERS = 4096
 #: What is never refused for its number.
 STOP_PATH = "/emergency_stop"
-#: Wrong tokens of one address a second, and at once; what is more is not read, and its connection ends. A right one gets
-#: in whatever others guess there: tokens have 192 bits, so that it is the cost of guessing that is limited.
+#: Wrong tokens of one address a second, and at once; what is more is not read, and its connection ends. A right one
+#: gets in whatever others guess there: tokens have 192 bits, so that it is the cost of guessing that is limited.
 _GUESSES_PER_S, _GUESSES_AT_ONCE = 1.0, 10.0
 #: Closing codes of a websocket (RFC 6455): policy violation.
 REFUSED = 1008
@@ -110,8 +111,8 @@ class _Crowd:
 
     def page(self, name: str) -> asyncio.Lock:
         """Held while a page is made, which takes some hundredths of a second of the loop in which robots are driven: a
-        visitor who wants several gets one after the other. Not while it is sent: a browser that does not read would shut
-        him out."""
+        visitor who wants several gets one after the other. Not while it is sent: a browser that does not read would
+        shut him out."""
         return self._pages.setdefault(name, asyncio.Lock())
 
     def takes_request(self, name: str, path: str) -> bool:

@@ -17,8 +17,8 @@ from user_fleet.supervisor.niceness import set_session_niceness
 NICENESS = 6
 #: Of threads of the console whose work can wait.
 _BACKGROUND = 15
-#: A thread that waits for a core for this share of the time that it works finds the machine full; until it is less than the
-#: second. On a machine with an idle core it is a few hundredths.
+#: A thread that waits for a core for this share of the time that it works finds the machine full; until it is less than
+#: the second. On a machine with an idle core it is a few hundredths.
 _WAITS, _WAITS_STILL, _WAIT_LOOK_S = 0.5, 0.15, 2.0
 #: Who has said that he looks does so for this long.
 _LOOKED_S = 5.0
@@ -27,16 +27,16 @@ _LOOKED_S = 5.0
 def give_way() -> None:
     """Let the session of this process give way, where it is its own, now that it serves pages.
 
-    Before, it does not: on a full machine seconds of importing would become minutes without an emergency stop. Its threads
-    keep their niceness: an ordinary user could not lower it again, and a stop would wait for whoever learns.
+    Before, it does not: on a full machine seconds of importing would become minutes without an emergency stop. Its
+    threads keep their niceness: an ordinary user could not lower it again, and a stop would wait for whoever learns.
     """
     if _leads():
         asyncio.run(set_session_niceness(os.getpid(), NICENESS))
 
 
 def interrupt_nobody() -> None:
-    """Let the calling thread, and those that it starts, take the processor from nobody who is at it: they get their share,
-    but wait for it until the kernel's next tick, or until a core is free (``SCHED_BATCH``, sched(7)).
+    """Let the calling thread, and those that it starts, take the processor from nobody who is at it: they get their
+    share, but wait for it until the kernel's next tick, or until a core is free (``SCHED_BATCH``, sched(7)).
 
     A learner whose threads wait for each other loses, with each interruption, the time of all of them.
     """

@@ -1,5 +1,5 @@
-"""What is no page: meshes; and what must wait for no page: emergency stops, and the websockets by which cameras come and
-a person drives."""
+"""What is no page: meshes; and what must wait for no page: emergency stops, and the websockets by which cameras come
+and a person drives."""
 
 from __future__ import annotations
 

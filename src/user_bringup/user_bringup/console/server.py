@@ -189,8 +189,9 @@ def _application(console: Console) -> BesideUrgent:
     from user_bringup.console.pages.live import add_live_page
     from user_bringup.console.routes import URGENT, make_app, make_urgent_app
 
-    # NiceGUI's application is one in a process, and takes no more once it has served: a node that is started anew serves
-    # again. Pages that are still open load anew, as after the process: who kept them up to date went with its loop.
+    # NiceGUI's application is one in a process, and takes no more once it has served: a node that is started anew
+    # serves again. Pages that are still open load anew, as after the process: who kept them up to date went with its
+    # loop.
     core.app.user_middleware.clear()
     core.app.middleware_stack = None
     Client.instances.clear()

@@ -181,7 +181,8 @@ class Console:
         return list(self.graph.robots.items())
 
     async def _stop(self, graph: Graph, namespace: str, service: str) -> Any:
-        """Stop one robot: by what is connected to it already; where that does not answer, by a connection of its own."""
+        """Stop one robot: by what is connected to it already; where that does not answer, by a connection of its
+        own."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
         answers: list[Any] = []
 

@@ -1,6 +1,7 @@
 """The processes of a run, told in its folder by `user up`, which is asked there to start one anew.
 
-The console is a process of its own, and `user up` no node: a file that one writes and the other reads is all that it takes.
+The console is a process of its own, and `user up` no node: a file that one writes and the other reads is all that it
+takes.
 """
 
 from __future__ import annotations

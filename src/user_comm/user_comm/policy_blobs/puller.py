@@ -173,7 +173,8 @@ class PolicyPuller(Closing):
         link_share: Part of the link's measured rate that policies may take, over time; on a
             thin link versions are passed over for it.
         take_here: Brings a version by another way than the network, called in the puller's thread with its
-            announcement, and what tells whether it is not wanted any more; whether it did. Until then nothing is pulled.
+            announcement, and what tells whether it is not wanted any more; whether it did. Until then nothing is
+            pulled.
 
     Attributes:
         stats: What it has done.

@@ -1,4 +1,5 @@
-"""Weights of a checkpoint: hashed once, read once, not drawn before, never silently left out. No LeRobot is needed for it."""
+"""Weights of a checkpoint: hashed once, read once, not drawn before, never silently left out. No LeRobot is needed for
+it."""
 
 from __future__ import annotations
 

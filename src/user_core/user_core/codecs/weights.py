@@ -109,8 +109,8 @@ _NUMBERS = ("number", "update", "environment_steps", "created_ns")
 
 
 def content_hash(version: PolicyVersion) -> str:
-    """SHA-256, hexadecimal, over numbers, configuration hash and arrays of a version. Of a large one whose arrays cannot be
-    written to it is computed once: that takes a second for each 2 GB."""
+    """SHA-256, hexadecimal, over numbers, configuration hash and arrays of a version. Of a large one whose arrays
+    cannot be written to it is computed once: that takes a second for each 2 GB."""
     known = _KNOWN.get(id(version))
     if known is not None and known[0]() is version:
         return known[1]

@@ -48,8 +48,8 @@ class Document:
 def load_document(path: str | Path) -> Document:
     """Read a YAML file whose top is a mapping. Keys that occur twice are refused.
 
-    A key that is written as a number or a truth value (``0``, ``on``) is that text. A number knows how it was written, so
-    that it is that text where a field is one (``base_hash: 0012``).
+    A key that is written as a number or a truth value (``0``, ``on``) is that text. A number knows how it was written,
+    so that it is that text where a field is one (``base_hash: 0012``).
 
     Raises:
         ConfigError: The file is not there, is not valid YAML, or is something else.
@@ -110,11 +110,11 @@ _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 class _Loader(yaml.SafeLoader):
     """Each key is the text that was written: ``0``, ``on`` and ``1e3`` as well.
 
-    To plain YAML those are a number and a truth value, which ROS parameters, JSON and the names of fields are not. And a
-    key that occurs twice is a mistake: plain YAML would silently keep the last.
+    To plain YAML those are a number and a truth value, which ROS parameters, JSON and the names of fields are not. And
+    a key that occurs twice is a mistake: plain YAML would silently keep the last.
 
-    What type a value has is not known here, but where it is used. So a number keeps its text, and a day (``2026-11-30``)
-    is one: no field is a date.
+    What type a value has is not known here, but where it is used. So a number keeps its text, and a day
+    (``2026-11-30``) is one: no field is a date.
     """
 
     def __init__(self, stream: Any) -> None:

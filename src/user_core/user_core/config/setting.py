@@ -74,8 +74,8 @@ def as_number(value: Any) -> Any:
 
 
 def plain_numbers(value: Any) -> Any:
-    """The same with all numbers in it plain, for code that is not from here: to numpy another type of number is wider than
-    float32, and who asks for the exact type finds another one."""
+    """The same with all numbers in it plain, for code that is not from here: to numpy another type of number is wider
+    than float32, and who asks for the exact type finds another one."""
     if type(value) is dict:  # other mappings are objects, and not from YAML
         return {key: plain_numbers(one) for key, one in value.items()}
     return [plain_numbers(one) for one in value] if type(value) is list else as_number(value)
@@ -89,7 +89,8 @@ def as_if_written(value: Any) -> Any:
 
 
 def is_more_than_its_number(value: Any) -> bool:
-    """Whether a number that was read from YAML was written as nobody writes it who knows but the number: ``0012``, ``1.10``."""
+    """Whether a number that was read from YAML was written as nobody writes it who knows but the number: ``0012``,
+    ``1.10``."""
     return isinstance(value, WrittenInt | WrittenFloat) and repr(as_number(value)) != value.written
 
 

@@ -4,7 +4,8 @@ A graph is launched at once, and reads and writes the memory that it was recorde
 copies what is new to where the recorded one reads it, see :func:`tensors_of`.
 
 What a host gives a GPU on the way, such as a mask made of a list, cannot be recorded. It is the same each time, as the
-graph is; so it is noted once while everything is launched (:func:`rehearsed`), and taken from there by what is recorded.
+graph is; so it is noted once while everything is launched (:func:`rehearsed`), and taken from there by what is
+recorded.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class Recorder:
     Args:
         begin: See :func:`begins`.
         limit_s: A graph ends when this much of the GPU's time is in it, about; None: there is one.
-        notes_on: A kind of device; numbers that are read back from there meanwhile are for notes that nobody looks at, and
-            nan. Empty: none are.
+        notes_on: A kind of device; numbers that are read back from there meanwhile are for notes that nobody looks at,
+            and nan. Empty: none are.
         constants: What the host gave when the same was launched, see :func:`rehearsed`.
 
     Attributes:

@@ -128,7 +128,8 @@ class TorchPolicy(Policy):
 
     One that knows categorical elements says so by :attr:`knows_choices`: its network then gives a
     :class:`~user_core.interfaces.ChoiceDistribution` for a robot that has some
-    (:class:`user_core.policies.choices.MixedActions` is one). :meth:`network` gives a copy of the network, for an algorithm to train.
+    (:class:`user_core.policies.choices.MixedActions` is one). :meth:`network` gives a copy of the network, for an
+    algorithm to train.
 
     Args:
         config: Parameters.
@@ -197,7 +198,8 @@ class TorchPolicy(Policy):
 
 
 def require_device(name: str, whose: str) -> torch.device:
-    """The torch device of this name, as torch knows it with its number. Raises ConfigError where this machine does not have it."""
+    """The torch device of this name, as torch knows it with its number. Raises ConfigError where this machine does not
+    have it."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts

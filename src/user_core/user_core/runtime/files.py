@@ -80,6 +80,7 @@ def state_home() -> Path:
 
 
 def cache_home() -> Path:
-    """Where lies what can be found out anew: ``$XDG_CACHE_HOME/user``, or ``~/.cache/user``. Raises RuntimeError without a home."""
+    """Where lies what can be found out anew: ``$XDG_CACHE_HOME/user``, or ``~/.cache/user``. Raises RuntimeError
+    without a home."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(cache) if cache else Path.home() / ".cache") / "user"

@@ -25,9 +25,11 @@ from user_core.errors import ConfigError
 
 #: Longest turn, seconds: an answer that takes longer is none that a robot could wait for.
 LONGEST_S = 0.25
-#: The share of the time that others have where an answer is always due, as with simulated arms that ask without a pause.
+#: The share of the time that others have where an answer is always due, as with simulated arms that ask without a
+#: pause.
 LEAST_SHARE = 0.2
-#: This long others wait at most before they take their share, seconds: longer than robots of a fixed rate make them wait.
+#: This long others wait at most before they take their share, seconds: longer than robots of a fixed rate make them
+#: wait.
 PATIENCE_S = 1.0
 _LOOK_S = 5e-5
 #: Intervals that are looked at, and by which share of their median they may differ from it.

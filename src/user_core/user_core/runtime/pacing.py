@@ -61,8 +61,8 @@ class Pacer:
         self._shifted_ns = 0
 
     def shift(self, later_ns: int) -> None:
-        """Move the grid: the next deadline and all after it come this much later. Steps keep their numbers, and lateness
-        is that against the new deadlines."""
+        """Move the grid: the next deadline and all after it come this much later. Steps keep their numbers, and
+        lateness is that against the new deadlines."""
         self.due_ns += later_ns
         self._shifted_ns += later_ns
 

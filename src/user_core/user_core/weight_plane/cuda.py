@@ -89,7 +89,8 @@ def _driver() -> _Driver:
 
 
 def number_of_gpu(uuid: str) -> int | None:
-    """Which number a GPU has in this process, by its :func:`uuid_of`; None: it is not visible here. Raises TransportError."""
+    """Which number a GPU has in this process, by its :func:`uuid_of`; None: it is not visible here. Raises
+    TransportError."""
     count = ctypes.c_int()
     _driver().call("cuDeviceGetCount", ctypes.byref(count))
     # Their contexts are not made for that: each takes half a GB of its GPU.
@@ -152,7 +153,8 @@ class MappedGpuMemory(Closing):
     Args:
         handle: As that process got it.
         index: Number of the GPU here that copies; the memory may lie on another one of the host.
-        to: Number of the GPU that it copies to, where that is not the same: the one on which the memory lies then sends it.
+        to: Number of the GPU that it copies to, where that is not the same: the one on which the memory lies then sends
+            it.
 
     Raises:
         TransportError: It cannot be mapped: no such GPU is visible here, or neither reaches the other.
@@ -178,7 +180,8 @@ class MappedGpuMemory(Closing):
         self._launch = driver.launcher(COPY)
 
     def copy(self, offset: int, nbytes: int, target: int, stream: int) -> None:
-        """Launch a copy from there to an address of this process, on a stream of the GPU that copies. Raises TransportError."""
+        """Launch a copy from there to an address of this process, on a stream of the GPU that copies. Raises
+        TransportError."""
         # The stream says which one that is, whatever this thread is at.
         code = self._launch(target, (self._pointer or 0) + offset, nbytes, stream)
         if code:

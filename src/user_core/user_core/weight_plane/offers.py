@@ -55,9 +55,9 @@ _AGAIN_S = 0.2
 class Offers(Closing):
     """Offers the newest version to processes of the same user on this host, until the next replaces it.
 
-    Nothing is copied before somebody asks. The first who wants it on a GPU gets that version by memory; from the next one
-    on there are snapshots (:meth:`snapshot`). A version that is replaced while it is being taken stays until that has
-    ended.
+    Nothing is copied before somebody asks. The first who wants it on a GPU gets that version by memory; from the next
+    one on there are snapshots (:meth:`snapshot`). A version that is replaced while it is being taken stays until that
+    has ended.
 
     Args:
         hold_s: Who takes longer is cut off, seconds.

@@ -44,8 +44,8 @@ if TYPE_CHECKING:  # with torch
 _log = logging.getLogger(__name__)
 #: Those that take turns.
 _POLICIES = 2
-#: How long the learner may take to bring a version into memory, seconds; and how often it is looked meanwhile whether the
-#: version is still wanted.
+#: How long the learner may take to bring a version into memory, seconds; and how often it is looked meanwhile whether
+#: the version is still wanted.
 _ANSWER_S, _LOOK_S = 60.0, 0.05
 
 
@@ -135,12 +135,12 @@ def _wait_for_answer(connection: socket.socket, cancelled: Callable[[], bool]) -
 
 
 class Mappings(Closing):
-    """Memory of a learner's GPU that stays mapped here from one version to the next, which spares much of the time that a
-    version takes within a host. When the learner ends, or lets go of its memory, it is unmapped.
+    """Memory of a learner's GPU that stays mapped here from one version to the next, which spares much of the time that
+    a version takes within a host. When the learner ends, or lets go of its memory, it is unmapped.
 
     Args:
-        make: Maps what a handle says, for the GPU of this process that copies, and the one that it copies to where that is
-            another.
+        make: Maps what a handle says, for the GPU of this process that copies, and the one that it copies to where that
+            is another.
         most: What stays mapped at once: what is mapped longest goes.
 
     Attributes:
@@ -166,8 +166,8 @@ class Mappings(Closing):
         Args:
             handle: As the learner has it.
             index: Number of the GPU here that it is copied to.
-            sender: Number of the GPU here on which it lies, where that is another: it is to send as well, if it can reach
-                the other.
+            sender: Number of the GPU here on which it lies, where that is another: it is to send as well, if it can
+                reach the other.
 
         Raises:
             TransportError: It cannot be mapped.
@@ -189,8 +189,8 @@ class Mappings(Closing):
                 raise
 
     def known(self, offer: Offer, targets: Mapping[str, Tensor]) -> Known:
-        """What was found out about a network when it was filled last, by a version that lies alike; of both policies that take
-        turns. Raises PolicyError where the version does not fit it."""
+        """What was found out about a network when it was filled last, by a version that lies alike; of both policies
+        that take turns. Raises PolicyError where the version does not fit it."""
         from user_core.weight_plane.tensors import Known, check_targets
 
         lie = ((n, t.data_ptr(), t.dtype, t.shape, t.stride()) for n, t in targets.items())
@@ -298,7 +298,8 @@ class Taking(Closing):
     def fill(
         self, targets: Mapping[str, Tensor], pace: Callable[[], object] = lambda: None, mappings: Mappings | None = None
     ) -> None:  # fmt: skip
-        """Bring the version into a network that does not act, in place; see :func:`user_core.weight_plane.tensors.fill`.
+        """Bring the version into a network that does not act, in place; see
+        :func:`user_core.weight_plane.tensors.fill`.
 
         Args:
             targets: Tensors of the network, by the names of the version's arrays.

@@ -29,8 +29,9 @@ from user_core.weight_plane.wire import (
 
 #: Bytes that are on their way at once within a GPU: one piece is copied while the next is launched.
 _UNDER_WAY = 2 * PIECE_BYTES
-#: From another GPU pieces are copied by copy engines, which no answer waits for. This many bytes are launched at once, on one
-#: of two streams in turn: to launch a copy takes the processor as long as to copy 20 MB, and none of it may be waited for.
+#: From another GPU pieces are copied by copy engines, which no answer waits for. This many bytes are launched at once,
+#: on one of two streams in turn: to launch a copy takes the processor as long as to copy 20 MB, and none of it may be
+#: waited for.
 _AFAR, _LANES = 2 * PIECE_BYTES, 2
 #: Where the bytes of a piece go, and what is summed up of them, see :func:`_numbers`.
 Place: TypeAlias = tuple[Tensor, tuple[Tensor, Tensor]]
@@ -177,8 +178,8 @@ class Snapshots:
     def take(
         self, tensors: Mapping[str, Tensor], rounded: bool = False, pace: Callable[[], object] = lambda: None
     ) -> Snapshot | None:  # fmt: skip
-        """What these tensors are now; None where all copies are in use. Waits for all pieces but the last two, so that few
-        stand before an answer to a robot.
+        """What these tensors are now; None where all copies are in use. Waits for all pieces but the last two, so that
+        few stand before an answer to a robot.
 
         Args:
             tensors: By name; the largest is on the GPU.
@@ -379,8 +380,8 @@ class FromGpu:
     """A GPU's memory that another process shares.
 
     Args:
-        memories: It, mapped for each GPU that is to copy: for the one that gets it, and for the one where it lies, if that can
-            send it. Both in turn are faster than either.
+        memories: It, mapped for each GPU that is to copy: for the one that gets it, and for the one where it lies, if
+            that can send it. Both in turn are faster than either.
         far: Whether it is another GPU's than the network.
     """
 
@@ -486,8 +487,8 @@ def _together(pieces: Sequence[Piece], at_once: int) -> Iterator[list[Piece]]:
 
 
 class Known:
-    """What was found out about a network that is filled, and what it is filled by: kept for the next version, because finding it
-    out again takes the processor as long as pieces of 100 MB take to come from another GPU.
+    """What was found out about a network that is filled, and what it is filled by: kept for the next version, because
+    finding it out again takes the processor as long as pieces of 100 MB take to come from another GPU.
 
     Args:
         device: Where the network is.
@@ -510,8 +511,8 @@ class Known:
         return self._sums
 
     def streams(self, engines: tuple[int | None, ...]) -> tuple[Any, list[Any]]:
-        """The stream that sums up, and those on which pieces come, all behind what was launched for the network; None on a
-        CPU."""
+        """The stream that sums up, and those on which pieces come, all behind what was launched for the network; None
+        on a CPU."""
         if self.device.type != "cuda":
             return None, [None] * len(engines)
         cuda: Any = torch.cuda

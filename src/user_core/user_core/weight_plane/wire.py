@@ -25,8 +25,8 @@ GPU, MEMORY = "gpu", "memory"
 PIECE_BYTES = 32 << 20
 #: Where arrays begin in the common memory: what any type, and any copy engine, likes.
 ALIGNMENT = 256
-#: On the way between GPUs, arrays of this many bytes at most travel together: each copy and each sum takes some 50 µs to launch,
-#: in which 20 MB could go.
+#: On the way between GPUs, arrays of this many bytes at most travel together: each copy and each sum takes some 50 µs
+#: to launch, in which 20 MB could go.
 JOINED_BYTES = 1 << 20
 #: Of a number that checksums add up.
 NUMBER_BYTES = 8
@@ -294,9 +294,9 @@ def _aligned(nbytes: int) -> int:
 
 
 def checksum(data: Array) -> int:
-    """Of the bytes of a piece: the sum of its numbers of eight bytes, with sign, and of the bytes that are left, as far as eight
-    bytes hold it. A GPU computes the same while it copies the next piece, and reads each byte once for it: of smaller numbers it
-    would make larger ones first, four times the work."""
+    """Of the bytes of a piece: the sum of its numbers of eight bytes, with sign, and of the bytes that are left, as far
+    as eight bytes hold it. A GPU computes the same while it copies the next piece, and reads each byte once for it: of
+    smaller numbers it would make larger ones first, four times the work."""
     flat = data.reshape(-1).view(np.uint8)
     whole = len(flat) // NUMBER_BYTES * NUMBER_BYTES
     found = flat[:whole].view("<i8").sum(dtype=np.int64, keepdims=True)

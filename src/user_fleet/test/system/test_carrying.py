@@ -1,4 +1,5 @@
-"""A job that is carried: its end is the carrier's, cancelling it is Ctrl-C, and none is lost when a carrier is killed."""
+"""A job that is carried: its end is the carrier's, cancelling it is Ctrl-C, and none is lost when a carrier is
+killed."""
 
 import json
 import os

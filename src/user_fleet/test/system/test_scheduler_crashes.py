@@ -69,7 +69,8 @@ def check(path: Path) -> FleetStore:
 
 
 def test_a_crash_at_any_statement_leaves_all_of_a_change_or_nothing(tmp_path: Path) -> None:
-    # In a process of one thread: it forks, and a child of one with several may wait for a lock that nobody has any more.
+    # In a process of one thread: it forks, and a child of one with several may wait for a lock that nobody has any
+    # more.
     subprocess.run([sys.executable, __file__, str(tmp_path / "fleet.sqlite")], check=True)
 
 

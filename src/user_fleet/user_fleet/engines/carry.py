@@ -3,9 +3,9 @@
     python -m user_fleet.engines.carry NAME.job            # started by the agent of a host, for a grant
     python -m user_fleet.engines.carry --cancel NAME.job   # what a carrier that was killed has left
 
-SIGINT or SIGTERM cancels the job, and the carrier ends when it has ended. The file says what is to be run, and, once the engine has
-taken it, how the engine calls it; it is removed when the job is over. So a carrier that is started again on it goes on
-with the same job, and no job is without somebody who knows of it.
+SIGINT or SIGTERM cancels the job, and the carrier ends when it has ended. The file says what is to be run, and, once
+the engine has taken it, how the engine calls it; it is removed when the job is over. So a carrier that is started again
+on it goes on with the same job, and no job is without somebody who knows of it.
 """
 
 from __future__ import annotations

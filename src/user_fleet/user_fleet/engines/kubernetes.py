@@ -40,8 +40,8 @@ class KubernetesConfig(EngineConfig):
 class KubernetesEngine(Engine):
     """A Job of one pod, never started again by Kubernetes: that is the scheduler's to decide.
 
-    Without ``kubectl`` on the path the manifest is written, and the job waits until somebody has applied it and says `user fleet
-    finish`.
+    Without ``kubectl`` on the path the manifest is written, and the job waits until somebody has applied it and says
+    `user fleet finish`.
     """
 
     Config = KubernetesConfig

@@ -1,4 +1,5 @@
-"""Jobs of a Ray cluster, through the REST interface of its head, as `ray job submit` does it; Ray itself is not needed here."""
+"""Jobs of a Ray cluster, through the REST interface of its head, as `ray job submit` does it; Ray itself is not needed
+here."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class RayConfig(EngineConfig):
 
 
 class RayEngine(Engine):
-    """``ray job submit``. Cancelling sends SIGTERM; a cluster kills after ``RAY_JOB_STOP_WAIT_TIME_S``, 3 s, unless it is told otherwise."""
+    """``ray job submit``. Cancelling sends SIGTERM; a cluster kills after ``RAY_JOB_STOP_WAIT_TIME_S``, 3 s, unless it
+    is told otherwise."""
 
     Config = RayConfig
     logs_late_s = 2.5

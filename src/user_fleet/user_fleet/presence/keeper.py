@@ -1,12 +1,13 @@
 """Runs the command of a grant, and outlives the agent that started it, so that the next agent goes on with it.
 
-An agent may die at any time, and its supervisor has it back within seconds; the robot that it had started something for shall
-not stand still meanwhile. So between the two stands this small program, which stays when the agent is killed. It passes on
-signals, and writes how its command has ended and whether it was asked to, since only a parent learns that. When no agent has been there for
-some time, it asks its command to end: grants run out, and somebody must be there to say so.
+An agent may die at any time, and its supervisor has it back within seconds; the robot that it had started something for
+shall not stand still meanwhile. So between the two stands this small program, which stays when the agent is killed. It
+passes on signals, and writes how its command has ended and whether it was asked to, since only a parent learns that.
+When no agent has been there for some time, it asks its command to end: grants run out, and somebody must be there to
+say so.
 
-It is started by its path and needs the standard library only, to be there at once. Agents show that they are there by a shared lock
-on a file, which the kernel takes from them however they end.
+It is started by its path and needs the standard library only, to be there at once. Agents show that they are there by a
+shared lock on a file, which the kernel takes from them however they end.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Starts on a host what its grants are for, one process each, and ends it when the grant does.
 
-Of one resource no two processes run at the same time: the next one waits until the one before has ended, with all that it had
-started. Whatever ends by itself is said: well (exit code 0), or failed with its last line.
+Of one resource no two processes run at the same time: the next one waits until the one before has ended, with all that
+it had started. Whatever ends by itself is said: well (exit code 0), or failed with its last line.
 
-What was started goes on when the agent is killed (:mod:`user_fleet.presence.keeper`); the next agent finds it by its note, goes on with it, and
-ends what is not granted any more as soon as it knows what is.
+What was started goes on when the agent is killed (:mod:`user_fleet.presence.keeper`); the next agent finds it by its
+note, goes on with it, and ends what is not granted any more as soon as it knows what is.
 
-What an engine runs (:mod:`user_fleet.engines`) has a process here, too, which carries the job: its end is that of the job.
+What an engine runs (:mod:`user_fleet.engines`) has a process here, too, which carries the job: its end is that of the
+job.
 """
 
 from __future__ import annotations
@@ -337,7 +338,8 @@ class Launcher:
         return self._folder / f"{resource.replace('/', '.')}.pid"
 
     def _cancel_what_is_left(self, alive: Iterable[int]) -> None:
-        """Jobs that no process carries any more, of grants that are over, are cancelled, however long their engine is away."""
+        """Jobs that no process carries any more, of grants that are over, are cancelled, however long their engine is
+        away."""
         now_s = time.monotonic()
         for file, (process, _) in list(self._tidying.items()):
             if process.poll() is not None and not file.exists():

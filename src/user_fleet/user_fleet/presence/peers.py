@@ -27,7 +27,8 @@ class Place:
 
 
 def port_of(fencing: int) -> int:
-    """A port for what is started for a grant: below those that systems give away, and of another grant only after 10,000 more."""
+    """A port for what is started for a grant: below those that systems give away, and of another grant only after
+    10,000 more."""
     return _FIRST_PORT + fencing % _PORTS
 
 

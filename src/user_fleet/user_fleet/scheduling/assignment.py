@@ -7,8 +7,8 @@ The cost of an assignment is the sum of
 - for each resource that is not at the experiment's home, the site that makes this sum least, ``away``,
 - for the second, third, ... robot of one host, ``spread`` times 1, 2, ...
 
-For a home, and an option for each role, this is a minimum-cost flow (roles, resources, hosts), which
-successive shortest paths solve exactly, since the costs of a host are convex. Options, and the hosts of roles that want all from
+For a home, and an option for each role, this is a minimum-cost flow (roles, resources, hosts), which successive
+shortest paths solve exactly, since the costs of a host are convex. Options, and the hosts of roles that want all from
 one host, are tried by depth-first search, where the flow of the roles so far is the lower bound.
 
 Few of what is offered can matter. With N resources asked for in all, others use at most N - 1 hosts: of

@@ -123,9 +123,9 @@ class Requirement(Config):
 class Run(Config):
     """What the agent of a host starts for each resource that is granted for a role.
 
-    In values, ``${resource}``, ``${host}``, ``${address}``, ``${port}``, ``${site}``, ``${experiment}``, ``${role}``, ``${robot_file}``,
-    ``${fencing}`` and the host's own ``values`` are replaced, and ``${ROLE.address}``, ``${ROLE.port}`` and their like by those of what
-    was granted for another role.
+    In values, ``${resource}``, ``${host}``, ``${address}``, ``${port}``, ``${site}``, ``${experiment}``, ``${role}``,
+    ``${robot_file}``, ``${fencing}`` and the host's own ``values`` are replaced, and ``${ROLE.address}``,
+    ``${ROLE.port}`` and their like by those of what was granted for another role.
     """
 
     deployment: str = setting(

@@ -1,9 +1,9 @@
 """Decides who gets what, again and again: :meth:`Scheduler.step` compares what is wanted with what there is.
 
-All that it decides is in the store, and nothing else is remembered that matters: a scheduler that is killed and started again goes on
-where the other one was. It takes nothing away by itself while something is in use: it asks for it back (:attr:`Grant.yields`), and ends the
-grant when the host says that the episode has ended. Only what has failed, or is on a host that has been silent for
-longer than a lease lasts, is ended at once.
+All that it decides is in the store, and nothing else is remembered that matters: a scheduler that is killed and started
+again goes on where the other one was. It takes nothing away by itself while something is in use: it asks for it back
+(:attr:`Grant.yields`), and ends the grant when the host says that the episode has ended. Only what has failed, or is on
+a host that has been silent for longer than a lease lasts, is ended at once.
 """
 
 from __future__ import annotations

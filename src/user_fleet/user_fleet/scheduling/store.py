@@ -1,12 +1,13 @@
 """What the scheduler knows, in one SQLite file: experiments, grants, and what must not be given.
 
 Every change is one transaction, so that the file is whole after any crash, and makes sense: SQLite itself refuses a
-second exclusive grant of a resource. Fencing numbers only grow, also over crashes and over schedulers: whoever
-holds a grant with a smaller number than another of the same resource has lost it. They begin with the wall clock, in seconds, so that
-hosts and robots, which remember the newest that they have seen, believe a new file, too.
+second exclusive grant of a resource. Fencing numbers only grow, also over crashes and over schedulers: whoever holds a
+grant with a smaller number than another of the same resource has lost it. They begin with the wall clock, in seconds,
+so that hosts and robots, which remember the newest that they have seen, believe a new file, too.
 
-Of several schedulers only the newest may write. Each takes the store over when it begins to work, with a token that is larger than all
-before; a transaction of one with an older token is refused. So a scheduler that was suspended or cut off and comes back changes nothing.
+Of several schedulers only the newest may write. Each takes the store over when it begins to work, with a token that is
+larger than all before; a transaction of one with an older token is refused. So a scheduler that was suspended or cut
+off and comes back changes nothing.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ def client() -> Iterator[Client]:
 
 @pytest.fixture
 def lone_client(ros_domain: int) -> Iterator[Client]:
-    """In a domain of its own, for tests with a hal of their own: that of the others is still there, with the same names."""
+    """In a domain of its own, for tests with a hal of their own: that of the others is still there, with the same
+    names."""
     client = Client()
     yield client
     client.close()

@@ -1,7 +1,8 @@
 """Driver ``lerobot``: any robot of LeRobot, built in or installed by others, behind our gate.
 
-LeRobot says which numbers its robots have, and neither their unit nor their limits: both are stated in the robot's file,
-and without them nothing moves. Its angles (degrees, usually) become rad, its grippers (0 to 100) shares of their opening.
+LeRobot says which numbers its robots have, and neither their unit nor their limits: both are stated in the robot's
+file, and without them nothing moves. Its angles (degrees, usually) become rad, its grippers (0 to 100) shares of their
+opening.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which grant of the fleet's scheduler a robot obeys: the newest that it has ever seen.
 
-The numbers of grants only grow, over restarts of the scheduler and over schedulers. The newest one that was seen
-is in a file of the robot, so that a HAL that is restarted, or a second one for the same robot, knows it too. What
-comes under an older grant is refused: its actor was cut off, or suspended, or was told by a scheduler that is not obeyed any more.
+The numbers of grants only grow, over restarts of the scheduler and over schedulers. The newest one that was seen is in
+a file of the robot, so that a HAL that is restarted, or a second one for the same robot, knows it too. What comes under
+an older grant is refused: its actor was cut off, or suspended, or was told by a scheduler that is not obeyed any more.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ NAME = "grant.json"
 class GrantOrder:
     """The newest grant of one robot. Used by one thread at a time; the file by several processes.
 
-    Two numbers are kept: the newest grant under which somebody was leased the robot, and the newest under which a HAL was
-    started. A HAL that was itself started under an older one than another HAL is to end (:meth:`why_over`).
+    Two numbers are kept: the newest grant under which somebody was leased the robot, and the newest under which a HAL
+    was started. A HAL that was itself started under an older one than another HAL is to end (:meth:`why_over`).
 
     A HAL without a grant of its own, which a person started, obeys requests without one until it has seen one
     with: so robots without a scheduler work as if there were no such thing as a grant.

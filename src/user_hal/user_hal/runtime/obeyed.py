@@ -1,8 +1,8 @@
 """Whom a robot has obeyed, and when: a small log that shows afterwards that it was one at a time.
 
-It is a file of JSON lines beside the robot's state. Each lease that commanded the robot has a line when its first command
-was obeyed, then one a second while more are, and the last one counts. The file is made smaller before it is larger than 256 KiB;
-the newest 500 leases stay. A process that is killed loses what it obeyed in its last second.
+It is a file of JSON lines beside the robot's state. Each lease that commanded the robot has a line when its first
+command was obeyed, then one a second while more are, and the last one counts. The file is made smaller before it is
+larger than 256 KiB; the newest 500 leases stay. A process that is killed loses what it obeyed in its last second.
 """
 
 from __future__ import annotations

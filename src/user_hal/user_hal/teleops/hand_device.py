@@ -131,10 +131,10 @@ class JogConfig(Config):
 class Jog:
     """Makes actions of one robot from six axes, -1 to 1 each, and a gripper opening.
 
-    Choices are made as :mod:`user_hal.teleops.choice_axes` says. Actions that move the tool follow the axes x y z and rx ry rz in the base frame, those of a
-    planar base x, y and rz. Actions that move joints, and generic ones, take the axes in the order of their elements; what has
-    no axis stands still. Where actions are targets, they are counted from the target before
-    while the person drives, so that nothing sags, and from where the robot is when he begins.
+    Choices are made as :mod:`user_hal.teleops.choice_axes` says. Actions that move the tool follow the axes x y z and
+    rx ry rz in the base frame, those of a planar base x, y and rz. Actions that move joints, and generic ones, take the
+    axes in the order of their elements; what has no axis stands still. Where actions are targets, they are counted from
+    the target before while the person drives, so that nothing sags, and from where the robot is when he begins.
 
     Raises:
         ConfigError: The robot shows nothing that its targets could start from, or six axes

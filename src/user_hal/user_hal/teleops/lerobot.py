@@ -1,4 +1,5 @@
-"""Teleop ``lerobot``: any teleoperator of LeRobot: a leader arm that the robot follows, or keys and pads that move its tool."""
+"""Teleop ``lerobot``: any teleoperator of LeRobot: a leader arm that the robot follows, or keys and pads that move its
+tool."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ _PAUSE_S = 0.2
 
 
 class LeRobotTeleopConfig(LeaderConfig):
-    """Which teleoperator of LeRobot. Of a leader arm the settings of ``leader`` count, except its topics; ``scale`` 0.0174533
-    where it says degrees."""
+    """Which teleoperator of LeRobot. Of a leader arm the settings of ``leader`` count, except its topics; ``scale``
+    0.0174533 where it says degrees."""
 
     device: dict[str, Any] = setting(
         doc="LeRobot's own settings of it, as its commands take them: type, port, id, ..."

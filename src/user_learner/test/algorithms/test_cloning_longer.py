@@ -1,4 +1,5 @@
-"""What keeps chunk policies good that are cloned for long: weights that decay, and an average of them that is published."""
+"""What keeps chunk policies good that are cloned for long: weights that decay, and an average of them that is
+published."""
 
 from __future__ import annotations
 
@@ -162,7 +163,8 @@ def test_matrices_of_perceptrons_decay_and_no_biases() -> None:
 
 
 def test_shaking_is_not_learned_by_heart() -> None:
-    """Few noisy demonstrations, some hundred passes: what others would do is foretold as well as after the best of them."""
+    """Few noisy demonstrations, some hundred passes: what others would do is foretold as well as after the best of
+    them."""
     rng = np.random.default_rng(3)
 
     def shown(count: int) -> Batch:

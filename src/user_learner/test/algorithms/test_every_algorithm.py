@@ -1,4 +1,5 @@
-"""What every shipped algorithm keeps: NaN in a batch is told and spoils nothing. That kill -9 loses nothing is in system/."""
+"""What every shipped algorithm keeps: NaN in a batch is told and spoils nothing. That kill -9 loses nothing is in
+system/."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""Choices beside continuous elements, as of a gripper, in residual, dsrl and cal_ql: promises, equations, what is learned."""
+"""Choices beside continuous elements, as of a gripper, in residual, dsrl and cal_ql: promises, equations, what is
+learned."""
 
 import numpy as np
 import pytest

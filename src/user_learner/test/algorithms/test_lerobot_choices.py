@@ -1,4 +1,5 @@
-"""Robots with choices (a gripper of three, a discrete action) and policies of LeRobot: a number for each that can be chosen."""
+"""Robots with choices (a gripper of three, a discrete action) and policies of LeRobot: a number for each that can be
+chosen."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,5 @@
-"""What LeRobot makes in bfloat16 stays so in the network and learns in float32: averages, versions and checkpoints agree."""
+"""What LeRobot makes in bfloat16 stays so in the network and learns in float32: averages, versions and checkpoints
+agree."""
 
 import numpy as np
 import pytest

@@ -381,7 +381,8 @@ def test_what_edits_say_is_looked_up_once_and_of_episodes_that_come_later_when_t
 
 
 def all_told(stores):
-    """What a catalog says of every row, by segment and row in place of addresses, which depend on what was there before."""
+    """What a catalog says of every row, by segment and row in place of addresses, which depend on what was there
+    before."""
     state = stores.snapshot
     table, runs = state.segments, state.runs
     starts = zip(runs.address.tolist(), runs.rows.tolist(), strict=True)

@@ -22,8 +22,9 @@ from user_testing.worlds.replay import IMAGE_SCHEMA, QUICK, Actor, Plan, fill, j
 KILLS = 72
 STORE = QUICK.replace(segment_bytes=1)  # 1024 rows
 
-#: Says that it begins, and goes on for ever; each further line that it prints is acknowledged. Compression and retention
-#: by rule work in a process apart, as in the replay node; after ``alone`` seconds that one is killed by itself.
+#: Says that it begins, and goes on for ever; each further line that it prints is acknowledged. Compression and
+#: retention by rule work in a process apart, as in the replay node; after ``alone`` seconds that one is killed by
+#: itself.
 _WORK = """
 import os, signal, sys, threading
 from user_core.errors import StoreError

@@ -138,7 +138,8 @@ def test_judging_a_robot_frame_by_frame_is_what_evaluation_says(trained):
 
 
 def test_the_networks_that_the_threshold_was_chosen_with_judge(trained, monkeypatch):
-    """Another one need not agree with it: by one network of all episodes, a quarter of the successes was once missed."""
+    """Another one need not agree with it: by one network of all episodes, a quarter of the successes was once
+    missed."""
     path, _ = trained
     made, fitted = [], training.fitted
     monkeypatch.setattr(training, "fitted", lambda *args: made.append(fitted(*args)) or made[-1])

@@ -44,7 +44,8 @@ _OUTCOMES = {outcome.name.lower(): outcome for outcome in Outcome}
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Run the command; return the exit status: 0, 1 when something was left out or found, 2 when it could not be done."""
+    """Run the command; return the exit status: 0, 1 when something was left out or found, 2 when it could not be
+    done."""
     options = parser().parse_args(arguments)
     return run(partial(options.run, options), console)
 

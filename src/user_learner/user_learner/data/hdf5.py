@@ -275,8 +275,8 @@ class Hdf5Source:
         return found if isinstance(found, dict) else {}
 
     def _says_nothing_of_success(self, roles: Mapping[str, str]) -> str:
-        """What a person should know where robomimic's file does not tell how its episodes ended: ``dones`` may also be the
-        end of the recording."""
+        """What a person should know where robomimic's file does not tell how its episodes ended: ``dones`` may also be
+        the end of the recording."""
         if self._ours is not None or not self._kwargs:  # an export of a store says it all
             return ""
         if "success" in roles or (self._is_sparse and "reward" in roles):

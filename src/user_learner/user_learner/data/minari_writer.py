@@ -1,8 +1,8 @@
 """Writes episodes as a Minari data set of its HDF5 backend; Minari is not needed for it.
 
-The directory is the data set (``data/main_data.hdf5``, ``data/metadata.json``): Minari finds it where
-it stands below ``MINARI_DATASETS_PATH``. Pictures of 32 pixels or more are PNG in place of Minari's JPEG, which it opens
-as well and which lose nothing.
+The directory is the data set (``data/main_data.hdf5``, ``data/metadata.json``): Minari finds it where it stands below
+``MINARI_DATASETS_PATH``. Pictures of 32 pixels or more are PNG in place of Minari's JPEG, which it opens as well and
+which lose nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Episodes of a data set, read while others are written: by a thread, or by several processes where there is much to read.
+"""Episodes of a data set, read while others are written: by a thread, or by several processes where there is much to
+read.
 
 What a process gives is what the thread gives; the episodes come in the order of the data set either way.
 """
@@ -26,8 +27,8 @@ from user_core.runtime.scheduling import cores
 from user_learner.data.mapping import DataMapping
 from user_learner.data.source import Description, EpisodeRef, Source, in_one_line, open_source
 
-#: Processes read when reading has taken this long, and this much is still to come, both in seconds: they take a second or
-#: two to start.
+#: Processes read when reading has taken this long, and this much is still to come, both in seconds: they take a second
+#: or two to start.
 _TRIED_S, _LEFT_S = 3.0, 10.0
 _MOST_PROCESSES = 8
 
@@ -144,8 +145,8 @@ class _Ended(Exception):
 class _Processes:
     """Processes that read; each has a pipe of its own, whose end says that it is gone.
 
-    The standard library's pool shares queues and their locks among its processes: one that is killed while another is being
-    started lets it wait for ever.
+    The standard library's pool shares queues and their locks among its processes: one that is killed while another is
+    being started lets it wait for ever.
 
     Args:
         count: How many.

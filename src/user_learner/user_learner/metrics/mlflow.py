@@ -26,7 +26,8 @@ class MlflowConfig(Config):
 
 
 class MlflowSink(MetricsSink):
-    """A run of MLflow, named as the run here; steps are gradient updates. A learner that was restarted goes on with it."""
+    """A run of MLflow, named as the run here; steps are gradient updates. A learner that was restarted goes on with
+    it."""
 
     Config: ClassVar[type[Config]] = MlflowConfig
 
@@ -37,7 +38,8 @@ class MlflowSink(MetricsSink):
 
     def open(self, directory: Path, run: str) -> None:
         """Begin or resume the run."""
-        # Its files are no longer developed and must be asked for; a database takes its whole package, and a server more.
+        # Its files are no longer developed and must be asked for; a database takes its whole package, and a server
+        # more.
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         try:
             from mlflow.entities import Metric

@@ -164,8 +164,8 @@ class LearnerNode(LifecycleNode):
             thread.join(1.0)
 
     def _join(self, thread: threading.Thread) -> None:
-        """Wait for the training thread, in a process that ends for as long as it may. An update of a large policy may take
-        longer, above all the first, or its checkpoint."""
+        """Wait for the training thread, in a process that ends for as long as it may. An update of a large policy may
+        take longer, above all the first, or its checkpoint."""
         ends = self.owns_process and self.state == "shuttingdown"
         limit_s = max(1.0, time_to_end_s() - _REST_S) if ends else None
         thread.join(limit_s)

@@ -130,7 +130,8 @@ def fetch(path: Path) -> bool:
 
 
 def bring(path: Path) -> None:
-    """The same for who reads files: what cannot come is an OSError to him. Costs nothing where a segment is in no bucket.
+    """The same for who reads files: what cannot come is an OSError to him. Costs nothing where a segment is in no
+    bucket.
 
     Raises:
         OSError: The bucket cannot be reached, or the disk here is full.
@@ -349,8 +350,8 @@ class Bucket:
         return size, sha.hexdigest()
 
     def get(self, key: str, target: Path, size: int, sha256: str) -> None:
-        """Copy an object here, not yet durably, and see that it is the one that was put there. Raises StoreCorrupt where
-        not."""
+        """Copy an object here, not yet durably, and see that it is the one that was put there. Raises StoreCorrupt
+        where not."""
         sha, done = hashlib.sha256(), 0
         with self._named(f"get {key}"), open(target, "wb") as out:
             body = self._client.get_object(Bucket=self.name, Key=key)["Body"]

@@ -372,7 +372,8 @@ class StoreReader:
             self.tables = replace(self.tables, damages=(*self.tables.damages, *new))
 
     def _look_for_away(self, force: bool = False) -> bool:
-        """Pass over what is in a bucket and not here, where that is asked for; return whether it is other than before."""
+        """Pass over what is in a bucket and not here, where that is asked for; return whether it is other than
+        before."""
         if not self._only_here:
             return False
         now = changed(self.path)

@@ -1,4 +1,5 @@
-"""Batches in preallocated memory: rows are gathered into it, rewards summed, discounts computed; also ahead, in threads.
+"""Batches in preallocated memory: rows are gathered into it, rewards summed, discounts computed; also ahead, in
+threads.
 
 A step of an episode is followed by ``after`` rows, the final observation included. So with
 n-step returns k = min(n, after) rewards are summed, and the next observation is row k. Nothing

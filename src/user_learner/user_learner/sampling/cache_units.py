@@ -164,7 +164,8 @@ class Successor:
 
 
 class DrawDeficits:
-    """What each unit of a table is due, in draws per step: as much to each, ``due``, less what it was ``given``, (U,)."""
+    """What each unit of a table is due, in draws per step: as much to each, ``due``, less what it was ``given``,
+    (U,)."""
 
     def __init__(self) -> None:
         self.table = UnitTable()
@@ -249,8 +250,8 @@ _UNIT = np.dtype(
 )  # fmt: skip
 
 
-#: Tables of several columns have a multiple of this many: what comes to each unit later, for instance an episode more in
-#: its block, finds room.
+#: Tables of several columns have a multiple of this many: what comes to each unit later, for instance an episode more
+#: in its block, finds room.
 _SPARE_WIDTH = 64
 
 
@@ -376,7 +377,8 @@ class CachedUnits:
         return self._turn - self._first_loaded >= draws and not self.complete
 
     def renew(self, successor: Successor) -> list[Array]:
-        """Go over to a later population, see :meth:`DrawDeficits.renew`; return rows of units that are no longer in it."""
+        """Go over to a later population, see :meth:`DrawDeficits.renew`; return rows of units that are no longer in
+        it."""
         self.picked, table = None, successor.table
         index = table.index(self._units["key"])
         gone = self._units["key"][(index < 0) & self._units["there"]]
@@ -387,9 +389,9 @@ class CachedUnits:
         return rows
 
     def room(self, unit: UnitRows) -> Room | None:
-        """A larger table, where one has no room for one more unit; None where all have, and their pages are taken. Copying
-        one takes milliseconds: it needs no lock, draws may go on meanwhile. One after the other, so that there are not two
-        of each for a moment."""
+        """A larger table, where one has no room for one more unit; None where all have, and their pages are taken.
+        Copying one takes milliseconds: it needs no lock, draws may go on meanwhile. One after the other, so that there
+        are not two of each for a moment."""
         # Units may leave meanwhile: not from what is in memory, only from this it is known how many lines there are.
         written, used = self._written, self._lines
         line = self._spare[-1] if self._spare else used

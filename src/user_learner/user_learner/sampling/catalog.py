@@ -59,8 +59,8 @@ class SegmentTable:
 
 @dataclass(frozen=True)
 class RunTable:
-    """Committed rows, by run; arrays (R,), of integers no wider than needed: a store may have millions of runs. The runs of
-    an episode lie one behind the other.
+    """Committed rows, by run; arrays (R,), of integers no wider than needed: a store may have millions of runs. The
+    runs of an episode lie one behind the other.
 
     Attributes:
         address: Address of the first row.

@@ -189,8 +189,8 @@ def _newest(snapshot: Snapshot, found: Population, steps: int) -> Population:
 def _acted_by(
     snapshot: Snapshot, found: Population, actors: list[int], before_steps: int, required: int
 ) -> Population:
-    """The steps that were decided by one of ``actors``, and this many before them, where the first of those can be drawn
-    itself (else nothing of a window would count): ranges of addresses, intersected."""
+    """The steps that were decided by one of ``actors``, and this many before them, where the first of those can be
+    drawn itself (else nothing of a window would count): ranges of addresses, intersected."""
     acted = snapshot.actors[np.isin(snapshot.actors[:, 2], actors)]
     low, high = acted[:, 0], acted[:, 0] + acted[:, 1]
     if before_steps:

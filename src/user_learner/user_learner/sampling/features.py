@@ -1,8 +1,8 @@
 """Features of images, computed once by a frozen encoder and kept beside the images, so that batches never touch pixels.
 
-In the directory of each segment, beside the file of an image column, lies one with a row of features for each of its rows,
-named by the key of the encoder, and one with how many rows are done. Both can be deleted at any time: they are made
-again. They go with their segment. What a learner adds is only this; rows are never written to.
+In the directory of each segment, beside the file of an image column, lies one with a row of features for each of its
+rows, named by the key of the encoder, and one with how many rows are done. Both can be deleted at any time: they are
+made again. They go with their segment. What a learner adds is only this; rows are never written to.
 """
 
 from __future__ import annotations

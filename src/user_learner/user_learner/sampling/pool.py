@@ -219,8 +219,8 @@ _MADV_POPULATE_WRITE = 23
 
 
 def take_pages(memory: Array) -> None:
-    """Take from the system what :func:`aligned_bytes` has not taken yet, contents stay: so that whoever writes there with
-    a lock need not wait for pages. Where the system cannot, they are taken as they are written."""
+    """Take from the system what :func:`aligned_bytes` has not taken yet, contents stay: so that whoever writes there
+    with a lock need not wait for pages. Where the system cannot, they are taken as they are written."""
     start = memory.ctypes.data
     first, end = start - start % mmap.PAGESIZE, start + memory.nbytes
     if sys.platform == "linux" and end > first:

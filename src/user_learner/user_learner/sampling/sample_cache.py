@@ -166,8 +166,8 @@ _BURST_S = 0.1
 
 @dataclass(frozen=True)
 class _Renewal:
-    """A later state of the stores, by stratum; ``needs``: rows that would hold all of it. What was used before it is put
-    into ``left``, and freed with it: to free large tables takes long, and draws are not to wait for it."""
+    """A later state of the stores, by stratum; ``needs``: rows that would hold all of it. What was used before it is
+    put into ``left``, and freed with it: to free large tables takes long, and draws are not to wait for it."""
 
     snapshot: Snapshot
     sets: list[CachedUnits]
@@ -182,7 +182,8 @@ class SampleCache:
     """See :class:`~user_learner.sampling.pool.Pool`. All methods may be called from any thread."""
 
     def __init__(self, layout: RowLayout, config: SamplerConfig, budget_bytes: int) -> None:
-        """Raises ConfigError when the budget cannot hold two units per stratum, or the system does not give this much."""
+        """Raises ConfigError when the budget cannot hold two units per stratum, or the system does not give this
+        much."""
         self.pins = Pins()
         self._layout, self._config = layout, config
         self._horizon, self._past = config.horizon, config.past

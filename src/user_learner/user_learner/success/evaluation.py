@@ -124,8 +124,8 @@ def scores_of(
 
 
 def best_run(scores: Array, frames: int, hysteresis: float = 0.0) -> tuple[float, int]:
-    """The highest threshold that ``frames`` in a row reach, all but the first of which may lie lower by ``hysteresis``; and
-    the row of the last of them."""
+    """The highest threshold that ``frames`` in a row reach, all but the first of which may lie lower by ``hysteresis``;
+    and the row of the last of them."""
     if len(scores) < frames:
         return 0.0, len(scores)
     runs = np.lib.stride_tricks.sliding_window_view(scores, frames)

@@ -1,14 +1,15 @@
 """Training a model of progress on successful episodes, and how well it orders their observations.
 
-Time is the label: the observation of row t of an episode of T rows has made t / (T - 1) of the way (as in learning by the order of
-frames: Ma et al., "Vision Language Models are In-Context Value Learners", 2024; Yang et al., "Rank2Reward", 2024). Episodes that
-take detours disagree about it, so that the model learns the mean. What was seen after a failed attempt has no label.
+Time is the label: the observation of row t of an episode of T rows has made t / (T - 1) of the way (as in learning by
+the order of frames: Ma et al., "Vision Language Models are In-Context Value Learners", 2024; Yang et al.,
+"Rank2Reward", 2024). Episodes that take detours disagree about it, so that the model learns the mean. What was seen
+after a failed attempt has no label.
 
-With ``stages`` time counts within a stage, and each stage has the share of the way that it takes on average (Chen et al., "SARM: Stage-Aware
-Reward Modeling for Long Horizon Robot Manipulation", 2025): who hesitates before a grasp has got no further by it. There people or a language model
-label where stages begin; here a number says it that jumps there, as that of a gripper.
-The threshold of success is chosen on episodes that were kept out of training, so that at most a given share of
-observations well before the end would be taken for one.
+With ``stages`` time counts within a stage, and each stage has the share of the way that it takes on average (Chen et
+al., "SARM: Stage-Aware Reward Modeling for Long Horizon Robot Manipulation", 2025): who hesitates before a grasp has
+got no further by it. There people or a language model label where stages begin; here a number says it that jumps there,
+as that of a gripper. The threshold of success is chosen on episodes that were kept out of training, so that at most a
+given share of observations well before the end would be taken for one.
 """
 
 from __future__ import annotations
@@ -231,7 +232,8 @@ def progress_by_stages(
         steps: Rows for which one stays on the other side of the middle of its range before it counts.
 
     Returns:
-        Of each episode (T,), 0 to 1; None for one that has more or fewer stages than most. And the share of the way of each
+        Of each episode (T,), 0 to 1; None for one that has more or fewer stages than most. And the share of the way of
+        each
         stage: its mean share of the rows of an episode.
     """
     every = np.concatenate(signals)

@@ -4,15 +4,15 @@ An episode that was a success shows it in its last frames (where a person presse
 said so), and not in those well before. All frames of a failure show none. Frames in between are left
 out: nobody knows.
 
-The threshold is chosen on whole episodes, since what counts is how many of these are called what they are not. There are few,
-so each of them is kept out once: the episodes are dealt into parts, and each part is judged by a network that learned from the
-others (cross-validation). Of few episodes a share is known badly; so it counts as after one more mistake
-(Laplace's rule of succession), for precision and for recall.
+The threshold is chosen on whole episodes, since what counts is how many of these are called what they are not. There
+are few, so each of them is kept out once: the episodes are dealt into parts, and each part is judged by a network that
+learned from the others (cross-validation). Of few episodes a share is known badly; so it counts as after one more
+mistake (Laplace's rule of succession), for precision and for recall.
 
-These networks are also the judge, by the mean of their logits (a committee of cross-validation: Krogh and Vedelsby 1995, "Neural network
-ensembles, cross validation, and active learning"; scikit-learn's ``CalibratedClassifierCV`` with ``ensemble=True`` keeps such copies,
-too). A further network, which learned from all episodes, need not agree with what was asked of others: where a success comes
-about within a few frames, one network sees it a frame before another.
+These networks are also the judge, by the mean of their logits (a committee of cross-validation: Krogh and Vedelsby
+1995, "Neural network ensembles, cross validation, and active learning"; scikit-learn's ``CalibratedClassifierCV`` with
+``ensemble=True`` keeps such copies, too). A further network, which learned from all episodes, need not agree with what
+was asked of others: where a success comes about within a few frames, one network sees it a frame before another.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ from user_learner.success.evaluation import best_run, scores_of
 
 #: Logits of scores are within this on both sides.
 _LEAST_LOGIT = -12.0
-#: How far a threshold goes from a score of 0.5 to what successes usually have, in logits. With it fifteen trainings had a precision of
-#: 0.97 or more and a recall of 0.98 or more, on episodes that they had not seen (docs/measurements/rewards.md).
+#: How far a threshold goes from a score of 0.5 to what successes usually have, in logits. With it fifteen trainings had
+#: a precision of 0.97 or more and a recall of 0.98 or more, on episodes that they had not seen
+#: (docs/measurements/rewards.md).
 _TOWARDS_SUCCESSES = 0.4
 
 
@@ -291,11 +292,11 @@ class Chosen:
 def choose_threshold(scores: Array, solved: Array, precision: float, recall: float) -> Chosen:
     """From what a network that did not see them says of episodes, the score from which one is a success.
 
-    It lies a share of the way from what the network is undecided about (a score of 0.5, since the loss weighs both classes
-    alike) to what successes usually have, in logits. Of few episodes the worst ones, which decide precision and recall, differ
-    much between two networks; what is usual does not. Where these episodes say that a part of the scores has the precision and the
-    recall that are wanted, it lies there. Both shares count as after one more mistake (Laplace's rule of succession): n episodes of which k
-    are right have (k + 1) / (n + 2).
+    It lies a share of the way from what the network is undecided about (a score of 0.5, since the loss weighs both
+    classes alike) to what successes usually have, in logits. Of few episodes the worst ones, which decide precision and
+    recall, differ much between two networks; what is usual does not. Where these episodes say that a part of the scores
+    has the precision and the recall that are wanted, it lies there. Both shares count as after one more mistake
+    (Laplace's rule of succession): n episodes of which k are right have (k + 1) / (n + 2).
 
     Args:
         scores: Of episodes, (E,), 0 to 1.

@@ -24,10 +24,9 @@ class Drawn:
 class BatchFeed:
     """Draws batches in a thread of its own while the one before is being trained on.
 
-    A source that has nothing to draw yet (StoreError) is asked again; :attr:`reason` says what
-    it lacks. Whatever else it raises is raised by :meth:`take`. The source must give batches
-    that stay as they are until ``depth`` + 2 more have been drawn: a GPU may fetch one while the next is drawn. Where metrics
-    are read an update later, one more.
+    A source that has nothing to draw yet (StoreError) is asked again; :attr:`reason` says what it lacks. Whatever else
+    it raises is raised by :meth:`take`. The source must give batches that stay as they are until ``depth`` + 2 more
+    have been drawn: a GPU may fetch one while the next is drawn. Where metrics are read an update later, one more.
 
     Args:
         source: Where batches come from; used by one thread only.

@@ -183,8 +183,8 @@ class TrainingLoop:
         rows = config.batch_size * algorithm.updates_per_call
         self._batches = BatchFeed(source, rows, config.prefetch)
         self._drawn: Drawn | None = None
-        #: Updates whose metrics were not looked at. Where a network is spread over processes these are read when the next
-        #: update has been launched, so that no GPU waits for it; before anything is published or kept.
+        #: Updates whose metrics were not looked at. Where a network is spread over processes these are read when the
+        #: next update has been launched, so that no GPU waits for it; before anything is published or kept.
         self._unread = deque[_Made]()
         self._source_state: Any = None
         self._state, self._metrics = LearnerState.WAITING, dict[str, float]()
@@ -325,8 +325,9 @@ class TrainingLoop:
         """What all processes do next.
 
         Where a network is spread over them, the first one can neither publish nor keep a checkpoint by itself: what it
-        wishes is agreed on by the same exchange, and done before the update. That exchange also brings together the metrics
-        of the update before the last, which GPUs have made while the last one was launched: none of them waits for it.
+        wishes is agreed on by the same exchange, and done before the update. That exchange also brings together the
+        metrics of the update before the last, which GPUs have made while the last one was launched: none of them waits
+        for it.
         """
         decision, group = self._decide(), process_group()
         if group is None:

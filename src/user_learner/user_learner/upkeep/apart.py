@@ -1,7 +1,7 @@
 """Work on the files of a store in a process of its own, which leaves cores and disk to all others.
 
-A thread of low priority would not do: while it holds the interpreter's lock and waits for a core, its whole process waits
-with it. What is done here must stand a kill at any moment.
+A thread of low priority would not do: while it holds the interpreter's lock and waits for a core, its whole process
+waits with it. What is done here must stand a kill at any moment.
 """
 
 from __future__ import annotations

@@ -154,8 +154,8 @@ def bring_back_from_bucket(store: Path) -> TieringReport:
 
 
 def remove_gone(store: Path) -> None:
-    """Remove in the bucket what the store does not need any more, as far as it can be reached; the rest waits. Who calls this
-    holds the upkeep lock: then nobody is writing a mark."""
+    """Remove in the bucket what the store does not need any more, as far as it can be reached; the rest waits. Who
+    calls this holds the upkeep lock: then nobody is writing a mark."""
     for half in (store / LEAVING).glob(f".*{LEAVING_SUFFIX}.tmp"):  # of a move that was killed
         half.unlink(missing_ok=True)
     for mark in sorted((store / LEAVING).glob(f"*{LEAVING_SUFFIX}")):

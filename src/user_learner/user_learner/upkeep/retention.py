@@ -232,8 +232,8 @@ def _stays(reader: StoreReader, policy: RetentionConfig) -> Array:
 
 
 def survives_thinning(key: EpisodeKey, thin: int) -> bool:
-    """Whether an episode is among one in so many that stay. That depends on nothing but its key: what an earlier run has
-    kept stays in each later one, and also where more are thinned out by a multiple."""
+    """Whether an episode is among one in so many that stay. That depends on nothing but its key: what an earlier run
+    has kept stays in each later one, and also where more are thinned out by a multiple."""
     name = f"{key.producer}/{key.incarnation}/{key.number}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") % thin == 0
 

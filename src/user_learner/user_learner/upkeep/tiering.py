@@ -52,7 +52,8 @@ def move_old(
         fetched_bytes: Of segments that are in a bucket, how much may be here as well.
 
     Raises:
-        StoreError: There is no store, the bucket cannot be reached, ``target`` lies in it, or has segments of a copy of it.
+        StoreError: There is no store, the bucket cannot be reached, ``target`` lies in it, or has segments of a copy of
+            it.
         OSError: The disk there is full, or away; what was moved is whole, the rest is here.
     """
     if str(target).startswith(SCHEME):

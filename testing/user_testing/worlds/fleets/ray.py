@@ -1,4 +1,5 @@
-"""The head of a Ray cluster on this machine, on ports of its own. Ray is looked for on the path, and as ``USER_TEST_RAY``."""
+"""The head of a Ray cluster on this machine, on ports of its own. Ray is looked for on the path, and as
+``USER_TEST_RAY``."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ _TRY_S = 0.3
 class Fallback:
     """Which policy acts. Pure; for the control loop's thread, :attr:`reason` and :attr:`acts` for any.
 
-    The one on the robot takes over when the other host has been silent, or refuses, for ``after_s``, and nothing of what
-    it has planned is left. That host acts again when it has answered for ``back_after_s`` without such a gap. So a
+    The one on the robot takes over when the other host has been silent, or refuses, for ``after_s``, and nothing of
+    what it has planned is left. That host acts again when it has answered for ``back_after_s`` without such a gap. So a
     host that answers now and then does not make the two take turns.
 
     Args:

@@ -216,8 +216,8 @@ class PolicyHolder:
 
 
 def history_of(choice: PluginChoice, spec: RobotSpec) -> int:
-    """How many observations a policy sees at once that acts on another host. Its plugin need not be installed here: then
-    ``observation_history`` of its parameters says it."""
+    """How many observations a policy sees at once that acts on another host. Its plugin need not be installed here:
+    then ``observation_history`` of its parameters says it."""
     try:
         cls = plugins.load("policies", choice.plugin)
     except PluginError:
@@ -289,7 +289,8 @@ def try_out(
     policy: Policy, spec: RobotSpec, task: Task,
     pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
 ) -> None:  # fmt: skip
-    """Let a policy act once on what is made up; raises what it raises, and PolicyError where that is no usable action."""
+    """Let a policy act once on what is made up; raises what it raises, and PolicyError where that is no usable
+    action."""
     policy.reset(task)
     made_up = spec.sample_observation(np.random.default_rng(0), policy.observation_history)
     with pass_in(policy):

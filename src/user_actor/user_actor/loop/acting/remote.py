@@ -633,8 +633,8 @@ class RemotePolicy:
     def _follows(self, answer: Answer, step: int) -> bool:
         """Whether a plan goes on from what is carried out; any does while nothing is.
 
-        While a person drives, each observation is asked about, and once he lets go one of these answers is played. Those
-        that come after it know nothing of it, and neither does what was asked before it came.
+        While a person drives, each observation is asked about, and once he lets go one of these answers is played.
+        Those that come after it know nothing of it, and neither does what was asked before it came.
         """
         asked = self._asked_to_follow
         followed = asked.get(answer.step)

@@ -208,7 +208,8 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
 
 
 def _replay(key: str, columns: Arrays, rows: int) -> None:
-    """The images of an episode, a strip of them over its length, its curves, and a slider that goes through all of these."""
+    """The images of an episode, a strip of them over its length, its curves, and a slider that goes through all of
+    these."""
     images: dict[str, Any] = {}
     slider: Any = None
     label: Any = None

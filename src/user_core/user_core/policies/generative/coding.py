@@ -102,8 +102,8 @@ class ChunkCode:
         return found
 
     def settle_batch(self, code: Tensor) -> Tensor:
-        """Codes (B, T, D) as those of the actions that they become. Gradients of a choice are those of the softmax of its
-        numbers (the straight-through estimator of Jang et al. 2017), which end where it is clear."""
+        """Codes (B, T, D) as those of the actions that they become. Gradients of a choice are those of the softmax of
+        its numbers (the straight-through estimator of Jang et al. 2017), which end where it is clear."""
         import torch
 
         settled = self.encode_batch(self.decode_batch(code.detach()))

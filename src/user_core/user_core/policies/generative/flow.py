@@ -1,7 +1,8 @@
 """The policy ``flow``: chunks by flow matching, and what else can be asked of the network that makes them.
 
 A gated velocity and paths with noise are for learning from rewards (:mod:`user_core.policies.generative.velocity`; the
-algorithm ``sac_flow``). Distilled, a second network learns where the steps of the first lead, and makes a chunk at once.
+algorithm ``sac_flow``). Distilled, a second network learns where the steps of the first lead, and makes a chunk at
+once.
 """
 
 from __future__ import annotations

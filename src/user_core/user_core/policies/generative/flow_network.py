@@ -1,4 +1,5 @@
-"""The network of the policy ``flow``: what algorithms train of it, and its student where it is distilled. Imports torch."""
+"""The network of the policy ``flow``: what algorithms train of it, and its student where it is distilled. Imports
+torch."""
 
 from __future__ import annotations
 
@@ -115,9 +116,10 @@ class FlowNetwork(GenerativeNetwork):
     ) -> Tensor:  # fmt: skip
         """That of flow matching; distilled, also how far from the end of the steps the student's chunks are.
 
-        The second is the distillation of flow Q-learning (Park et al. 2025): noise goes to the same chunk in one step. Half
-        of the noise is smaller than usual, by any share: deterministic chunks begin with such (``deterministic_noise``), and
-        a student sees noise as it begins once only, without steps that would mend what it does not know.
+        The second is the distillation of flow Q-learning (Park et al. 2025): noise goes to the same chunk in one step.
+        Half of the noise is smaller than usual, by any share: deterministic chunks begin with such
+        (``deterministic_noise``), and a student sees noise as it begins once only, without steps that would mend what
+        it does not know.
         """
         if self.student is None:
             return super().loss(inputs, action, weight, generator)

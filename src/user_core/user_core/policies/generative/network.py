@@ -251,8 +251,8 @@ class GenerativeNetwork(ChunkNetwork):
         )  # fmt: skip
 
     def decaying(self) -> list[str]:
-        """Names of weights that may become smaller of themselves while they learn: the matrices of perceptrons. How much
-        transformers would bear was not measured."""
+        """Names of weights that may become smaller of themselves while they learn: the matrices of perceptrons. How
+        much transformers would bear was not measured."""
         return [
             f"{part}.{name}"
             for part, module in self.named_children()
@@ -298,7 +298,8 @@ class GenerativeNetwork(ChunkNetwork):
         if most:
             given = torch.randint(0, most + 1, (count, 1), generator=generator, device=device)
             if counts is not None:
-                # The first rows that do not count are what led to the others: they are given, and not one to be guessed.
+                # The first rows that do not count are what led to the others: they are given, and not one to be
+                # guessed.
                 idle = (counts.amax(2).cumsum(1) == 0).sum(1, keepdim=True).clamp_max(most)
                 given = idle + given * (most - idle + 1) // (most + 1)
             mask = (torch.arange(rows, device=device) < given).to(chunk.dtype)

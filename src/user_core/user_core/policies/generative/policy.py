@@ -195,7 +195,8 @@ class ChunkPolicy(Policy):
 
 
 class _InNetwork(Mapping[str, Array]):
-    """Arrays that lie in a network and nowhere else: copied when they are looked at, except for buffers, which acting looks at.
+    """Arrays that lie in a network and nowhere else: copied when they are looked at, except for buffers, which acting
+    looks at.
 
     Args:
         network: It may be given other memory later, where it is kept in bfloat16.
@@ -438,8 +439,8 @@ class GenerativePolicy(ChunkPolicy):
 
 
 class PlainFlowPolicy(GenerativePolicy):
-    """Conditional flow matching over chunks (Lipman et al. 2022; Black et al., "pi0", 2024): what policies share that are
-    flows."""
+    """Conditional flow matching over chunks (Lipman et al. 2022; Black et al., "pi0", 2024): what policies share that
+    are flows."""
 
     objective = Flow()
 

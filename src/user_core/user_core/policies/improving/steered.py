@@ -1,9 +1,9 @@
 """A frozen policy whose noise is chosen instead of drawn.
 
-Wagenmaker et al., "Steering Your Diffusion Policy with Latent Space Reinforcement Learning", 2025: what a
-generating policy makes is a function of what is seen and of the noise it begins with. A small network that chooses the noise
-chooses among all that the base knows to do, and can do nothing else. That holds for choices, too (a gripper that opens or
-closes): the base makes them from numbers of its noise like the rest.
+Wagenmaker et al., "Steering Your Diffusion Policy with Latent Space Reinforcement Learning", 2025: what a generating
+policy makes is a function of what is seen and of the noise it begins with. A small network that chooses the noise
+chooses among all that the base knows to do, and can do nothing else. That holds for choices, too (a gripper that opens
+or closes): the base makes them from numbers of its noise like the rest.
 """
 
 from __future__ import annotations

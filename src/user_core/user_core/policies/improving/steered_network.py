@@ -63,8 +63,8 @@ class SteeredNetwork:
         return self
 
     def inputs(self, observation: Arrays) -> dict[str, Tensor]:
-        """As those of :class:`TanhGaussianNetwork`, and ``base``, (B, O): numbers that the base sees, and images that it
-        alone looks at."""
+        """As those of :class:`TanhGaussianNetwork`, and ``base``, (B, O): numbers that the base sees, and images that
+        it alone looks at."""
         found, theirs = self._chooser.inputs(observation), self._base.inputs(observation)
         return {**theirs, **found, "base": theirs["state"]}
 

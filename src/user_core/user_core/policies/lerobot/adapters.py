@@ -68,8 +68,8 @@ def adapt(policy: nn.Module, config: AdapterConfig, base_hash: str, seed: int) -
 
 
 def merged(policy: nn.Module) -> nn.Module:
-    """The policy with its adapters added to the weights that they stand beside: a copy, or the policy itself where it has
-    none."""
+    """The policy with its adapters added to the weights that they stand beside: a copy, or the policy itself where it
+    has none."""
     adapted = [name for name, module in policy.named_modules() if _is_adapter(module)]
     if not adapted:
         return policy

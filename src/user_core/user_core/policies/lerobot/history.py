@@ -1,9 +1,9 @@
 """How many observations a policy of LeRobot sees at once, without importing LeRobot here.
 
-A process that acts by an inference server needs nothing else of it, and would keep nearly a gigabyte of memory for this number. So
-another process imports it, says the number, and ends. The answer is kept on this host: of ten actors that begin at once one looks it
-up, and the others wait for what it finds, an error too; those that begin later read the number. After an error they look it up anew,
-since what it told of may have been mended.
+A process that acts by an inference server needs nothing else of it, and would keep nearly a gigabyte of memory for this
+number. So another process imports it, says the number, and ends. The answer is kept on this host: of ten actors that
+begin at once one looks it up, and the others wait for what it finds, an error too; those that begin later read the
+number. After an error they look it up anew, since what it told of may have been mended.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from user_core.runtime.processes.parents import end_with_parent
 from user_core.specs import RobotSpec
 
 _log = logging.getLogger(__name__)
-#: The import takes seconds, and a minute where several processes begin on few cores. Who waits for another to find it out waits
-#: no longer than that in all.
+#: The import takes seconds, and a minute where several processes begin on few cores. Who waits for another to find it
+#: out waits no longer than that in all.
 _LIMIT_S = 300.0
 _LOOK_S = 0.1
 #: What lies on a hub may be another tomorrow: for this long an answer counts, seconds.
@@ -65,8 +65,8 @@ _NO_MATTER = (
 
 
 def history_of(config: LeRobotConfig, spec: RobotSpec) -> int:
-    """What LeRobot's configuration says, see :meth:`~user_core.interfaces.Policy.history_of`; where LeRobot or the checkpoint is
-    not on this host, ``n_obs_steps`` of the parameters.
+    """What LeRobot's configuration says, see :meth:`~user_core.interfaces.Policy.history_of`; where LeRobot or the
+    checkpoint is not on this host, ``n_obs_steps`` of the parameters.
 
     Raises:
         ConfigError: A setting that LeRobot does not have.
@@ -164,8 +164,8 @@ def _in_words(error: SuiteError) -> dict[str, Any]:
 
 
 def _forget_oldest(folder: Path) -> None:
-    """Keep the newest questions: remove answers, locks, and what processes have left there that were killed, of all others
-    that nobody looks up now. Raises OSError."""
+    """Keep the newest questions: remove answers, locks, and what processes have left there that were killed, of all
+    others that nobody looks up now. Raises OSError."""
     of: dict[str, list[tuple[float, Path]]] = {}
     for file in folder.iterdir():
         with suppress(OSError):  # another has removed it
@@ -186,8 +186,8 @@ def _forget_oldest(folder: Path) -> None:
 
 
 def _question(config: LeRobotConfig, spec: RobotSpec) -> str:
-    """A name of all that the answer depends on: what is configured, the checkpoint's configuration, what the robot shows, and the
-    code that answers. Of files of code size and time count, and whether they are there."""
+    """A name of all that the answer depends on: what is configured, the checkpoint's configuration, what the robot
+    shows, and the code that answers. Of files of code size and time count, and whether they are there."""
     asked = {name: one for name, one in to_mapping(config).items() if name not in _NO_MATTER}
     shown = {name: one for name, one in spec.to_dict().items() if name != "robot"}
     digest = hashlib.sha256(json.dumps([_FORM, asked, shown], sort_keys=True).encode())

@@ -1,4 +1,5 @@
-"""What LeRobot's policy calls its inputs and outputs, and what these are at our robot. Needs neither LeRobot nor torch."""
+"""What LeRobot's policy calls its inputs and outputs, and what these are at our robot. Needs neither LeRobot nor
+torch."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def features_of(spec: RobotSpec, mapping: Mapping[str, Any]) -> list[Feature]:
 
 
 def size_of_actions(spec: ArraySpec) -> int:
-    """Numbers of an action as a policy of LeRobot has it, D: of an element that is a choice one for each that there is."""
+    """Numbers of an action as a policy of LeRobot has it, D: of an element that is a choice one for each that there
+    is."""
     return spec.size - len(spec.categorical) + sum(spec.counts)
 
 

@@ -190,7 +190,8 @@ class LeRobotNetwork(nn.Module):
         return self
 
     def share_base(self) -> None:
-        """Have the frozen weights of its base once in this process; see :func:`~user_core.policies.lerobot.weights.share`."""
+        """Have the frozen weights of its base once in this process; see
+        :func:`~user_core.policies.lerobot.weights.share`."""
         share(self.policy, self.base_hash, frozenset(self._kept))
 
     def copied(self) -> LeRobotNetwork:
@@ -262,8 +263,8 @@ class LeRobotNetwork(nn.Module):
         return (self._middle + self._half * rows) * self._factor
 
     def ours(self, chunk: Tensor) -> Tensor:
-        """Chunks (B, T, D) of LeRobot in network units, (B, T, A); what lies outside the bounds is cut, and of choices the one
-        with the largest number is made."""
+        """Chunks (B, T, D) of LeRobot in network units, (B, T, A); what lies outside the bounds is cut, and of choices
+        the one with the largest number is made."""
         half = torch.where(self._half > 0, self._half, torch.ones_like(self._half))
         chunk = chunk.to(half.device, torch.float32)
         code = (chunk / self._factor - self._middle) / half
@@ -273,8 +274,8 @@ class LeRobotNetwork(nn.Module):
         self, inputs: Mapping[str, Tensor], action: Tensor, weight: Tensor | None, generator: torch.Generator,
     ) -> dict[str, Tensor]:  # fmt: skip
         """What :meth:`loss` may be given instead of ``inputs``, (B, ...) each: after LeRobot's preprocessor, with the
-        instructions as tokens, and with what LeRobot draws on the host. What is left for the loss is the same operations on
-        the GPU each time. The inputs themselves where a policy wants more than tensors of rows."""
+        instructions as tokens, and with what LeRobot draws on the host. What is left for the loss is the same
+        operations on the GPU each time. The inputs themselves where a policy wants more than tensors of rows."""
         batch = self.prepared(self._with_actions(inputs, action, weight))
         made = self._tensors(batch, len(action))
         if made is None:
@@ -402,8 +403,8 @@ class LeRobotNetwork(nn.Module):
         return pad(known.float(), lacking), torch.stack(weights).to(self.device)[..., None]
 
     def chunk(self, batch: dict[str, Any], noise: Tensor | None = None) -> Tensor:
-        """Chunks (B, T, A) as LeRobot makes them of what its preprocessor gave: all of it on the GPU, with its own noise
-        where none is given."""
+        """Chunks (B, T, A) as LeRobot makes them of what its preprocessor gave: all of it on the GPU, with its own
+        noise where none is given."""
         given = {} if noise is None else {"noise": noise}
         made: Tensor = self.policy.predict_action_chunk(batch, **given)
         return made
@@ -411,7 +412,8 @@ class LeRobotNetwork(nn.Module):
     def continue_chunk(
         self, batch: dict[str, Any], noise: Tensor, before: Tensor, weights: Tensor
     ) -> Tensor:
-        """:meth:`chunk`, going on from what is left of others; see :func:`~user_core.policies.lerobot.recordable.going_on`."""
+        """:meth:`chunk`, going on from what is left of others; see
+        :func:`~user_core.policies.lerobot.recordable.going_on`."""
         with going_on(self.policy, before, weights):
             made: Tensor = self.policy.predict_action_chunk(
                 batch, noise=noise, prev_chunk_left_over=before

@@ -1,4 +1,5 @@
-"""A policy of LeRobot with its processors, new or from a checkpoint; every way in which that fails, said. Imports torch."""
+"""A policy of LeRobot with its processors, new or from a checkpoint; every way in which that fails, said. Imports
+torch."""
 
 from __future__ import annotations
 
@@ -142,7 +143,8 @@ def their_config(config: LeRobotConfig, spec: RobotSpec) -> Any:
 
 
 def lags_of(theirs: Any) -> list[int]:
-    """How many steps before now each observation was taken that a policy of this configuration sees; the last is now."""
+    """How many steps before now each observation was taken that a policy of this configuration sees; the last is
+    now."""
     return [-int(i) for i in theirs.observation_delta_indices or [0] if i <= 0] or [0]
 
 

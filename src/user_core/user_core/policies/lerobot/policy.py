@@ -35,8 +35,8 @@ class LeRobotPolicy(Policy):
 
     Args:
         config: Which one.
-        spec: The robot's; its actions have finite bounds, or are choices. LeRobot's policy has a number for each that can
-            be chosen, and the largest is what is done.
+        spec: The robot's; its actions have finite bounds, or are choices. LeRobot's policy has a number for each that
+            can be chosen, and the largest is what is done.
 
     Raises:
         PluginError: LeRobot is not installed, or does not have this policy.
@@ -100,10 +100,10 @@ class LeRobotPolicy(Policy):
         return self._chunks(together([observation]), [deterministic])[0]
 
     def act_batch(self, queries: Sequence[Query]) -> list[Array]:
-        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`: one pass for all that begin and one for
-        all whose plans go on, where LeRobot's policy can be given its noise. Of others one for those whose plans go on alike;
-        and those that do not explore are answered one by one: their noise is always the same, and not that of a place in the
-        batch."""
+        """Chunks for several robots, see :class:`~user_core.interfaces.BatchingPolicy`: one pass for all that begin and
+        one for all whose plans go on, where LeRobot's policy can be given its noise. Of others one for those whose
+        plans go on alike; and those that do not explore are answered one by one: their noise is always the same, and
+        not that of a place in the batch."""
         made: list[Array] = [np.zeros(0)] * len(queries)
         alike: dict[tuple[int, int, int], list[int]] = {}
         noisy, apart = self._network.draws_noise is not False, self._network.takes_noise
@@ -135,9 +135,9 @@ class LeRobotPolicy(Policy):
         return [(policy.diffusion.unet, "forward")] if kind == "diffusion" else []
 
     def graphed_calls(self) -> list[tuple[Any, str]]:
-        """All that is done on the GPU for a chunk, with every step that takes noise away, and for one that goes on from another.
-        Of diffusion the network only: its steps are counted on the host. What goes on is launched where LeRobot's policy cannot
-        be given its noise."""
+        """All that is done on the GPU for a chunk, with every step that takes noise away, and for one that goes on from
+        another. Of diffusion the network only: its steps are counted on the host. What goes on is launched where
+        LeRobot's policy cannot be given its noise."""
         network = self._network
         if network.policy.config.type == "diffusion":
             return self.acting_calls()
@@ -155,8 +155,8 @@ class LeRobotPolicy(Policy):
         return self._network.in_place()
 
     def network(self) -> LeRobotNetwork:
-        """A :class:`~user_core.interfaces.LossNetwork`; a copy, except for what is frozen of a base. Raises PolicyError where our batches cannot be what it
-        learns from."""
+        """A :class:`~user_core.interfaces.LossNetwork`; a copy, except for what is frozen of a base. Raises PolicyError
+        where our batches cannot be what it learns from."""
         network = self._network
         if network.first_row:
             raise PolicyError(

@@ -1,7 +1,8 @@
-"""What keeps policies of LeRobot from being recorded as CUDA graphs, done in another way with the same result. Imports torch.
+"""What keeps policies of LeRobot from being recorded as CUDA graphs, done in another way with the same result. Imports
+torch.
 
-A graph is the same operations on a GPU each time: words become tokens before it, noise that LeRobot draws on the host is
-given to it, and what looks at tensors of a host is done once. What a host gives besides is noted
+A graph is the same operations on a GPU each time: words become tokens before it, noise that LeRobot draws on the host
+is given to it, and what looks at tensors of a host is done once. What a host gives besides is noted
 (:func:`user_core.policies.cuda_graphs.rehearsed`).
 """
 
@@ -36,8 +37,8 @@ def make_recordable(policy: nn.Module) -> None:
 
 
 def _unreached(model: Any) -> Iterator[nn.Module]:
-    """Of pi0 and pi0.5: heads for words, and what comes behind the last keys and values of the language model, the only ones
-    that actions look at. A quarter of all parameters."""
+    """Of pi0 and pi0.5: heads for words, and what comes behind the last keys and values of the language model, the only
+    ones that actions look at. A quarter of all parameters."""
     language = model.paligemma.model.language_model
     last = language.layers[-1]
     yield from (last.self_attn.o_proj, last.post_attention_layernorm, last.mlp, language.norm)
@@ -48,8 +49,8 @@ def _unreached(model: Any) -> Iterator[nn.Module]:
 
 
 def padded_words(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A batch of which tokens, if there are any, are filled up with some that do not count. LeRobot fills them up to the
-    longest of a batch, or to a length that is always the same."""
+    """A batch of which tokens, if there are any, are filled up with some that do not count. LeRobot fills them up to
+    the longest of a batch, or to a length that is always the same."""
     found = dict(batch)
     if _TOKENS in found and _MASK in found:
         lacking = -found[_TOKENS].shape[1] % _WORDS
@@ -64,7 +65,8 @@ def has_words(batch: Mapping[str, Tensor]) -> bool:
 
 
 def drawn_by_host(policy: Any, rows: int, device: torch.device) -> dict[str, Tensor]:
-    """What a loss of LeRobot would draw on the host for this many rows, from torch's generator as it is now; by name."""
+    """What a loss of LeRobot would draw on the host for this many rows, from torch's generator as it is now; by
+    name."""
     draw = getattr(getattr(policy, "model", None), "sample_time", None)
     return {} if draw is None else {_TIMES: draw(rows, device)}
 
@@ -93,7 +95,8 @@ _GIVEN_NOISE = ("pi0", "pi05", "smolvla")
 
 
 def takes_noise(policy: Any) -> bool:
-    """Whether a policy of LeRobot can be given the noise that a chunk is made of, and what it goes on from, for each row."""
+    """Whether a policy of LeRobot can be given the noise that a chunk is made of, and what it goes on from, for each
+    row."""
     return policy.config.type in _GIVEN_NOISE and hasattr(policy.model, "sample_noise")
 
 
@@ -110,8 +113,8 @@ def noise_for(policy: Any, rows: int, device: torch.device) -> Tensor:
 def going_on(policy: Any, before: Tensor, weights: Tensor) -> Iterator[None]:
     """Within this a policy that takes noise makes chunks that go on from others, as LeRobot's real-time chunking does.
 
-    That one's weights are numbers of the host, the same for all rows; and it asks for gradients, though what it follows is the
-    error itself: its network has been asked before gradients are kept, so that none come through it
+    That one's weights are numbers of the host, the same for all rows; and it asks for gradients, though what it follows
+    is the error itself: its network has been asked before gradients are kept, so that none come through it
     (``RTCProcessor.denoise_step``).
 
     Args:
@@ -159,8 +162,8 @@ _WHOLE: dict[type, type] = {}
 
 
 def _of_whole_images(kind: type) -> type:
-    """A vision transformer of SmolVLM for images without padding, which are all that LeRobot gives it. Its own looks on the
-    host, for each batch, which patches there are, and whether that is all of them."""
+    """A vision transformer of SmolVLM for images without padding, which are all that LeRobot gives it. Its own looks on
+    the host, for each batch, which patches there are, and whether that is all of them."""
     if kind in _WHOLE:
         return _WHOLE[kind]
 

@@ -151,8 +151,8 @@ class Statistics(SettlingScales):
 def widened(
     values: dict[str, dict[str, Tensor]], features: Mapping[str, Any]
 ) -> dict[str, dict[str, Tensor]]:
-    """Statistics for steps that normalise vectors which were filled up with zeros before (EVO1): as wide as these, and zeros
-    stay zeros. The same ones where nothing is wider."""
+    """Statistics for steps that normalise vectors which were filled up with zeros before (EVO1): as wide as these, and
+    zeros stay zeros. The same ones where nothing is wider."""
     found = dict(values)
     for name, feature in features.items():
         for stat, value in values.get(name, {}).items():

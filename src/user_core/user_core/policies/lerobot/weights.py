@@ -48,8 +48,8 @@ def read(
         keywords: Further ones of ``from_pretrained``.
 
     Raises:
-        Exception: What LeRobot or torch raise where the weights do not fit. Some of LeRobot's policies print that, and go
-            on with weights at random; here they do not.
+        Exception: What LeRobot or torch raise where the weights do not fit. Some of LeRobot's policies print that, and
+            go on with weights at random; here they do not.
     """
     for undrawn in (True, False) if strict else (False,):
         note = _Note(common or {}, freezes)
@@ -146,8 +146,8 @@ _IN_ADAPTER = ".base_layer."
 
 
 def share(policy: nn.Module, base_hash: str, kept: frozenset[str]) -> None:
-    """Let policies that were trained on one base have its frozen weights once in this process: the one that acts and the
-    one that is made ready beside it, and those of other adapters. What a network trains stays its own.
+    """Let policies that were trained on one base have its frozen weights once in this process: the one that acts and
+    the one that is made ready beside it, and those of other adapters. What a network trains stays its own.
 
     Args:
         policy: LeRobot's, with its adapters.
@@ -181,9 +181,9 @@ def common_of(base_hash: str, device: str, own: Callable[[str], bool]) -> dict[s
 
 
 def alias_frozen(module: nn.Module) -> dict[int, Any]:
-    """A memo for :func:`copy.deepcopy` with which frozen parameters of a copy lie in the memory of the original's: nothing
-    writes to them, and of a large policy they are nearly all. Each has its own :class:`~torch.nn.Parameter`, so that a
-    copy that goes to another device does not take the original along."""
+    """A memo for :func:`copy.deepcopy` with which frozen parameters of a copy lie in the memory of the original's:
+    nothing writes to them, and of a large policy they are nearly all. Each has its own :class:`~torch.nn.Parameter`, so
+    that a copy that goes to another device does not take the original along."""
     return {
         id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
         for part in module.modules()
@@ -240,8 +240,8 @@ class FileHash:
         return self._found
 
     def result(self) -> str:
-        """The hash, waited for. Raises OSError where the file could not be read, or has become another meanwhile: whoever
-        has read it at the same time may have something of both."""
+        """The hash, waited for. Raises OSError where the file could not be read, or has become another meanwhile:
+        whoever has read it at the same time may have something of both."""
         if self._thread is not None:
             self._thread.join()
         if self._error is not None:

@@ -6,12 +6,13 @@ holds it for ever. From then on each message to this port costs its sender a sec
 mutex, and all its other listeners wait with it; where nobody listens at the port any more, this does not end before
 the sender does.
 
-A mutex of glibc says who holds it: a lock word that is not 0, the number of the holding thread, the number of holders, and
-its kind (128: shared between processes). What is found so at each of many looks, by a holder that is not there, is
+A mutex of glibc says who holds it: a lock word that is not 0, the number of the holding thread, the number of holders,
+and its kind (128: shared between processes). What is found so at each of many looks, by a holder that is not there, is
 given back. A holder in another PID namespace that shares this memory cannot be seen: it would have to hold a mutex of
 microseconds at all these looks, too (be suspended in the middle of it).
 
-Sources: ``SharedMemGlobal.hpp`` of Fast DDS 3.2 (``try_push``, ``wait_pop``), ``struct __pthread_mutex_s`` of glibc (64 bits).
+Sources: ``SharedMemGlobal.hpp`` of Fast DDS 3.2 (``try_push``, ``wait_pop``), ``struct __pthread_mutex_s`` of glibc (64
+bits).
 """
 
 from __future__ import annotations

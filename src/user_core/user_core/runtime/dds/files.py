@@ -1,7 +1,8 @@
 """What FastDDS keeps in shared memory, by the names of its files.
 
-A *port* is where messages come in for those who listen at it; listeners hold a lock beside it (``_el`` the only one, ``_sl``
-one of several). A *segment* is where a participant keeps the messages that it sends; it holds ``_el`` beside it.
+A *port* is where messages come in for those who listen at it; listeners hold a lock beside it (``_el`` the only one,
+``_sl`` one of several). A *segment* is where a participant keeps the messages that it sends; it holds ``_el`` beside
+it.
 """
 
 from __future__ import annotations

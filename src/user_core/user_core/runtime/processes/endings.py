@@ -1,18 +1,18 @@
 """What may hang at the end of a process is given a time limit, and comes last.
 
-A call in C that never returns, and holds the interpreter's lock meanwhile, stops all of Python: no thread, no handler of
-a signal, no ``os._exit`` runs any more. FastDDS 3.2 has such an end: a thread that takes another's writer away holds the
-lock of discovery, and waits for the thread of timers, which waits for that lock; who destroys a publisher then waits for
-both, for ever.
+A call in C that never returns, and holds the interpreter's lock meanwhile, stops all of Python: no thread, no handler
+of a signal, no ``os._exit`` runs any more. FastDDS 3.2 has such an end: a thread that takes another's writer away holds
+the lock of discovery, and waits for the thread of timers, which waits for that lock; who destroys a publisher then
+waits for both, for ever.
 
-So what destroys such things does it by :func:`end_last`: at once under a limit, or, in a program that has :func:`last_acts`,
-when all else is done and its exit status is known. What ends the process needs nothing of Python: a timer of the kernel
-calls ``_exit`` in a new thread.
+So what destroys such things does it by :func:`end_last`: at once under a limit, or, in a program that has
+:func:`last_acts`, when all else is done and its exit status is known. What ends the process needs nothing of Python: a
+timer of the kernel calls ``_exit`` in a new thread.
 
 Taking the interpreter down is one more such act. A thread that is still at work in C++ then ends the process by SIGABRT
 ("terminate called without an active exception"): before Python 3.14 the interpreter unwinds such a thread when it comes
-back, through destructors that may not be left so (pybind11's, in every call of torch). And the last look for garbage was
-seen not to return within 8 s, in nodes that had done all else. So :func:`leave` takes no interpreter down.
+back, through destructors that may not be left so (pybind11's, in every call of torch). And the last look for garbage
+was seen not to return within 8 s, in nodes that had done all else. So :func:`leave` takes no interpreter down.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from user_core.errors import in_words
 LIMIT_S = 20.0
 #: Environment variable: after how many seconds this process is killed by who asked it to end.
 PATIENCE_VARIABLE = "USER_STOP_TIMEOUT_S"
-#: That of supervisors that do not say it; an orderly end may take this part of it, and then threads and exit handlers that
-#: part, so that it can still be said what hung.
+#: That of supervisors that do not say it; an orderly end may take this part of it, and then threads and exit handlers
+#: that part, so that it can still be said what hung.
 _PATIENCE_S, _PART, _LEAVE_PART = 10.0, 0.8, 0.14
 #: Between the stacks, which say where it hung, and the end.
 _STACKS_S = 0.5

@@ -1,7 +1,7 @@
 """The grant of a fleet's scheduler under which a process runs: a number in its environment.
 
-The agent of a host sets it for what it starts for a robot, and all processes of the deployment inherit it. Each grant has
-a larger number than all before, so that a robot's HAL can tell the newest from those that are over.
+The agent of a host sets it for what it starts for a robot, and all processes of the deployment inherit it. Each grant
+has a larger number than all before, so that a robot's HAL can tell the newest from those that are over.
 """
 
 from __future__ import annotations

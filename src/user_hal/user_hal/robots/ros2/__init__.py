@@ -15,7 +15,8 @@ What comes in:
 What goes out:
 
 - :mod:`~user_hal.robots.ros2.commanding.targets`: from an action to the next target of joints, tool or base;
-- :mod:`~user_hal.robots.ros2.commanding.senders`, :mod:`~user_hal.robots.ros2.commanding.grippers`: from a target to a message;
+- :mod:`~user_hal.robots.ros2.commanding.senders`, :mod:`~user_hal.robots.ros2.commanding.grippers`: from a target to a
+  message;
 - :mod:`~user_hal.robots.ros2.filling`: fields of any type, by a mapping;
 - :mod:`~user_hal.robots.ros2.calls`: services and actions before and after motion;
 - :mod:`~user_hal.robots.ros2.commanding.homing`: the way back to the start;

@@ -48,7 +48,8 @@ def test_they_are_copies_and_others_are_refused():
 
 
 class Reads(TorchDispatchMode):
-    """Counts what a GPU would be waited for: numbers that are looked at, and rows that are chosen by what is in them."""
+    """Counts what a GPU would be waited for: numbers that are looked at, and rows that are chosen by what is in
+    them."""
 
     def __init__(self):
         super().__init__()

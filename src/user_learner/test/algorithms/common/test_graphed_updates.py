@@ -1,4 +1,5 @@
-"""Updates in short CUDA graphs: where they are cut, when they cannot be recorded, and that the weights come out the same."""
+"""Updates in short CUDA graphs: where they are cut, when they cannot be recorded, and that the weights come out the
+same."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ class FlatParameters:
     and moved towards (:meth:`approach`) by one operation each. A parameter of a module stays
     one, and its module goes on working: only its memory moves into the tensor.
 
-    Those of a large network on a GPU have their gradients as autograd made them, and no other tensor for these: that would
-    be as much memory as the weights take, and two passes over it.
+    Those of a large network on a GPU have their gradients as autograd made them, and no other tensor for these: that
+    would be as much memory as the weights take, and two passes over it.
 
     Args:
         values: First values, or parameters of modules on ``device``, by name.
@@ -107,8 +107,8 @@ class FlatParameters:
 
     @property
     def grad(self) -> Tensor:
-        """All gradients, (N,), once :meth:`collect` was called; ``backward`` accumulates into it, except for large networks on a
-        GPU and for what is kept in bfloat16."""
+        """All gradients, (N,), once :meth:`collect` was called; ``backward`` accumulates into it, except for large
+        networks on a GPU and for what is kept in bfloat16."""
         if self._grad is None:
             self._grad = torch.zeros_like(self.flat)
         return self._grad
@@ -155,7 +155,8 @@ class FlatParameters:
 
     @property
     def loose(self) -> bool:
-        """Whether gradients are as autograd made them now: :meth:`pieces` gives them, and :meth:`collect` puts them together."""
+        """Whether gradients are as autograd made them now: :meth:`pieces` gives them, and :meth:`collect` puts them
+        together."""
         return self._loose
 
     @torch.no_grad()
@@ -188,8 +189,8 @@ class FlatParameters:
         ]
 
     def gathered(self) -> Iterator[tuple[slice, Tensor]]:
-        """The same, of each piece in one float32 tensor, (n,). When the next is asked for, what is kept in bfloat16 is rounded
-        from what :attr:`flat` then has in this one."""
+        """The same, of each piece in one float32 tensor, (n,). When the next is asked for, what is kept in bfloat16 is
+        rounded from what :attr:`flat` then has in this one."""
         for piece in self._pieces():
             self.between()
             there = self._there(piece)

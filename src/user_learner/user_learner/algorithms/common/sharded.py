@@ -34,8 +34,8 @@ from user_learner.algorithms.common.shardable import require_no_scale
 #: A layer with this many parameters, or this large a share of all, is gathered by itself.
 _LAYER_SIZE, _LAYER_SHARE = 1 << 20, 0.01
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-#: What was gathered on the way forward is kept for the way back where all of it takes at most this share of a GPU's memory:
-#: gathering it again costs half of the exchange once more, and the processor time of launching it.
+#: What was gathered on the way forward is kept for the way back where all of it takes at most this share of a GPU's
+#: memory: gathering it again costs half of the exchange once more, and the processor time of launching it.
 _KEPT_SHARE = 0.1
 #: How many blocks, or layers, are gathered ahead of the one that is computed.
 _AHEAD = 2
@@ -139,8 +139,8 @@ class ShardedParameters:
             raise
 
     def part_of_batch(self, last: bool) -> None:
-        """Before each of the parts in which a batch is computed. Where what was gathered is kept, their gradients are added up
-        whole, and exchanged with the last part."""
+        """Before each of the parts in which a batch is computed. Where what was gathered is kept, their gradients are
+        added up whole, and exchanged with the last part."""
         if self._keeps:
             module: Any = self._compute
             module.set_requires_gradient_sync(last)
@@ -181,7 +181,8 @@ class ShardedParameters:
         )  # fmt: skip
 
     def _norm(self, cut: list[Tensor], alike: list[Tensor]) -> Tensor:
-        """Norm of the whole gradient, of parts that this process has and of what all have; the same in all processes."""
+        """Norm of the whole gradient, of parts that this process has and of what all have; the same in all
+        processes."""
         zero = self._steps[0].new_zeros(())
         mine, same = (_squares(some, zero) for some in (cut, alike))
         average_(mine)
@@ -243,8 +244,8 @@ class _Computed(nn.Module):
 
 
 def _without_views(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward pass whose output is no view: one that is, and that a network then changes in place, would lose the hook
-    that gathers the weights again on the way back, without a word."""
+    """A forward pass whose output is no view: one that is, and that a network then changes in place, would lose the
+    hook that gathers the weights again on the way back, without a word."""
 
     def call(*arguments: Any, **keywords: Any) -> Any:
         output = forward(*arguments, **keywords)

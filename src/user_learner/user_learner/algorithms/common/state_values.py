@@ -55,8 +55,8 @@ class StateValues:
 
     @torch.no_grad()
     def __call__(self, features: Tensor, kept_out: Tensor | None = None) -> Tensor:
-        """Values of states (B, F), (B,); without gradients. ``kept_out``: the member that judges each, (B,); below 0, or
-        None: their mean does."""
+        """Values of states (B, F), (B,); without gradients. ``kept_out``: the member that judges each, (B,); below 0,
+        or None: their mean does."""
         values = evaluate(self._values.frozen, features, True)
         if kept_out is None:
             return values.mean(0)
@@ -75,8 +75,8 @@ class StateValues:
             discount: Of the value of what was seen then, (B,).
             ahead: Its features, (B, F).
             weight: How much each row counts, (B,).
-            kept_out: The member that does not learn from each row, (B,); below 0: all do. Each has its own targets then, so that what
-                it must not see does not come to it from the others.
+            kept_out: The member that does not learn from each row, (B,); below 0: all do. Each has its own targets
+                then, so that what it must not see does not come to it from the others.
         """
         with torch.no_grad():
             beyond = evaluate(self._target.frozen, ahead, True)

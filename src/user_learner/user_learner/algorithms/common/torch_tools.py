@@ -1,4 +1,5 @@
-"""What algorithms need of torch: shifts of images, ensembles of layers, devices, generators of random numbers, metrics."""
+"""What algorithms need of torch: shifts of images, ensembles of layers, devices, generators of random numbers,
+metrics."""
 
 from __future__ import annotations
 
@@ -143,7 +144,8 @@ class _Ensemble(torch.autograd.Function):
 
 
 def training_device(name: str) -> torch.device:
-    """The torch device that an algorithm is told to train on. Raises ConfigError where this machine does not have it."""
+    """The torch device that an algorithm is told to train on. Raises ConfigError where this machine does not have
+    it."""
     require_device(name, "algorithm")
     return torch.device(name)  # without its number: of several processes each has set its own
 

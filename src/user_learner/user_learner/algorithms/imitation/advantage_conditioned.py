@@ -56,18 +56,19 @@ class AdvantageConditionedConfig(BCConfig):
 class AdvantageConditioned(BC):
     """Cloning of everything, conditioned on whether it was better than usual.
 
-    Physical Intelligence, "pi*0.6: a VLA That Learns From Experience", 2025 (RECAP), section IV. Critics of states learn V
-    from all data; a chunk a at s, which brought rewards r and led to s', has the advantage
+    Physical Intelligence, "pi*0.6: a VLA That Learns From Experience", 2025 (RECAP), section IV. Critics of states
+    learn V from all data; a chunk a at s, which brought rewards r and led to s', has the advantage
 
         A = sum_{j<T} gamma^j r_j + gamma^T V(s') - V(s)
 
-    and is good where that is above a threshold, which follows the batches so that ``good_share`` of them are.
-    The policy clones a given s and that one bit. Nothing is differentiated through the policy and no action is
-    asked of the critics that was not done, so bad critics cost little; it improves by what luck and people bring
-    into the data. The paper's V is a distribution over returns of whole episodes; this one learns by temporal differences.
+    and is good where that is above a threshold, which follows the batches so that ``good_share`` of them are. The
+    policy clones a given s and that one bit. Nothing is differentiated through the policy and no action is asked of the
+    critics that was not done, so bad critics cost little; it improves by what luck and people bring into the data. The
+    paper's V is a distribution over returns of whole episodes; this one learns by temporal differences.
 
-    Each critic is kept from a part of the data, blocks of rows of the store, and says what the advantages of these are: critics
-    that learned from an episode know by heart how it ended, so that nothing in it seems better or worse than expected.
+    Each critic is kept from a part of the data, blocks of rows of the store, and says what the advantages of these are:
+    critics that learned from an episode know by heart how it ended, so that nothing in it seems better or worse than
+    expected.
 
     Args:
         config: Parameters.

@@ -51,13 +51,13 @@ class CalQL(RLPD):
 
         weight x ( log sum_a exp max(Q(s, a), V_mu(s)) - Q(s, a_data) )
 
-    where only actions of the policy have the bound V_mu, the value of the behaviour in the data (without that bound it is CQL,
-    Kumar et al. 2020). The paper takes V_mu from the returns of whole episodes; here it is learned from the same batches
-    by temporal differences, so that batches stay transitions. Choices need no samples: the sum over actions has each of
-    them, beside sampled continuous elements where there are any.
+    where only actions of the policy have the bound V_mu, the value of the behaviour in the data (without that bound it
+    is CQL, Kumar et al. 2020). The paper takes V_mu from the returns of whole episodes; here it is learned from the
+    same batches by temporal differences, so that batches stay transitions. Choices need no samples: the sum over
+    actions has each of them, beside sampled continuous elements where there are any.
 
-    With ``conservative_weight: 0`` it goes on from there as RLPD. WSRL (Zhou et al., "Efficient Online Reinforcement Learning
-    Fine-Tuning Need Not Retain Offline Data", 2024) is that, without old data, after some steps in which the
+    With ``conservative_weight: 0`` it goes on from there as RLPD. WSRL (Zhou et al., "Efficient Online Reinforcement
+    Learning Fine-Tuning Need Not Retain Offline Data", 2024) is that, without old data, after some steps in which the
     policy acts as it was (``learning_starts``): ``config/algorithms/wsrl.yaml``.
 
     Args:

@@ -77,8 +77,8 @@ class QChunking(BC):
 
         Q(s, a) = sum_{j<T} gamma^j r_j + gamma^T Q'(s_T, a*),   a* = argmax over a_1..a_N of Q(s_T, a_i)
 
-    where a_1..a_N are what the flow policy proposes at the observation behind the chunk. The backup is unbiased over T steps,
-    since the chunk is all of what was done. The flow clones everything in the batch; so the choice among its
+    where a_1..a_N are what the flow policy proposes at the observation behind the chunk. The backup is unbiased over T
+    steps, since the chunk is all of what was done. The flow clones everything in the batch; so the choice among its
     proposals keeps to what data do.
 
     What the end of an episode cuts off is any action for the critics, where the task ended; chunks that

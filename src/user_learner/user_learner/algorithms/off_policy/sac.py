@@ -180,8 +180,8 @@ class ActorCriticNetworks:
         policy: Its network.
         spec: The robot's.
         device: Where they live.
-        action_codes: Numbers that critics see of what is done, among them choices as numbers of their own; None: actions
-            as they are, and values of each choice.
+        action_codes: Numbers that critics see of what is done, among them choices as numbers of their own; None:
+            actions as they are, and values of each choice.
     """
 
     def __init__(

@@ -39,16 +39,16 @@ class SACFlowConfig(CriticsFirstConfig):
 class SACFlow(CriticsFirst):
     """SAC whose actor is a flow over chunks, trained through all of its steps.
 
-    Zhang et al., "SAC Flow: Sample-Efficient Reinforcement Learning of Flow-Based Policies via
-    Velocity-Reparameterized Sequential Modeling", 2025. The steps are a recurrent network, which gates keep trainable
-    (the policy's ``velocity: gated``, their Flow-G) or a transformer that decodes each step (its ``backbone: transformer``,
-    their Flow-T). Steps with noise of their own (``path_noise``) give a path a density, whose logarithm stands where
-    that of an action stands in SAC. Critics judge whole chunks.
+    Zhang et al., "SAC Flow: Sample-Efficient Reinforcement Learning of Flow-Based Policies via Velocity-Reparameterized
+    Sequential Modeling", 2025. The steps are a recurrent network, which gates keep trainable (the policy's ``velocity:
+    gated``, their Flow-G) or a transformer that decodes each step (its ``backbone: transformer``, their Flow-T). Steps
+    with noise of their own (``path_noise``) give a path a density, whose logarithm stands where that of an action
+    stands in SAC. Critics judge whole chunks.
 
-    What sees images is a part of the flow. It learns by cloning while critics learn alone, then stays: critics and flow take
-    all of its tokens as given, so that what they learn goes on meaning what it did.
-    Choices are the numbers that the flow makes them from (:mod:`user_core.policies.generative.coding`): critics see which one
-    became of these, and gradients pass as if nothing had been chosen.
+    What sees images is a part of the flow. It learns by cloning while critics learn alone, then stays: critics and flow
+    take all of its tokens as given, so that what they learn goes on meaning what it did. Choices are the numbers that
+    the flow makes them from (:mod:`user_core.policies.generative.coding`): critics see which one became of these, and
+    gradients pass as if nothing had been chosen.
 
     Args:
         config: Parameters.

@@ -96,21 +96,21 @@ class AsyncPPO(Algorithm):
 
     Robots act with version b, which is older than what is learned. Schulman et al. (PPO, 2017) keep the new policy near
     the one that acted; for old ones that holds it back. Hilton et al., "Batch size-invariance for policy optimization",
-    2022, take two: actions are weighted for the policy that acted, and the step is limited to the neighbourhood of a proximal one p,
-    here the moving average of the weights (equation 2):
+    2022, take two: actions are weighted for the policy that acted, and the step is limited to the neighbourhood of a
+    proximal one p, here the moving average of the weights (equation 2):
 
         loss = -E[ min(p/b, bound) min(r A, clip(r, 1 - c, 1 + c) A) ],   r = pi(a|s) / p(a|s)
 
-    b is found by the number in ``extras["policy_version"]``: the newest versions that were published are kept, and their
-    probabilities computed anew. What older ones, persons or chance did counts for nothing; batches should be of
-    the newest steps only (``newest_steps``, ``acted_by: [policy]``). A is the advantage over as many steps as the sampler
-    sums (``n_step``): V of what came + rewards - V.
+    b is found by the number in ``extras["policy_version"]``: the newest versions that were published are kept, and
+    their probabilities computed anew. What older ones, persons or chance did counts for nothing; batches should be of
+    the newest steps only (``newest_steps``, ``acted_by: [policy]``). A is the advantage over as many steps as the
+    sampler sums (``n_step``): V of what came + rewards - V.
 
     Args:
         config: Parameters.
         spec: The robot's.
-        policy: One whose network is a :class:`~user_core.interfaces.DistributionNetwork`; for T actions at once batches are
-            windows of T steps.
+        policy: One whose network is a :class:`~user_core.interfaces.DistributionNetwork`; for T actions at once batches
+            are windows of T steps.
     """
 
     Config: ClassVar[type[AsyncPPOConfig]] = AsyncPPOConfig
@@ -229,8 +229,8 @@ class AsyncPPO(Algorithm):
     def _of_actors(
         self, batch: Batch, minibatch: Minibatch, proximal: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log-densities by the versions that acted, and which are known, (B,) of 0 and 1. Of a source that does not tell
-        versions all count as done by the proximal policy."""
+        """Log-densities by the versions that acted, and which are known, (B,) of 0 and 1. Of a source that does not
+        tell versions all count as done by the proximal policy."""
         if "policy_version" not in batch.extras:
             return proximal, torch.ones_like(proximal)
         versions = np.asarray(batch.extras["policy_version"])

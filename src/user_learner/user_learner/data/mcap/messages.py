@@ -108,8 +108,8 @@ class Messages:
 
 
 def deserialized(store: Any, data: bytes | memoryview, type_name: str) -> Any:
-    """A message from its CDR. What lies behind it is passed over, as ROS does: ``rclpy`` itself writes some bytes more than
-    a message has. ``rosbags`` refuses more than three of them, so its functions of the type are called here.
+    """A message from its CDR. What lies behind it is passed over, as ROS does: ``rclpy`` itself writes some bytes more
+    than a message has. ``rosbags`` refuses more than three of them, so its functions of the type are called here.
 
     Args:
         store: Types, of ``rosbags``.
