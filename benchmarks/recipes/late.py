@@ -53,7 +53,8 @@ def jobs(seeds: list[int]) -> list[Job]:
     return [
         {
             "kind": "guided", "task": task, "policy": "flow", "demonstrations": 200, "seed": seed,
-            "updates": 6000, "rows": 16, **({"params": {"prefix_rows": prefix}} if prefix else {}),
+            "updates": 6000, "rows": 16, "cloning": {"after_end": "fade"},
+            **({"params": {"prefix_rows": prefix}} if prefix else {}),
         }
         for seed in seeds
         for task in ("pick_place", "peg_insertion")
@@ -61,7 +62,7 @@ def jobs(seeds: list[int]) -> list[Job]:
     ] + [
         {
             "kind": "guided", "name": "far", "task": "peg_insertion", "policy": "flow", "demonstrations": 200, "seed": seed,
-            "updates": 6000, "rows": 20, "delays": [0, 3, 6, 9], "weights": [1.0, 5.0],
+            "updates": 6000, "rows": 20, "delays": [0, 3, 6, 9], "weights": [1.0, 5.0], "cloning": {"after_end": "fade"},
             **({"params": {"prefix_rows": prefix}} if prefix else {}),
         }
         for seed in seeds
@@ -71,7 +72,8 @@ def jobs(seeds: list[int]) -> list[Job]:
 
 #: Delay, and steps between two plans that are asked for: as a policy of that time allows.
 PAIRS = ((0, 4), (3, 3), (3, 4), (6, 6), (9, 9))
-_FORMS, _DECAYS, _NOISES = ((16, 6), (20, 9)), (0.0, 0.1, 0.3, 1.0), (0.0, 0.2)
+_FORMS, _DECAYS, _NOISES = ((16, 6), (20, 9)), (0.1, 1.0), (0.0, 0.2)
+_AFTER_END = ("nothing", "hold", "fade")
 
 
 def delays(job: Job, scale: float) -> Job:
@@ -200,12 +202,22 @@ def _corrected(job: Job, scale: float) -> Job:
                 way = _way("real_time" if name == "none" else name, delay)
                 found[name] = evaluated(hal, policy, episodes, each=True, **way)
             return found
+        free = policy_of({**job, "params": {**job["params"], "guidance": 0.0}}, hal.spec)
+        free.load(policy.arrays())
+        ways = (
+            ("real_time", "real_time", policy), (_FREE, "real_time", free), ("sequential", "sequential", policy),
+            ("ensemble", "ensemble", policy),
+        )  # fmt: skip
         for delay in (0, 3, 6, 9):
-            for name in ("real_time", "sequential", "ensemble") if delay else ("real_time",):
+            for name, execution, acting in ways:
                 found[f"{name}_{delay}"] = evaluated(
-                    hal, policy, episodes, each=True, **_way(name, delay)
+                    hal, acting, episodes, each=True, **_way(execution, delay)
                 )
     return found
+
+
+#: Real-time chunking that holds on to nothing after the rows that are carried out in any case.
+_FREE = "real_time, guidance 0"
 
 
 def _way(execution: str, delay: int) -> Job:
@@ -220,22 +232,25 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
     """Chunks of two lengths, by how much weights decay while they are learned."""
     return [
         {
-            "kind": "delays", "task": "pick_place", "policy": "flow", "demonstrations": 200, "seed": seed, "updates": 6000,
-            "rows": rows, "params": {"prefix_rows": prefix}, "cloning": {"weight_decay": decay},
+            "kind": "delays", "name": "demonstrated", "task": "pick_place", "policy": "flow", "demonstrations": 200, "seed": seed,
+            "updates": 6000, "rows": rows, "params": {"prefix_rows": prefix},
+            "cloning": {"weight_decay": decay, "after_end": after_end},
         }
-        for seed in seeds for decay in _DECAYS for rows, prefix in _FORMS
+        for seed in seeds for decay in _DECAYS for rows, prefix in _FORMS for after_end in _AFTER_END
     ] + [
         {
             "kind": "delays", "name": f"corrected, {delay} late", "task": "pick_place", "policy": "flow", "demonstrations": 200,
             "seed": seed, "updates": 4000, "rows": 20 if delay > 6 else 16, "delay": delay, "rounds": 6, "round_updates": 400,
-            "params": {"prefix_rows": max(6, delay), "deterministic_noise": 0.0}, "cloning": {"weight_decay": 0.1},
+            "params": {"prefix_rows": max(6, delay), "deterministic_noise": 0.0},
+            "cloning": {"weight_decay": 0.1, "after_end": "fade"},
         }
         for seed in seeds for delay in (3, 6, 9)
     ] + [
         {
             "kind": "delays", "name": name, "task": "pick_place", "policy": "flow", "demonstrations": 200, "seed": seed,
             "updates": 4000, "rows": 20, "delays": [0, 3, 6, 9], "rounds": 15, "round_updates": 400,
-            "params": {"prefix_rows": 9, "deterministic_noise": 0.0}, "cloning": {"weight_decay": 0.1}, **more,
+            "params": {"prefix_rows": 9, "deterministic_noise": 0.0}, "cloning": {"weight_decay": 0.1, "after_end": "fade"},
+            **more,
         }
         for seed in seeds
         for name, more in (
@@ -243,6 +258,10 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
             ("not corrected, any", {"demonstrations_only": True}),
             ("corrected, any, from the takeover on", {"before": 0}),
             ("corrected at once, any", {"person": {"patience": 1}, "rounds": 24}),
+            (
+                "corrected at once, any, ends not learned",
+                {"person": {"patience": 1}, "rounds": 24, "cloning": {"weight_decay": 0.1}},
+            ),
         )
     ]  # fmt: skip
 
@@ -255,13 +274,17 @@ def delays_table(lines: list[Job]) -> str:
     if not chosen:
         return corrected_table(lines)
     heads = " | ".join(f"delay {delay}, asked every {every}" for delay, every in PAIRS)
-    text = ["", f"| rows, `prefix_rows` | `weight_decay` | noise | seeds | {heads} |"]
-    text.append("|---" * (4 + len(PAIRS)) + "|")
+    text = [
+        "",
+        f"| rows, `prefix_rows` | `weight_decay` | `after_end` | noise | seeds | {heads} |",
+    ]
+    text.append("|---" * (5 + len(PAIRS)) + "|")
     for rows, prefix in _FORMS:
-        for decay in _DECAYS:
+        for cloning in [{"weight_decay": d, "after_end": a} for d in _DECAYS for a in _AFTER_END]:
+            decay, after_end = cloning.values()
             of = [
                 line["result"] for line in chosen
-                if (line["job"]["rows"], line["job"]["cloning"]["weight_decay"]) == (rows, decay)
+                if (line["job"]["rows"], line["job"]["cloning"]) == (rows, cloning)
             ]  # fmt: skip
             for noise in _NOISES if of else ():
                 cells = []
@@ -276,7 +299,7 @@ def delays_table(lines: list[Job]) -> str:
                         f"{np.mean(wins):.0f} % ({min(wins):.0f} to {max(wins):.0f}), {jerk:.2f}"
                     )
                 text.append(
-                    f"| {rows}, {prefix} | {decay:g} | {noise:g} | {len(of)} | {' | '.join(cells)} |"
+                    f"| {rows}, {prefix} | {decay:g} | {after_end} | {noise:g} | {len(of)} | {' | '.join(cells)} |"
                 )
     return "\n".join(text) + "\n" + corrected_table(lines)
 

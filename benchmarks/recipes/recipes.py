@@ -105,7 +105,7 @@ def two_ways(job: Job, scale: float) -> Job:
 
 
 KINDS = {
-    "bc": bc, "noise": bc, "late": late_plans, "hg_dagger": corrections.hg_dagger, "two_ways": two_ways,
+    "bc": bc, "noise": bc, "ends": bc, "late": late_plans, "hg_dagger": corrections.hg_dagger, "two_ways": two_ways,
     "online": online.online, "from_half": online.online, online.CHOICES: online.online, "guided": late.guided,
     "one_step": one_step.one_step, "longer": longer.longer, "delays": late.delays,
     "own_steps": own_steps.own_steps,
@@ -136,6 +136,15 @@ def jobs(seeds: list[int]) -> list[Job]:
                     "kind": "noise", "task": "pick_place", "policy": "flow", "seed": seed, "updates": 6000,
                     "demonstrations": demonstrations, "params": {"deterministic_noise": noise},
                 })  # fmt: skip
+    for demonstrations in (200, 50, 20):
+        for seed in seeds:
+            for task in ("pick_place", "peg_insertion"):
+                for policy in ("flow", "action_chunks"):
+                    for after_end in ("nothing", "hold", "fade"):
+                        found.append({
+                            "kind": "ends", "task": task, "policy": policy, "demonstrations": demonstrations, "seed": seed,
+                            "updates": 6000, "cloning": {"after_end": after_end},
+                        })  # fmt: skip
     for policy in ("flow", "action_chunks", "diffusion"):
         found.append({"kind": "two_ways", "policy": policy, "seed": 0, "updates": 3000, "rows": 16})
     return (
@@ -176,11 +185,9 @@ def tables(lines: list[Job]) -> str:
     groups: dict[tuple[Any, ...], list[float]] = {}
     for line in lines:
         job = line["job"]
-        if job["kind"] in ("bc", "noise"):
-            size = job.get("params", {}).get("deterministic_noise")
-            name = (
-                job["policy"] if size is None else f"{job['policy']}, deterministic_noise {size:g}"
-            )
+        if job["kind"] in ("bc", "noise", "ends"):
+            more = {**job.get("params", {}), **job.get("cloning", {})}
+            name = ", ".join([job["policy"], *(f"{key} {more[key]}" for key in more)])
             key = (job["task"], job["demonstrations"], name)
             groups.setdefault(key, []).append(line["result"]["success"])
     for key, values in sorted(groups.items()):

@@ -24,6 +24,15 @@ from user_core.specs import ActionGroup, ActionKind, Array, Arrays, ArraySpec, R
 JOINT_KINDS = (ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA, ActionKind.JOINT_VELOCITY)
 TOOL_KINDS = (ActionKind.EE_DELTA, ActionKind.EE_TWIST, ActionKind.EE_POSE)
 
+#: What is a velocity, or a change of where something is.
+_RATES = (
+    ActionKind.JOINT_DELTA,
+    ActionKind.JOINT_VELOCITY,
+    ActionKind.EE_DELTA,
+    ActionKind.EE_TWIST,
+    ActionKind.BASE_TWIST,
+)
+
 #: Standard arrays with one number per joint.
 _PER_JOINT = ("joint_position", "joint_velocity", "joint_effort")
 #: Standard arrays of one tool.
@@ -211,3 +220,17 @@ def _own_action(spec: ArraySpec, group: ActionGroup, part: slice) -> ArraySpec:
 
 def _chosen(bound: Any, rows: Sequence[int]) -> Any:
     return tuple(bound[i] for i in rows) if isinstance(bound, tuple) else bound
+
+
+def standing_still(spec: RobotSpec) -> tuple[Array, Array]:
+    """Which elements of an action mean "stand still" at some value, (A,) bool, and which value that
+    is, (A,): 0 of a velocity or a change, and of a choice the one that changes nothing."""
+    rates = np.zeros(spec.action.shape, bool)
+    for view in group_views(spec):
+        rates[view.part] = view.spec.action_kind in _RATES
+    rates[list(spec.grippers)] = False
+    chosen, still = list(spec.action.categorical), np.zeros(spec.action.shape)
+    rates[chosen] = bool(spec.hold_choices)
+    if spec.hold_choices:
+        still[chosen] = spec.hold_choices
+    return rates, still

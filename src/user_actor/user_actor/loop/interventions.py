@@ -8,17 +8,9 @@ import numpy as np
 
 from user_actor.loop.config import ArbiterConfig
 from user_actor.loop.ports import HumanInput
-from user_core.action_groups import group_views
-from user_core.specs import ActionKind, Array, RobotSpec
+from user_core.action_groups import standing_still
+from user_core.specs import Array, RobotSpec
 from user_core.types import ActedBy
-
-_RATES = (
-    ActionKind.JOINT_DELTA,
-    ActionKind.JOINT_VELOCITY,
-    ActionKind.EE_DELTA,
-    ActionKind.EE_TWIST,
-    ActionKind.BASE_TWIST,
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +50,7 @@ class InterventionArbiter:
 
     def __init__(self, config: ArbiterConfig, spec: RobotSpec) -> None:
         self._config, self._spec = config, spec.action
-        self._stops, self._still = _stopping(spec)
+        self._stops, self._still = standing_still(spec)
         self.stale = self.misfits = 0
         self.reset()
 
@@ -105,17 +97,3 @@ class InterventionArbiter:
             self.misfits += 1
             return None
         return np.clip(action, spec.low_array, spec.high_array).astype(spec.dtype)
-
-
-def _stopping(spec: RobotSpec) -> tuple[Array, Array]:
-    """Which elements of an action mean "stand still" at some value, (A,) bool, and which value that
-    is, (A,): 0 of a velocity or a change, and of a choice the one that changes nothing."""
-    rates = np.zeros(spec.action.shape, bool)
-    for view in group_views(spec):
-        rates[view.part] = view.spec.action_kind in _RATES
-    rates[list(spec.grippers)] = False
-    chosen, still = list(spec.action.categorical), np.zeros(spec.action.shape)
-    rates[chosen] = bool(spec.hold_choices)
-    if spec.hold_choices:
-        still[chosen] = spec.hold_choices
-    return rates, still

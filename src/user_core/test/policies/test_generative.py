@@ -180,6 +180,19 @@ def test_a_plan_that_goes_on_keeps_its_side(name, prefix):
         assert (np.sign(made[:, 2:, 0]) == np.sign(side)).mean() > 0.8
 
 
+def test_a_network_that_is_told_what_is_carried_out_is_held_to_the_rows_after_that_too():
+    """By the soft mask of Black et al. 2025, equation 5: less and less, and not where the plan before has ended."""
+    seen, plan = {"x": np.zeros(3, np.float32)}, np.tile(np.float32([0.5, 3.0]), (4, 1))
+    for guidance in (0.0, 1.0, 2.0):
+        # A fresh network says that nothing moves: a row stays its noise, but for what it is held to.
+        policy = make("flow", prefix_rows=2, guidance=guidance, steps=8)
+        made = policy.continue_plan(seen, plan[:3], 1, deterministic=True)
+        np.testing.assert_array_equal(made[:1], plan[:1])
+        free = policy.act(seen, deterministic=True)
+        left = (1 - guidance * soft_mask(4, 3, 1)[1:, None] / 8) ** 8
+        np.testing.assert_allclose(made[1:] - plan[1:], (free - plan)[1:] * left, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
 def test_the_first_rows_of_a_window_that_do_not_count_are_always_given(name):
     network = make(name, hidden=[8], prefix_rows=3).network()

@@ -1,5 +1,7 @@
 """SAC, RLPD and BC on batches: promises, exact continuation, bootstrapping, learning."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,9 @@ from user_core.fakes import LinearGaussianConfig, LinearGaussianPolicy
 from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.reasons import ACTIONS_OUTSIDE
-from user_core.specs import ArraySpec, RobotSpec
+from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.common.batches import Minibatcher
+from user_learner.algorithms.common.batches import AfterTheEnd, Minibatcher
 from user_learner.algorithms.common.torch_tools import random_shift
 from user_learner.algorithms.imitation.bc import BC
 from user_learner.algorithms.off_policy.rlpd import RLPD
@@ -357,6 +359,54 @@ def test_cloning_learns_to_plan_several_actions_and_not_from_what_an_episode_cut
     planned = np.stack([policy.act({"x": row}, deterministic=True) for row in seen])
     assert planned.shape == (50, 4, 2)
     assert np.abs((planned - wanted(seen)) / half).mean() < 0.1
+
+
+def test_after_the_end_of_a_task_the_last_motion_fades_and_what_is_a_place_stays():
+    """Rows: ended in the second step; cut short by a person; ended after what was not his; ended in the last one; a whole
+    window. The first element is a change, the second an opening, the third a choice."""
+    action = ArraySpec((3,), low=(-1.0, 0.0, 0.0), high=(1.0, 4.0, 2.0), categorical=(2,))
+    spec = RobotSpec(
+        "r", STATE.observation, action, action_kind=ActionKind.EE_DELTA, grippers=(1,)
+    )  # fmt: skip
+    mask = np.array(
+        [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1]], bool
+    )  # fmt: skip
+    discount = np.full((5, 4), 0.9, np.float32)
+    discount[~mask] = 1.0
+    discount[[0, 2, 3], [1, 2, 3]] = 0.0
+    done = np.tile(np.float32([0.8, 3.0, 2.0]), (5, 4, 1))
+    none = np.zeros((5, 4), np.float32)
+    x = np.zeros((5, 3), np.float32)
+    batch = Batch({"x": x}, done, none, discount, {"x": x}, {"mask": mask})
+    for share, left in ((0.5, [0.8, 0.8, 0.4, 0.2]), (0.0, [0.8, 0.8, 0, 0])):
+        made = AfterTheEnd(spec, share)(batch)
+        counts = mask.copy()
+        counts[[0, 2]] |= [[False, False, True, True], [False, False, False, True]]
+        np.testing.assert_array_equal(made.extras["mask"], counts)
+        moves = np.full((5, 4), 0.8)
+        moves[0], moves[2, 3] = left, 0.8 * share
+        np.testing.assert_allclose(made.action[:, :, 0], moves, rtol=1e-6)
+        np.testing.assert_array_equal(made.action[:, :, 1:], done[:, :, 1:])
+    assert (done[:, :, 0] == np.float32(0.8)).all(), "what the sampler has is left alone"
+
+
+@pytest.mark.parametrize("after_end", ["fade", "hold"])
+def test_cloned_chunks_go_on_after_the_end_as_they_are_told(after_end):
+    spec = replace(STATE, action_kind=ActionKind.EE_DELTA, grippers=(1,))
+    settings = {"learning_rate": 2e-2, "loss": "squared_error", "after_end": after_end}
+    algorithm = BC(from_mapping(BC.Config, settings), spec, chunks_for(spec))
+    x, action = np.zeros((64, 3), np.float32), np.tile(np.float32([0.8, 3.0]), (64, 4, 1))
+    mask = np.tile(np.arange(4) < 1, (64, 1))
+    none, ended = np.zeros((64, 4), np.float32), np.tile(np.float32([0, 1, 1, 1]), (64, 1))
+    for _ in range(300):
+        algorithm.update(Batch({"x": x}, action, none, ended, {"x": x}, {"mask": mask}))
+    policy = chunks_for(spec)
+    policy.load(algorithm.policy_arrays())
+    planned = policy.act({"x": x[0]}, deterministic=True)
+    np.testing.assert_allclose(planned[0], [0.8, 3.0], atol=0.1)
+    np.testing.assert_allclose(planned[:, 1], 3.0, atol=0.1)
+    left = 0.5 if after_end == "fade" else 0.0
+    np.testing.assert_allclose(planned[1:, 0], 0.8 * left ** np.arange(1, 4), atol=0.08)
 
 
 @pytest.mark.parametrize(("cls", "settings"), CASES, ids=["sac", "rlpd", "bc"])

@@ -109,8 +109,8 @@ class GenerativeConfig(ChunkConfig):
     )
     guidance: float = setting(
         1.0,
-        doc="Largest weight of that guidance (Black et al. 2025, beta, who take 5). It may differ from that of the "
-        "training: actors only use it.",
+        doc="Largest weight of that guidance (Black et al. 2025, beta, who take 5); of a flow that was trained with "
+        "prefix_rows, of the rows after those that it is given. It may differ from that of the training: actors only use it.",
         ge=0,
         counts_as=5.0,
     )

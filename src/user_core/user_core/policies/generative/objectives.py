@@ -8,8 +8,9 @@ Time t goes from 0, pure noise, to 1, the chunk. All is written for numpy arrays
   s noise with a = sin(pi t / 2), s = cos(pi t / 2). The network says a noise - s chunk ("v" of Salimans and Ho 2022),
   from which both follow at every t; sampling is DDIM (Song et al. 2020), without noise of its own.
 
-Rows of a plan that goes on may be given. A network that was trained for it is told which rows these are, and
-sees them as they are. For any other the sampling is guided: of a flow by the gradient of the distance
+Rows of a plan that goes on may be given. A network that was trained for it is told which rows will be carried out, and
+sees them as they are; a flow's estimate of the rows after them is moved towards the plan before, less and less the later
+they are. For any other network the sampling is guided: of a flow by the gradient of the distance
 between its estimate of the chunk and the given rows (Black et al., "Real-Time Execution of Action Chunking
 Flow Policies", 2025), of a diffusion by moving that estimate towards them, as in-painting does.
 """
@@ -110,7 +111,7 @@ class Flow:
                 velocity = model(x, t, None)
             elif given.told:
                 x = _replaced(x, given)
-                velocity = model(x, t, given.frozen[..., 0])
+                velocity = self._held(model(x, t, given.frozen[..., 0]), x, t, given)
             else:
                 velocity = self._guided(model, x, t, given)
             x = x + velocity / steps
@@ -147,10 +148,15 @@ class Flow:
             return (given.code - (x + (1 - t) * velocity)) * given.weight
 
         velocity, error, product = model.with_gradient(x, t, off)
-        left = 1 - t
-        spread = left**2 / (t**2 + left**2)
-        weight = min(given.strength, left / (t * spread)) if t > 0 else given.strength
-        return velocity + weight * (error + left * product)
+        return velocity + _guidance(t, given) * (error + (1 - t) * product)
+
+    def _held(self, velocity: Any, x: Any, t: float, given: Given) -> Any:
+        """The velocity of a network that is told the frozen rows, with the others held to the plan before by the soft mask
+        of the paper. The gradient through the network is left out: the frozen rows are seen, and need no guidance."""
+        if not given.strength:
+            return velocity
+        error = (given.code - (x + (1 - t) * velocity)) * (given.weight - given.frozen)
+        return velocity + _guidance(t, given) * error
 
 
 class Diffusion:
@@ -178,6 +184,13 @@ class Diffusion:
             a, s = _schedule((k + 1) / steps)
             x = a * chunk + s * noise
         return chunk
+
+
+def _guidance(t: float, given: Given) -> float:
+    """How much a step at time t is guided: equation 2 of the paper, at most ``strength``."""
+    left = 1 - t
+    spread = left**2 / (t**2 + left**2)
+    return min(given.strength, left / (t * spread)) if t > 0 else given.strength
 
 
 def _schedule(t: float) -> tuple[float, float]:

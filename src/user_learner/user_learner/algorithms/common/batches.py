@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from user_core.action_groups import standing_still
 from user_core.errors import PluginError, SpecError, StoreError
 from user_core.interfaces import DistributionNetwork, Policy, PolicyNetwork
 from user_core.policies.features import ActionScale
@@ -192,6 +193,43 @@ class Minibatch:
         if self.counts is not None:  # numbers from 0, each as likely
             drawn = torch.where(self.counts > 0, (noise * self.counts).floor(), drawn)
         return torch.where(self.weight > 0, self.action, drawn)
+
+
+class AfterTheEnd:
+    """What a robot does after its task has ended, for who clones windows of several actions.
+
+    There are no data of it. Left out of what is learned, near the goal most of a chunk is whatever the network makes of it,
+    and where such rows are carried out (plans that are late, or not replaced at each step) the robot may stand or circle
+    just outside the goal. Here the last action goes on (so Chi et al., "Diffusion Policy", 2023, pad chunks), with
+    motions that fade away; positions, openings of grippers and choices stay.
+
+    Args:
+        spec: The robot's.
+        share: What is left of a motion from one row to the next: 1, it goes on; 0, the robot stands still.
+    """
+
+    def __init__(self, spec: RobotSpec, share: float) -> None:
+        moves, still = standing_still(spec)
+        moves[list(spec.action.categorical)] = False
+        self._moves, self._share = torch.from_numpy(moves), share
+        self._still = torch.from_numpy(still.astype(spec.action.dtype))
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch, in which rows after the end count where the last step does. Actions (B, T, A), of which those past the
+        end are repeated, ``extras["mask"]`` (B, T) and discounts of more than 0 before the end; any other as it is."""
+        if "mask" not in batch.extras:
+            return batch
+        action, mask = torch.as_tensor(batch.action), torch.as_tensor(batch.extras["mask"])
+        ends = (torch.as_tensor(batch.discount) == 0) & mask
+        over = ends.cumsum(1)  # 1 from the last step on
+        since = (over.cumsum(1) - 1).clamp_min(0)
+        fading = torch.full((), self._share, dtype=action.dtype) ** since[:, :, None]
+        moved = self._still + (action - self._still) * fading
+        return replace(
+            batch,
+            action=torch.where(self._moves, moved, action),
+            extras={**batch.extras, "mask": mask | (over > 0)},
+        )
 
 
 class Minibatcher:

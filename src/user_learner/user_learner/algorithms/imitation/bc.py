@@ -17,6 +17,7 @@ from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.common.averaging import AVERAGE, MovingAverage, share_after
 from user_learner.algorithms.common.batches import (
+    AfterTheEnd,
     Inputs,
     Minibatch,
     Minibatcher,
@@ -51,6 +52,10 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
 
+#: Share of a motion that is left from row to row after a task has ended.
+_LEFT_OF_A_MOTION = {"fade": 0.5, "hold": 0.0}
+
+
 class BCConfig(Config):
     """Behaviour cloning. Settings that are not ``read_only`` may change between two runs."""
 
@@ -66,6 +71,14 @@ class BCConfig(Config):
         "theirs may (perceptrons of flow and diffusion). Without it the shaking of a hand is learned by heart. 0: none.",
         ge=0,
         le=100,
+        read_only=False,
+        late=True,
+    )
+    after_end: Literal["nothing", "fade", "hold"] = setting(
+        "nothing",
+        doc="What chunks learn to do after a task has ended (terminated), of which there are no data: nothing, which leaves "
+        "most of a chunk near the goal to chance; fade: the last motion goes on, halved from row to row; hold: it ends at "
+        "once. Positions, grippers and choices stay as they were. Needs sampler.pad_windows.",
         read_only=False,
         late=True,
     )
@@ -182,6 +195,9 @@ class BC(Algorithm):
             self._average = MovingAverage((self._sharded or self.parameters).parts)
         self.generator = make_generator(config.seed, device)
         self._minibatcher = Minibatcher(self.network, spec, device, self.looks_ahead)
+        self._after_the_end: AfterTheEnd | None = None
+        if config.after_end != "nothing":
+            self._after_the_end = AfterTheEnd(spec, _LEFT_OF_A_MOTION[config.after_end])
         self._updates, self._parts = 0, config.accumulate
         around = getattr(self.network, "noise_from", None)
         self._graphed = GraphedUpdate(
@@ -213,6 +229,8 @@ class BC(Algorithm):
         )  # fmt: skip
 
     def update(self, batch: Batch) -> Mapping[str, float]:
+        if self._after_the_end is not None:
+            batch = self._after_the_end(batch)
         (minibatch,) = self._minibatcher.cut(batch, 1)
         if self._minibatcher.factors is not None:
             self._optimizer.rescale("layer0.weight", self._minibatcher.factors)
