@@ -40,6 +40,8 @@ from user_hal.safety.stops import SafetyState
 #: Refusals that :meth:`LocalHal.trouble` explains, or that only say: I have that one already.
 _EXPLAINED = (STOPPED, EMERGENCY_STOP, BUSY, SEQUENCE)
 _LOOK_S = 0.01
+#: A first reading may come so late after the robot was connected, seconds.
+_LATE_S = 5.0
 
 
 class LocalHal:
@@ -291,14 +293,20 @@ class LocalHal:
             self._token = leases.acquire(self._holder, self._lease_config.max_duration_s).token
 
     def _await_first_reading(self) -> None:
-        """Wait until the robot was read. Raises what the driver raised, if it could not be."""
+        """Wait until the robot was read. Raises what the driver raised, if it could not be: a reading that comes late
+        on a busy machine may come yet, as whenever it is driven later."""
         limits = self._loop.config.driver
         deadline_s = time.monotonic() + limits.connect_s
+        late_s = 0.0  # until when a reading may be late; 0 before the robot is connected
         while self.observations.newest is None:
             if self._steps_itself:
                 self._loop.do_what_is_due()
-            if self._loop.failure is not None:
-                raise self._loop.failure
+            if self._loop.connected:
+                late_s = late_s or time.monotonic() + _LATE_S
+            failure = self._loop.failure
+            is_late = isinstance(failure, DeviceTimeout) and self._loop.connected
+            if failure is not None and not (is_late and time.monotonic() < late_s):
+                raise failure
             if time.monotonic() > deadline_s:
                 raise DeviceTimeout(
                     f"robot {self._spec.robot!r}",

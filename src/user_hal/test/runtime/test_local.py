@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from user_core.config import from_mapping
-from user_core.errors import DeviceError, LeaseError, SafetyError
+from user_core.errors import DeviceError, DeviceTimeout, LeaseError, SafetyError
 from user_core.fakes import FakeRobot, FakeRobotConfig
 from user_core.plugins import build
 from user_core.reasons import EMERGENCY_STOP, NO_LEASE, SAFETY_STOP
 from user_core.specs import Array
-from user_core.types import ActionChunk
+from user_core.types import ActionChunk, Observation
+from user_hal import local
 from user_hal.local import LocalHal
 from user_hal.robot_file import RobotFile
 from user_hal.robots.mock import MockConfig, MockRobot
@@ -158,6 +159,28 @@ def test_a_robot_that_cannot_be_reached_is_told_at_once() -> None:
     robot.faults.connect = "raise"
     with pytest.raises(DeviceError, match="fault that was asked for"), LocalHal(robot):
         pytest.fail("it is not connected")
+
+
+class Late(MockRobot):
+    """Its first readings are late, as on a machine that is busy with other starts."""
+
+    late = 2
+
+    def read(self) -> Observation:
+        self.late -= 1
+        if self.late >= 0:
+            raise DeviceTimeout("topic", got="a newest message 0.6 s old", expected="0.5 s")
+        return super().read()
+
+
+def test_a_first_reading_that_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalHal(Late(MockConfig(rate_hz=50.0))) as hal:
+        assert hal.observations.newest is not None
+    robot = Late(MockConfig(rate_hz=50.0))
+    robot.late = 10**9
+    monkeypatch.setattr(local, "_LATE_S", 0.3)
+    with pytest.raises(DeviceTimeout, match=r"0\.6 s old"), LocalHal(robot):
+        pytest.fail("it was never read")
 
 
 def test_a_robot_in_real_time_runs_by_itself_and_comes_back_after_a_fault() -> None:

@@ -308,6 +308,11 @@ class HalLoop:
         return self._guard.failure
 
     @property
+    def connected(self) -> bool:
+        """Whether the driver's connection is open, also where a reading failed."""
+        return self._guard.connected
+
+    @property
     def lost(self) -> Reason:
         """Why the loop can drive no more; false while it can."""
         thread = self._thread

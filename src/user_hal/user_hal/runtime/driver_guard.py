@@ -185,6 +185,11 @@ class DriverGuard:
         return not self._fault
 
     @property
+    def connected(self) -> bool:
+        """Whether the connection was opened, and the driver has not said since that there is none."""
+        return self._connected
+
+    @property
     def retry_ns(self) -> int:
         """When the next attempt to bring it back is due."""
         return self._retry_ns
