@@ -48,7 +48,7 @@ PUBLIC_MODULES = {
     "user_core": [
         "user_core.interfaces", "user_core.specs", "user_core.types", "user_core.config",
         "user_core.plugins", "user_core.errors", "user_core.reasons", "user_core.conformance",
-        "user_core.jobs", "user_core.policies", "user_core.rewards", "user_core.rewards.goals", "user_core.codecs",
+        "user_core.jobs", "user_core.policies", "user_core.rewards", "user_core.codecs",
     ],
     "user_comm": ["user_comm.topics", "user_comm.lifecycle", "user_comm.converters"],
     "user_hal": ["user_hal.robot_file", "user_hal.runtime", "user_hal.topic_io"],
