@@ -134,7 +134,9 @@ def test_it_is_driven_stopped_when_a_topic_goes_silent_and_goes_on_by_itself(
 def test_a_second_process_is_told_who_drives_the_robot_and_drives_it_once_that_has_ended(
     client: Client, tmp_path: Path
 ) -> None:
-    file = robot_file(tmp_path)
+    # Patient: the robot is there in this test, only busy at times.
+    timing = {"connect_timeout_s": 20.0, "max_age_s": 0.5, "max_skew_s": 0.2}
+    file = robot_file(tmp_path, timing=timing)
     with SimProcess(tmp_path, SIM), open_topic_io("second") as io:
         with hal_of(tmp_path, file) as first:
             client.wait_for(lambda: client.observations, 60.0)
