@@ -7,12 +7,12 @@ arms):
 
 * **Actions** are changes of the tool's pose in one period: ``dx dy dz`` (m), ``rx ry rz`` (rotation vector, rad), and
   the opening of the gripper. They are in the base frame, or in the frame of the tool. An element that a robot
-  has not is ignored, and reported as 0 among the applied actions.
+  lacks is ignored, and reported as 0 among the applied actions.
 * **Joints** are shown by ``joints``, the position of each within its own range, and ``joint_speeds``, shares of
   its own highest speed, -1 to 1; both are padded to a common number, and ``joint_mask`` says which there are.
 * **Who it is** is shown by ``embodiment``: one of n, or numbers that describe the arm.
 * **Everything else** is as the driver shows it; what robots of a kind usually have (tool pose, its velocity, wrench,
-  gripper) may be asked for by name: who has it not shows zeros, and 0 in ``present``.
+  gripper) may be asked for by name: a robot without it shows zeros, and 0 in ``present``.
 
 Nothing of this reaches the safety gate: it works on the robot's own numbers, with the robot's own limits, below
 this translation. Robots whose files ask for the same space have the same spec except for their names, so a
@@ -42,7 +42,7 @@ _ALIASES = {
     "drx": "rx", "dry": "ry", "drz": "rz",
 }  # fmt: skip
 BASE, TOOL = "base", "tool"
-#: What can be shown by zeros where a robot has it not: its spec is always the same.
+#: What can be shown by zeros where a robot lacks it: its spec is always the same.
 STANDARD = {
     "tcp_pose": ArraySpec((7,), low=-1.0, high=1.0, unit="m", frame=BASE,
                           names=("x", "y", "z", "qx", "qy", "qz", "qw")),

@@ -140,8 +140,8 @@ class ArraySpec:
         unit: SI unit symbol (REP-103), empty when dimensionless.
         frame: REP-105 frame that the numbers are expressed in, empty where none applies.
         names: Names of the elements of a vector, for instance joint names.
-        categorical: Elements of a vector that are choices: whole numbers from their ``low`` to their
-            ``high``, between which there is no order and nothing in between.
+        categorical: Elements of a vector that are choices: whole numbers from ``low`` to ``high``, which have
+            no order, and nothing in between.
     """
 
     shape: tuple[int, ...]

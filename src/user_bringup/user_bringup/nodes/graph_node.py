@@ -19,7 +19,7 @@ from user_comm.start import end_spinning, start_rclpy
 from user_core.errors import in_words
 
 _log = logging.getLogger(__name__)
-#: Who has not asked for this long does not look any more.
+#: One that has not asked for this long does not look any more.
 _KEPT_S = 5.0
 #: How often there is a look at the graph while nobody wants to know, and before the first one.
 _IDLE_PERIOD_S, _FIRST_S = 2.0, 0.5

@@ -59,7 +59,7 @@ class TopicTeleop(HandTeleop):
         self._subscriptions = self.subscribe(self._io)
 
     def trouble(self) -> Reason:
-        """Why nothing is heard of the device, and what it has not."""
+        """Why nothing is heard of the device, and what it lacks."""
         if self._io is None or not self._subscriptions:
             return NO_REASON
         subscription, state = self._subscriptions[0], self.state
@@ -91,7 +91,7 @@ class TopicTeleop(HandTeleop):
         super().close()
 
     def _misfits(self) -> Reason:
-        """What the device has not."""
+        """What the device lacks."""
         return NO_REASON
 
     def _buttons_misfit(self, buttons: Buttons, topic: str) -> Reason:

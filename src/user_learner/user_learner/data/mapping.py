@@ -272,7 +272,7 @@ class Mapped:
     """A mapping, applied to the episodes of one data set.
 
     Raises:
-        ConfigError: It names fields that the data has not, or elements.
+        ConfigError: It names fields or elements that the data lacks.
         SpecError: What it wants cannot be had from the data exactly.
     """
 

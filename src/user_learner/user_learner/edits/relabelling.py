@@ -57,7 +57,7 @@ def relabel(
     reason: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> RelabelReport:
-    """Judge all steps that a column has not, and commit as it goes; stored data stays as it is.
+    """Judge all steps that a column lacks, and commit as it goes; stored data stays as it is.
 
     A robot's own judgement (:class:`TaskFeedback`) is what was recorded: the recorded reward, and on
     the last step the recorded end and outcome. Labels of people are not part of it.

@@ -216,7 +216,7 @@ def _copy_segment(
     log_bytes: int,
     had: tuple[int, int, int],
 ) -> int:
-    """Copy the rows that the backup has not. Returns how many bytes."""
+    """Copy the rows that the backup lacks. Returns how many bytes."""
     target.mkdir(parents=True, exist_ok=True)
     copied = 0
     bring(source)

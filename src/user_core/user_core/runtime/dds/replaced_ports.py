@@ -24,7 +24,7 @@ from pathlib import Path
 
 from user_core.runtime.dds.files import FOLDER, LOCK_OF_PORT
 
-#: Who has not looked for this long was suspended, and FastDDS's time counts from now on, seconds.
+#: A process that has not looked for this long was suspended, and FastDDS's time counts from now on, seconds.
 _ABSENT_S = 5.0
 #: FastDDS gets this long to change over by itself, seconds; it was seen to need up to two.
 _PATIENCE_S = 6.0

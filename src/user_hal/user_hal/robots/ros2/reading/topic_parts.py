@@ -285,7 +285,7 @@ class TopicPart:
         return None
 
     def _left_out(self, stream: Stream) -> str:
-        """Which elements of a stream newer messages of the topic have not; empty where none came."""
+        """Which elements of a stream newer messages of the topic lack; empty where none came."""
         now_ns = arrival_clock_ns(self._io)
         there: set[int] = set()
         for other in self.streams.values():
