@@ -135,12 +135,15 @@ class Counting(Ramp):
         return made
 
 
-def bridged(round_trip_ms, steps, person=None, **chunks):
+def bridged(
+    round_trip_ms, steps, person=None, lost=frozenset(), rows=12, elsewhere=Elsewhere, **chunks
+):  # fmt: skip
     made = []
 
     def make(world, spec, holder):
-        policies = FixedPolicy(Counting(world, 12), 1)
-        made.append(Elsewhere(world, spec, policies, round_trip_ms * MS))
+        policies = FixedPolicy(Counting(world, rows), 1)
+        made.append(elsewhere(world, spec, policies, round_trip_ms * MS))
+        made[0].lost = lost
         return made[0]
 
     config = {
@@ -189,6 +192,44 @@ def test_an_answer_from_before_a_takeover_has_no_other_plan_asked_for_while_one_
     asked = np.array([step for _, step, _ in port.asked])
     [taken] = np.flatnonzero(np.diff(asked) == 1)[-1:]  # he drives, and lets go in the next step
     assert (np.diff(asked[taken + 1 :]) >= 8).all()
+
+
+@pytest.mark.parametrize("lost", [{5}, {5, 9}])
+def test_a_plan_whose_answer_is_lost_is_asked_for_again_once_it_is_later_than_any_of_late(lost):
+    """A plan takes over 5 steps after it was asked for and has 16 rows: those that are left suffice to ask twice."""
+    setup, port = bridged(70, 60, lost=lost, rows=16, execution="real_time")
+    waited = np.diff([step for _, step, _ in port.asked])
+    assert waited.tolist() == [6 if number in lost else 4 for number in range(len(waited))]
+    steps = setup.steps()
+    assert len(steps) == 60  # nobody is away
+    np.testing.assert_allclose(np.diff([step.action[1] for step in steps]), 0.001, atol=1e-6)
+    assert (np.diff([step.stamp_ns for step in steps]) == 20 * MS).all()
+
+
+def test_an_answer_that_is_late_and_not_lost_is_taken_and_the_one_that_was_asked_for_instead_is_not():
+    class Hesitant(Elsewhere):
+        def ask(self, *args, **more):
+            self.round_trip_ns = (150 if len(self.asked) == 5 else 70) * MS
+            super().ask(*args, **more)
+
+    setup, port = bridged(70, 60, rows=16, elsewhere=Hesitant, execution="real_time")
+    steps, asked = setup.steps(), [step for _, step, _ in port.asked]
+    # Again 6 steps later; the late one comes 8 steps after it was asked for, and is gone on from.
+    assert np.diff(asked)[4:7].tolist() == [4, 6, 2]
+    assert len(steps) == 60 and len({step.plan for step in steps}) == len(asked) - 2
+    np.testing.assert_allclose(np.diff([step.action[1] for step in steps]), 0.001, atol=1e-6)
+
+
+def test_what_can_lose_nothing_is_asked_once():
+    class Thread(Elsewhere):
+        may_lose = ThreadedPolicy.may_lose
+
+        def ask(self, *args, **more):
+            self.round_trip_ns = (170 if len(self.asked) == 5 else 70) * MS
+            super().ask(*args, **more)
+
+    _, port = bridged(70, 60, rows=16, elsewhere=Thread, execution="real_time")
+    assert np.diff([step for _, step, _ in port.asked])[4:7].tolist() == [4, 9, 4]
 
 
 def test_over_a_link_plans_are_averaged():

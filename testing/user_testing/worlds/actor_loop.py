@@ -250,12 +250,16 @@ class Ramp(Policy):
 
 class Elsewhere:
     """InferencePort in virtual time: each observation is answered after ``round_trip_ns``, by the
-    policy that the holder has, unless the link is cut. ``frozen``: what each plan that went on kept."""
+    policy that the holder has, unless the link is cut. ``frozen``: what each plan that went on kept; ``lost``:
+    by their number, from 0, those that are never answered."""
+
+    may_lose = True
 
     def __init__(self, world, spec, holder, round_trip_ns):
         self.world, self.holder, self.round_trip_ns = world, holder, round_trip_ns
         self.version = 0
         self.cut = False
+        self.lost: frozenset[int] = frozenset()
         self.asked: list[tuple[float, int, bool]] = []
         self.frozen: list[int] = []
         self.probes = 0
@@ -272,11 +276,11 @@ class Elsewhere:
     def ask(self, observation, step, *, deterministic=False, going_on=None):
         self.asked.append((float(observation.arrays["reading"][0]), step, deterministic))
         self.frozen += [] if going_on is None else [going_on.frozen]
-        epoch = self._epoch
+        epoch, lost = self._epoch, len(self.asked) - 1 in self.lost
         self._waits_since_ns = self._waits_since_ns or self.world.now_ns
 
         def arrive():
-            if self.cut:
+            if self.cut or lost:
                 return
             self._heard_ns = self._waits_since_ns = self.world.now_ns
             ready = self.holder.current()

@@ -109,14 +109,20 @@ class Ensemble:
 
 
 class Delays:
-    """How late plans are lately, in steps."""
+    """How late plans are lately, in steps.
+
+    Attributes:
+        measured: Whether any is known; else it is what was expected of the first one.
+    """
 
     def __init__(self, first: int) -> None:
         self._recent: deque[int] = deque([first], maxlen=_DELAYS)
+        self.measured = False
 
     def add(self, steps: int) -> None:
         """A plan took over this many steps after it was asked for."""
         self._recent.append(max(0, steps))
+        self.measured = True
 
     @property
     def expected(self) -> int:

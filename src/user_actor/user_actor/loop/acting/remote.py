@@ -33,8 +33,11 @@ _MOST_ASKED = 64
 _TOLD_COUNTS_S = 5.0
 #: A step waits for an answer until this many periods before the next one.
 _MARGIN_PERIODS = 0.1
-#: A plan that goes on is asked for again after this many steps more than twice the usual delay.
+#: A plan that goes on is asked for again this many steps after twice the usual delay, where none is measured yet and where
+#: nothing is lost.
 _PATIENCE = 5
+#: Elsewhere, one step after the longest delay of late, and one more for each ten steps of it.
+_LATER = 10
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,8 @@ class InferenceLink:
         last_refusal: Why the last refusal was; empty once all is well again.
         version: Policy version of the last answer.
     """
+
+    may_lose = True
 
     def __init__(
         self,
@@ -459,6 +464,8 @@ class InferencePort(Protocol):
     """A policy on another host; see :class:`~user_actor.loop.acting.remote.InferenceLink`."""
 
     version: int
+    #: Whether what was asked may never be answered; else it is, or raises an error.
+    may_lose: bool
 
     def begin(self) -> None:
         """What was asked until now is over."""
@@ -611,7 +618,7 @@ class RemotePolicy:
             self._port.ask(observation, step, deterministic=deterministic)
             return
         frozen, asked = self.delays.expected, self._asked_step
-        if asked is not None and step - asked <= 2 * frozen + _PATIENCE:
+        if asked is not None and step - asked <= self._patience(frozen):
             return
         self._asked_step = self._last_asked = step
         rest = self.plans.rest(step)
@@ -629,6 +636,16 @@ class RemotePolicy:
             return True  # it is under way
         rest = self.plans.rest(step)
         return rest is not None and len(rest) > usual
+
+    def _patience(self, usual: int) -> int:
+        """How many steps a plan is waited for before it is asked for again.
+
+        An answer that is later than all of late is probably lost, and each step that it is waited for is one fewer of the
+        plan that is carried out. If it comes after all it is taken, and the other one is not: a computation for nothing.
+        """
+        if self._port.may_lose and self.delays.measured:
+            return usual + usual // _LATER
+        return 2 * usual + _PATIENCE
 
     def _follows(self, answer: Answer, step: int) -> bool:
         """Whether a plan goes on from what is carried out; any does while nothing is.

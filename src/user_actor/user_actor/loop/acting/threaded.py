@@ -38,6 +38,8 @@ class ThreadedPolicy:
         version: Policy version of the last answer.
     """
 
+    may_lose = False
+
     def __init__(self, policies: FixedPolicy | PolicyHolder, spec: RobotSpec, clock: Clock) -> None:
         self._policies, self._spec, self._clock = policies, spec, clock
         self._changed = threading.Condition()
