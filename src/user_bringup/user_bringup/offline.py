@@ -7,6 +7,7 @@ the same command, given again, goes on where it was left.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +22,14 @@ from user_bringup.evaluation import Evaluation, evaluate
 from user_bringup.local_robot import LocalRobot, overlaid
 from user_bringup.monitor.history import History
 from user_bringup.monitor.shares import Share
-from user_core.codecs.weights import encode_version
+from user_core.codecs.weights import encode_version, read_version
 from user_core.config import (
     from_mapping,
     load_yaml,
     to_mapping,
 )
-from user_core.errors import ConfigError
-from user_core.interfaces import Reward
+from user_core.errors import ConfigError, SuiteError
+from user_core.interfaces import Policy, Reward
 from user_core.runtime.files import write_atomically
 from user_core.specs import RobotSpec
 from user_core.types import PolicyVersion
@@ -37,8 +38,10 @@ from user_learner.ranks import Ranks
 from user_learner.replay.meaning import read_meaning
 from user_learner.training.loop import TrainingLoop
 from user_learner.training.progress import Progress
+from user_learner.training.publishing import POLICY_FILE
 
 CONFIG_FILE, HISTORY_FILE, BEST_FILE = "train.yaml", "history.jsonl", "best.safetensors"
+_SPEC_FILE = "robot_spec.json"  # beside the learner's checkpoints, as its node keeps it
 _LOOK_S = 0.1
 #: Whatever robots would have to collect first: here all data are there.
 _OFFLINE = {"utd": {"target": None, "learning_starts": 0, "initial_updates": 0}}
@@ -67,6 +70,33 @@ def spec_of_store(store: Path) -> RobotSpec:
             hint="Name the robot: --robot FILE",
         )  # fmt: skip
     return meaning.spec
+
+
+def policy_of_training(folder: Path, file: Path | None = None) -> tuple[Policy, int]:
+    """The newest policy of a training with its weights, and its number.
+
+    Args:
+        folder: What :class:`OfflineTraining` wrote.
+        file: The policy file, where it is another one (:data:`BEST_FILE` of the folder, for instance).
+
+    Raises:
+        SuiteError: There is none, or it is of another configuration.
+    """
+    config = from_mapping(LearnerConfig, load_yaml(folder / CONFIG_FILE), "learner")
+    file = file or folder / "learner" / POLICY_FILE
+    if not file.is_file():
+        raise SuiteError(
+            f"no policy in {folder}", expected=str(file), hint="The training ended before its first version"
+        )  # fmt: skip
+    kept = folder / "learner" / _SPEC_FILE
+    if kept.exists():
+        spec = RobotSpec.from_dict(json.loads(kept.read_text(encoding="utf-8")))
+    else:  # a training of before
+        spec = spec_of_store(Path(config.store))
+    version = read_version(file)
+    policy: Policy = config.policy.build("policies", spec, path="policy")
+    policy.load(version.arrays)
+    return policy, version.number
 
 
 class Newest:
@@ -175,6 +205,9 @@ class OfflineTraining:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
         write_atomically(self.folder / CONFIG_FILE, text, durable=False)
+        kept = self.folder / "learner" / _SPEC_FILE
+        kept.parent.mkdir(exist_ok=True)
+        write_atomically(kept, json.dumps(self.spec.to_dict(), indent=1), durable=False)
         with closing(History(self.folder / HISTORY_FILE)) as self._history:
             ranks = Ranks(self.config, self.spec, lambda error: None)
             with ranks, open_learner(ranks.config, self.spec, self._sink, self._report) as loop:

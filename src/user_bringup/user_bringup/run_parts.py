@@ -9,6 +9,7 @@ from typing import Any
 
 from user_actor.loop import ActorLoopConfig
 from user_bringup.local_robot import in_lockstep, overlaid, robot_file_with
+from user_bringup.offline import CONFIG_FILE
 from user_core.codecs.weights import read_version
 from user_core.config import from_mapping
 from user_core.errors import SuiteError
@@ -39,7 +40,11 @@ class RunParts:
         """Read the folder of a run. Raises SuiteError when it is not the folder of a run."""
         file = folder / "deployment.yaml"
         if not file.exists():
-            raise SuiteError(f"no run in {folder}", expected="a folder runs/<id>")
+            training = (folder / CONFIG_FILE).exists()
+            raise SuiteError(
+                f"no run in {folder}", got="a training" if training else None, expected="a folder runs/<id>",
+                hint="`user train ... --robot FILE --evaluate EPISODES` tries what is trained" if training else "",
+            )  # fmt: skip
         return cls(folder, load_record(file))
 
     def robot_file(self, changes: Mapping[str, Any] | None = None) -> RobotFile:

@@ -52,6 +52,16 @@ def test_a_plugin_whose_import_fails_is_named_with_the_cure(tmp_path, monkeypatc
     sys.modules.pop("needy", None)
 
 
+def test_a_module_that_has_not_the_name_is_not_said_to_be_missing(tmp_path, monkeypatch):
+    (tmp_path / "older.py").write_text("from user_core.fakes import FakeRobott")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        PluginError, match=r"'user_core.fakes' is there, in another version"
+    ) as caught:
+        plugins.load("rewards", "older:Reward")
+    assert "Install" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -122,11 +122,15 @@ def load(kind: str, name: str) -> type[Any]:
     except BaseException as error:  # a plugin may fail to import in any way, sys.exit() included
         if is_of_a_person(error):
             raise
-        missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
+        hint, module = "", getattr(error, "name", None) if isinstance(error, ImportError) else None
+        if module and isinstance(error, ModuleNotFoundError):
+            hint = f"Install the Python module {module!r}"
+        elif module:
+            hint = f"The module {module!r} is there, in another version than this plugin was written for, or the name is misspelt"
         raise PluginError(
             f"plugin {name!r} ({point.value}) cannot be imported",
             got=in_words(error),
-            hint=f"Install the Python module {missing!r}" if missing else "",
+            hint=hint,
         ) from error
     if not (isinstance(found, type) and issubclass(found, KINDS[kind])):
         raise PluginError(

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import yaml
 
+from user_bringup.cli.policy import main as save
 from user_bringup.cli.train import main
 from user_bringup.demos import record_demonstrations
 from user_bringup.local_robot import open_robot
 from user_bringup.offline import (
     OfflineTraining,
     config_of,
+    policy_of_training,
     spec_of_store,
 )
+from user_bringup.run_parts import RunParts
+from user_core.codecs.weights import read_version
 from user_core.config import Config, file_meant, from_mapping
 from user_core.errors import ConfigError, SuiteError
 from user_core.fakes import FakeTeleop, FakeTeleopConfig
@@ -73,7 +77,17 @@ def test_from_a_store_to_a_policy_that_solves_the_task_with_curve_and_next_comma
     assert main([*words, "learner.training.threads:=1"]) == 0
     said = capsys.readouterr().out
     assert "300 updates" in said and "best after" in said
-    assert f"start_from:={out.resolve()}" in said.replace("\n", "")
+    assert f" start_from:={out.resolve()}\n" in said, "in one line, to be copied"
+    policy, number = policy_of_training(out)
+    assert number == read_version(out / "learner" / "policy.safetensors").number
+    assert (
+        policy_of_training(out, out / "best.safetensors")[0].arrays().keys()
+        == policy.arrays().keys()
+    )
+    with pytest.raises(ConfigError, match="TanhGaussianPolicy, which only we read"):
+        save(["save", str(out), str(tmp_path / "saved")])
+    with pytest.raises(SuiteError, match=r"got a training, expected a folder runs.*--evaluate"):
+        RunParts.load(out)
     lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     trials = [line for line in lines if line["kind"] == "trial"]
     assert len(trials) >= 2 and trials[-1]["update"] == 300 and trials[-1]["successes"] == 5

@@ -99,7 +99,8 @@ def main(argv: Sequence[str]) -> int:
         )
     console.print(
         "go on with it on a robot:  user up DEPLOYMENT "
-        f"algorithm:={arguments.algorithm} start_from:={out.resolve()}"
+        f"algorithm:={arguments.algorithm} start_from:={out.resolve()}",
+        soft_wrap=True,  # it is to be copied
     )
     return 0
 
