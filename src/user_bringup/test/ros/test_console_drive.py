@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import rclpy
 
 pytest.importorskip("nicegui", reason="nicegui is not installed")
 
-from user_bringup.nodes.console_graph import Drive
+from user_bringup.nodes.console_drive import Drive
 from user_comm import topics
 from user_comm.converters import intervention_from_message, observation_to_message
 from user_comm.topics import interface_class, profile
@@ -69,7 +68,7 @@ def test_what_a_person_does_is_answered_before_the_next_observation(nodes):
         return [command for command in engaged if command.action[0] > 0]
 
     config = BrowserConfig(max_age_s=1000.0, press_again_s=1000.0)
-    with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
+    with Drive(console, "/r", SPEC, config, "browser") as place:
         place.take(BrowserInput(1, (0.0,) * 6, held=True))
         assert not heard, "nothing is answered before the robot was seen"
         wait_until(arm.is_answered, "an answer to an observation")
@@ -86,7 +85,7 @@ def test_what_a_person_does_is_answered_before_the_next_observation(nodes):
 def test_the_first_of_many_inputs_is_answered_at_once_and_then_the_newest_now_and_then(nodes):
     console, arm = nodes[0], Arm(nodes[1])
     config = BrowserConfig(max_age_s=1000.0, press_again_s=1000.0)
-    with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
+    with Drive(console, "/r", SPEC, config, "browser") as place:
         place.take(BrowserInput(1, (0.0,) * 6, held=True))
         wait_until(arm.is_answered, "an answer to an observation")
         before, published, begin_s = place.sent, [], time.monotonic()
@@ -107,7 +106,7 @@ def test_the_first_of_many_inputs_is_answered_at_once_and_then_the_newest_now_an
 def test_a_message_that_was_overtaken_does_not_make_the_next_one_old(nodes):
     console, arm = nodes[0], Arm(nodes[1])
     heard, config = arm.heard, BrowserConfig(max_age_s=1000.0, press_again_s=1000.0)
-    with Drive(SimpleNamespace(node=console), "/r", SPEC, config, "browser") as place:
+    with Drive(console, "/r", SPEC, config, "browser") as place:
         place.take(BrowserInput(1, (0.0,) * 6, held=True))
         # None is under way any more when one was answered: it would be answered later, with what he does then.
         wait_until(lambda: heard or arm.observe(7), "an answer to an observation", 20, period_s=0.5)
