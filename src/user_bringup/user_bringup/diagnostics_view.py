@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from user_fleet.deployment import Deployment
@@ -39,12 +38,3 @@ def aggregator_parameters(deployment: Deployment) -> dict[str, Any]:
             "timeout": _TIMEOUT_S,
         }
     return {"/**": {"ros__parameters": {"path": "USER", "pub_rate": 1.0, **groups}}}
-
-
-def analyzers_of(parameters: dict[str, Any], status: str) -> Iterable[str]:
-    """Paths of the analyzers that take a status, by its name."""
-    for group in parameters["/**"]["ros__parameters"].values():
-        if isinstance(group, dict):
-            for analyzer in group["analyzers"].values():
-                if status.startswith(tuple(analyzer["startswith"])):
-                    yield f"{group['path']}/{analyzer['path']}"

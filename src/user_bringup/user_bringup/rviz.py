@@ -89,16 +89,6 @@ def rviz_view(template: Path, robots: Sequence[ShownRobot]) -> dict[str, Any]:
     return view
 
 
-def topics_of(view: dict[str, Any]) -> list[str]:
-    """The topics that a view names."""
-    found = []
-    for display in view["Visualization Manager"]["Displays"]:
-        for key in ("Topic", "Description Topic"):
-            if isinstance(display.get(key), dict):
-                found.append(str(display[key]["Value"]))
-    return found
-
-
 def _displays(template: dict[str, Any], robot: ShownRobot, several: bool) -> Iterator[Any]:
     cameras = robot.cameras if template["Class"] == _IMAGE_DISPLAY else ("",)
     for camera in cameras:

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from user_bringup.diagnostics_view import aggregator_parameters, analyzers_of
+from user_bringup.diagnostics_view import aggregator_parameters
 from user_bringup.running import find_deployment, read_deployment
 from user_fleet.deployment import Faults, parse_overrides
 
@@ -18,6 +18,15 @@ def parameters_of(name, *words):
     )
     faults.check()
     return aggregator_parameters(composition.deployment), composition.deployment
+
+
+def analyzers_of(parameters, status):
+    """Paths of the analyzers that take a status, by its name."""
+    for group in parameters["/**"]["ros__parameters"].values():
+        if isinstance(group, dict):
+            for analyzer in group["analyzers"].values():
+                if status.startswith(tuple(analyzer["startswith"])):
+                    yield f"{group['path']}/{analyzer['path']}"
 
 
 @pytest.mark.parametrize("name", ["sim_single", "real_robot", "two_robots", "cloud", "two_sites"])

@@ -9,7 +9,7 @@ import pytest
 
 from user_bringup.running import find_deployment, read_deployment
 from user_bringup.running.find import config_folder
-from user_bringup.rviz import ShownRobot, robots_of, rviz_view, topics_of
+from user_bringup.rviz import ShownRobot, robots_of, rviz_view
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import Observation
 from user_fleet.deployment import Faults, parse_overrides
@@ -118,6 +118,16 @@ def test_cameras_say_how_they_project():
         assert info.header == published.messages[f"camera/{camera}/image_raw"].header
         assert info.k[0] == info.k[4] > 0 and info.p[0] == info.k[0]
         assert info.distortion_model == "plumb_bob"
+
+
+def topics_of(view):
+    """The topics that a view names."""
+    found = []
+    for display in view["Visualization Manager"]["Displays"]:
+        for key in ("Topic", "Description Topic"):
+            if isinstance(display.get(key), dict):
+                found.append(str(display[key]["Value"]))
+    return found
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Plans: always valid, never worse than brute force, and never impossible where brute force finds one."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,10 +11,39 @@ from user_core.errors import ConfigError
 from user_core.reasons import Reason
 from user_fleet.resources.model import Resource
 from user_fleet.scheduling.experiment import Experiment, load_experiment
-from user_fleet.scheduling.plan import WAIT_COST, Situation, cost_of, plan, why_invalid
+from user_fleet.scheduling.plan import WAIT_COST, Situation, cost_of, plan
 
 HELD = Reason("lease", "held by another")
 GIB = 2.0**30
+
+
+def why_invalid(
+    experiment: Experiment,
+    situation: Situation,
+    roles: Mapping[str, Sequence[str]],
+    options: Mapping[str, int],
+    now: bool = True,
+) -> str:
+    """What is wrong with a choice; empty when it gives every role what it asks for."""
+    by_id = {item.id: item for item in situation.resources}
+    used = [name for names in roles.values() for name in names]
+    if len(set(used)) != len(used):
+        return "a resource is given twice"
+    if set(roles) != set(experiment.roles) or set(options) != set(experiment.roles):
+        return "not every role is given something"
+    for name, role in experiment.roles.items():
+        requirement = role.first_of[options[name]]
+        if len(roles[name]) != requirement.count:
+            return f"{name} is given {len(roles[name])} of {requirement.count}"
+        items = [by_id[item] for item in roles[name]]
+        for item in items:
+            if lacks := requirement.lacks(item):
+                return f"{item.id} for {name}: {lacks[0]}"
+            if now and (why := situation.why_not_now(item, role.share)):
+                return f"{item.id} for {name}: {why.text}"
+        if requirement.on_one_host and len({item.host for item in items}) > 1:
+            return f"{name} is given resources of several hosts"
+    return ""
 
 
 def robot(name: str, site: str = "", **changes) -> Resource:

@@ -180,35 +180,6 @@ def cost_of(
     return cost + preferences.spread * sum(n * (n - 1) // 2 for n in robots.values())
 
 
-def why_invalid(
-    experiment: Experiment,
-    situation: Situation,
-    roles: Mapping[str, Sequence[str]],
-    options: Mapping[str, int],
-    now: bool = True,
-) -> str:
-    """What is wrong with a choice; empty when it gives every role what it asks for."""
-    by_id = {item.id: item for item in situation.resources}
-    used = [name for names in roles.values() for name in names]
-    if len(set(used)) != len(used):
-        return "a resource is given twice"
-    if set(roles) != set(experiment.roles) or set(options) != set(experiment.roles):
-        return "not every role is given something"
-    for name, role in experiment.roles.items():
-        requirement = role.first_of[options[name]]
-        if len(roles[name]) != requirement.count:
-            return f"{name} is given {len(roles[name])} of {requirement.count}"
-        items = [by_id[item] for item in roles[name]]
-        for item in items:
-            if lacks := requirement.lacks(item):
-                return f"{item.id} for {name}: {lacks[0]}"
-            if now and (why := situation.why_not_now(item, role.share)):
-                return f"{item.id} for {name}: {why.text}"
-        if requirement.on_one_host and len({item.host for item in items}) > 1:
-            return f"{name} is given resources of several hosts"
-    return ""
-
-
 class _Fits:
     """Which resources fit which option of which role, worked out once."""
 

@@ -81,14 +81,6 @@ class FrameAligner:
             self.close()
             raise
 
-    def newest_ns(self) -> int | None:
-        """The moment up to which every camera has delivered; None without cameras.
-
-        Raises:
-            DeviceTimeout: A camera stalled; names it.
-        """
-        return min((self._read(name).stamp_ns for name in self._cameras), default=None)
-
     def at(self, stamp_ns: int) -> dict[str, Array]:
         """The images of a moment, by the name of the observation.
 
