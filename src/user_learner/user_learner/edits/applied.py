@@ -127,7 +127,8 @@ class _Numbers:
     """
 
     def __init__(self, keys: Sequence[EpisodeKey]) -> None:
-        self._keys, self._numbers = keys, np.empty(0, np.int64)
+        self._keys = keys
+        self._numbers: Array = np.empty(0, np.int64)
         self._numbers_of = 0
 
     def __len__(self) -> int:
