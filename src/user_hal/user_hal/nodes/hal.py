@@ -29,6 +29,7 @@ from user_comm.topic_io import RosTopicIo
 from user_core.config import to_mapping
 from user_core.embodiment import space_of
 from user_core.errors import LeaseError, OldGrant, SuiteError
+from user_core.interfaces import Robot
 from user_core.reasons import HANGS, LOOP_DIED, NO_REASON, Reason
 from user_core.runtime.processes.grants import grant_of_environment
 from user_core.runtime.scheduling import hurry_middleware, make_process_prompt
@@ -85,6 +86,20 @@ class HalNode(LifecycleNode):
         stack.callback(bridge_logging(self.get_logger(), "user_hal"))
         refuse_old_spelling(self._parameter_overrides, "robot")
         config = self._robot_file = self._expanded(self.config, self._changed)
+        robot = self._make_robot(config, stack)
+        self._loop = self._make_loop(robot, config, stack)
+        self._advertise_topics(robot)
+        waiter = self._listen_for_actions(stack)
+        self._serve(waiter.reader)
+        self._watch(stack)
+        self._publish_spec()
+        self._publish_urdf()
+        self._show_status(self._loop.status())
+        self.every(_STATUS_PERIOD_S, self._look_around, always=True)
+        self.every(_LOG_PERIOD_S, self._obeyed.write, always=True)
+
+    def _make_robot(self, config: RobotFile, stack: ExitStack) -> Robot:
+        """The driver, with its topics; on simulated time where there is such a clock."""
         robot = build_robot(config)
         self._display = config.display.of(robot)
         ros_time = self._ros_time = RosTime(self)
@@ -100,11 +115,16 @@ class HalNode(LifecycleNode):
         self._taken = {self.resolve_topic_name(topic): "read from" for topic in topics_read(robot)}
         for topic in topics_commanded(robot):
             self._taken[self.resolve_topic_name(topic)] = "commanded by"
+        return robot
+
+    def _make_loop(self, robot: Robot, config: RobotFile, stack: ExitStack) -> HalLoop:
+        """The control loop, which goes on from what its folder says of the process before: grants, an
+        emergency stop that is latched, and whom the robot obeyed."""
         folder = state_folder(self.config.state_dir, self._resource_name())
         grants = GrantOrder(folder, grant_of_environment(), self._resource_name())
         self._obeyed = ObeyedLog(folder)
         stack.callback(self._obeyed.write, True)
-        self._loop = HalLoop(
+        loop = HalLoop(
             robot,
             config.loop,
             config.safety,
@@ -120,6 +140,10 @@ class HalNode(LifecycleNode):
         )
         if grants.own:
             self.get_logger().info(f"started under grant {grants.own} of the fleet's scheduler")
+        return loop
+
+    def _advertise_topics(self, robot: Robot) -> None:
+        """Ours, and the standard ones that other people's nodes expect."""
         self._say = Throttle()
         self._marker_due_s = 0.0
         self._spec = self.advertise(topics.ROBOT_SPEC, always=True)
@@ -135,16 +159,8 @@ class HalNode(LifecycleNode):
             self._show_markers,
             lambda: self._markers.wanted,
             getattr(robot, "calibrations", dict),
-            ros_time.ros_ns,
+            self._ros_time.ros_ns,
         )
-        waiter = self._listen_for_actions(stack)
-        self._serve(waiter.reader)
-        self._watch(stack)
-        self._publish_spec()
-        self._publish_urdf()
-        self._show_status(self._loop.status())
-        self.every(_STATUS_PERIOD_S, self._look_around, always=True)
-        self.every(_LOG_PERIOD_S, self._obeyed.write, always=True)
 
     def activate(self, stack: ExitStack) -> None:
         """Connect, in the loop's thread, and let commands in. A robot that is not there yet is

@@ -7,7 +7,7 @@ bounds that are wanted: how many lie outside is counted where the result is look
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -68,23 +68,10 @@ class Conversion:
         if order is None and data.action.shape == wanted.action.shape:
             order = np.arange(wanted.action.size)
         self._chosen = _openings_to_choices(data, wanted, order)
-        mine, self._kinds = _kinds_of(data), _kinds_of(wanted)
-        if order is not None:
-            mine = [mine[i] for i in order]
-        joints = {ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA}
-        self._turned = [i for i in range(wanted.action.size) if mine[i] is not self._kinds[i]]
-        for i in self._turned:
-            if {mine[i], self._kinds[i]} != joints:
-                expected = getattr(self._kinds[i], "value", "a gripper")
-                got = getattr(mine[i], "value", "a gripper")
-                raise _impossible(f"action kind of element {i}", got, expected)
-        ratio = wanted.period_s / data.period_s
-        self._every = round(ratio)
-        if self._every < 1 or abs(ratio / self._every - 1) > _TOLERANCE:
-            raise _impossible("period", f"{data.period_s:.4g} s", f"{wanted.period_s:.4g} s")
-        for kind in self._kinds if self._every > 1 else ():
-            if kind not in _LAST + _SUM + _MEAN:
-                raise _impossible(f"period of actions of kind {kind.value}", ratio, "the same")
+        self._kinds = _kinds_of(wanted)
+        #: Elements that are targets where changes are wanted, or the other way round.
+        self._turned = _of_another_kind(_kinds_of(data), self._kinds, order)
+        self._every = _steps_in_one(data, wanted, self._kinds)
         left = [d for d in meaning_differences(data, wanted) if d.key == "frames"]
         if left:
             raise _impossible(left[0].key, left[0].got, left[0].expected)
@@ -318,6 +305,39 @@ def _chosen(values: Array, steps: Array, opening: _Range, choice: _Range) -> Arr
             "openings of a gripper to choices", "openings between", "closed and open ones"
         )
     return np.where(np.rint(share) > 0, choice[1], choice[0])
+
+
+def _of_another_kind(
+    mine: Sequence[ActionKind | None], wanted: Sequence[ActionKind | None], order: Array | None
+) -> list[int]:
+    """Elements of an action whose kind is another one than wanted; None is a gripper.
+
+    Raises SpecError unless one is a target of a joint and the other its change: nothing else can be made of each other.
+    """
+    if order is not None:
+        mine = [mine[i] for i in order]
+    joints = {ActionKind.JOINT_POSITION, ActionKind.JOINT_DELTA}
+    found = [i for i in range(len(wanted)) if mine[i] is not wanted[i]]
+    for i in found:
+        if {mine[i], wanted[i]} != joints:
+            got, expected = (getattr(kind, "value", "a gripper") for kind in (mine[i], wanted[i]))
+            raise _impossible(f"action kind of element {i}", got, expected)
+    return found
+
+
+def _steps_in_one(data: RobotSpec, wanted: RobotSpec, kinds: Sequence[ActionKind | None]) -> int:
+    """How many steps of the data one that is wanted takes together.
+
+    Raises SpecError where that is no whole number, or where it is unknown what actions of a kind make together.
+    """
+    ratio = wanted.period_s / data.period_s
+    every = round(ratio)
+    if every < 1 or abs(ratio / every - 1) > _TOLERANCE:
+        raise _impossible("period", f"{data.period_s:.4g} s", f"{wanted.period_s:.4g} s")
+    for kind in kinds if every > 1 else ():
+        if kind is not None and kind not in _LAST + _SUM + _MEAN:
+            raise _impossible(f"period of actions of kind {kind.value}", ratio, "the same")
+    return every
 
 
 def _impossible(what: str, got: object, expected: object) -> SpecError:
