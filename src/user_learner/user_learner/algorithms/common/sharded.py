@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from user_core.errors import ConfigError
 from user_core.specs import Array
+from user_learner.algorithms.common.activation_checkpointing import blocks_of
 from user_learner.algorithms.common.averaging import AVERAGE
 from user_learner.algorithms.common.distributed import (
     agreed,
@@ -28,7 +29,6 @@ from user_learner.algorithms.common.distributed import (
     world,
 )
 from user_learner.algorithms.common.flat_parameters import adam_
-from user_learner.algorithms.common.recomputing import blocks_of
 from user_learner.algorithms.common.shardable import require_no_scale
 
 #: A layer with this many parameters, or this large a share of all, is gathered by itself.

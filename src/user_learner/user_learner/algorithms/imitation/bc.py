@@ -15,6 +15,7 @@ from user_core.interfaces import Algorithm, DistributionNetwork, LossNetwork, Po
 from user_core.reasons import BATCH_SPLIT, Reason
 from user_core.specs import Array, RobotSpec
 from user_core.types import Batch
+from user_learner.algorithms.common.activation_checkpointing import RecomputedBlocks
 from user_learner.algorithms.common.averaging import AVERAGE, MovingAverage, share_after
 from user_learner.algorithms.common.batches import (
     AfterTheEnd,
@@ -36,7 +37,6 @@ from user_learner.algorithms.common.distributed import (
     together,
 )
 from user_learner.algorithms.common.flat_parameters import FlatAdam, FlatParameters
-from user_learner.algorithms.common.recomputing import RecomputedBlocks
 from user_learner.algorithms.common.shardable import require_shardable
 from user_learner.algorithms.common.torch_tools import (
     LaterNumbers,
