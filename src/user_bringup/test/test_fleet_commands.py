@@ -15,9 +15,9 @@ from user_bringup.cli.fleet import state as fleet_state
 from user_bringup.monitor.fleet import view_of
 from user_core.errors import CodecError, ConfigError, StoreError, TransportError
 from user_core.reasons import Reason
-from user_fleet.presence.desk import Desk
 from user_fleet.presence.hosts import Hosts
 from user_fleet.presence.messages import Heartbeat
+from user_fleet.presence.requests import RequestHandler
 from user_fleet.resources.model import HostReport, Resource
 from user_fleet.scheduling.scheduler import Scheduler
 from user_fleet.scheduling.store import FleetStore
@@ -51,9 +51,9 @@ class Lab:
         (folder / "one.yaml").write_text(EXPERIMENT)
 
     def _work(self) -> None:
-        desk = Desk(self.scheduler, self.hosts, self.log_part)
+        handler = RequestHandler(self.scheduler, self.hosts, self.log_part)
         while not self.closing.wait(0.01):
-            if desk.work():
+            if handler.answer():
                 self.scheduler.step(view_of(self.store))
 
     def log_part(self, host: str, fencing: int, offset: int) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from user_core.errors import CodecError, LeaseError, StoreError
 from user_core.reasons import NO_REASON, STANDS_BY, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.locks import FileLock
-from user_fleet.presence.desk import Desk
 from user_fleet.presence.hosts import Hosts, PresenceConfig
 from user_fleet.presence.hub import Hub
+from user_fleet.presence.requests import RequestHandler
 from user_fleet.resources.model import HostReport
 from user_fleet.scheduling.scheduler import Scheduler, SchedulerConfig
 from user_fleet.scheduling.store import FleetStore
@@ -50,7 +50,7 @@ class WorkingScheduler:
         self._take_over_s, self._clock = take_over_s, Clock()
         self.hosts: Hosts | None = None
         self._hub: Hub | None = None
-        self._desk: Desk | None = None
+        self._requests: RequestHandler | None = None
         self._session: Any = None
         self._lock: FileLock | None = None
         self._noted: dict[str, tuple[str, int]] = {}
@@ -62,14 +62,14 @@ class WorkingScheduler:
 
     def step(self) -> Reason:
         """Do what is to do now, a few times a second; returns why it stands by, false when it works."""
-        if self._hub is None or self._desk is None or self.hosts is None:
+        if self._hub is None or self._requests is None or self.hosts is None:
             if not self._may_begin():
                 silent_s = self.store.silent_s()
                 return Reason(STANDS_BY, f"another scheduler has worked {silent_s:.1f} s ago")
             self._begin()
             return NO_REASON
         try:
-            self._desk.work()
+            self._requests.answer()
             self._hub.step()
             self._note_hosts(self.hosts)
         except LeaseError as error:
@@ -107,19 +107,19 @@ class WorkingScheduler:
         hosts.expect({*names, *(known.name for known in self.store.hosts())}, reports)
         self._session = self._open_session()
         self._hub = Hub(self._session, scheduler, hosts, epoch, name=self._name, clock=self._clock)
-        self._desk = Desk(scheduler, hosts, self._hub.log_part)
+        self._requests = RequestHandler(scheduler, hosts, self._hub.log_part)
         self.hosts, self._noted = hosts, {}
         self._hub.start()
         _log.info("works, with token %d", epoch)
 
     def _end(self) -> None:
-        if self._desk is not None:
-            self._desk.close()
+        if self._requests is not None:
+            self._requests.close()
         if self._hub is not None:
             self._hub.close()
         if self._session is not None:
             self._session.close()
-        self._hub = self._desk = self._session = self.hosts = None
+        self._hub = self._requests = self._session = self.hosts = None
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from user_core.config import to_mapping
-from user_fleet.presence.desk import Desk
 from user_fleet.presence.hosts import Hosts
 from user_fleet.presence.messages import Heartbeat
+from user_fleet.presence.requests import RequestHandler
 from user_fleet.resources.model import HostReport, Resource
 from user_fleet.scheduling.experiment import Experiment
 from user_fleet.scheduling.scheduler import Scheduler
@@ -29,11 +29,11 @@ class Office:
             "h1", Heartbeat(host="h1", life="life-one", sequence=1, wall_ns=0).to_json()
         )
         self.hosts.reported("h1", report.to_json())
-        self.desk = Desk(Scheduler(self.store), self.hosts)
+        self.handler = RequestHandler(Scheduler(self.store), self.hosts)
 
     def ask(self, **request) -> dict:
         number = self.asker.ask(request)
-        assert self.desk.work() == 1
+        assert self.handler.answer() == 1
         answer = self.asker.answer_of(number)
         assert answer is not None
         return answer
@@ -63,7 +63,7 @@ def test_requests_are_carried_out_and_answered(office: Office) -> None:
 def test_a_request_that_was_carried_out_and_not_answered_is_not_carried_out_twice(
     office: Office,
 ) -> None:
-    office.desk._scheduler.submit(ARM)  # and then the scheduler died
+    office.handler._scheduler.submit(ARM)  # and then the scheduler died
     assert office.ask(do="submit", experiment=to_mapping(ARM))["ok"]
     assert len(office.asker.entries()) == 1
 
@@ -90,6 +90,6 @@ def test_what_makes_no_sense_is_answered_with_why(office: Office, request_, word
 def test_a_request_waits_for_the_next_scheduler(office: Office) -> None:
     number = office.asker.ask({"do": "submit", "experiment": to_mapping(ARM)})
     assert office.asker.answer_of(number) is None
-    office.desk.work()
+    office.handler.answer()
     answer = office.asker.answer_of(number)
     assert answer is not None and answer["ok"]

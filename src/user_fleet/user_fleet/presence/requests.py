@@ -21,7 +21,7 @@ from user_fleet.scheduling.scheduler import Scheduler
 _ASKERS = 8
 
 
-class Desk:
+class RequestHandler:
     """Answers requests.
 
     Args:
@@ -45,7 +45,7 @@ class Desk:
         """Answer nobody any more."""
         self._askers.shutdown(wait=False, cancel_futures=True)
 
-    def work(self) -> int:
+    def answer(self) -> int:
         """Answer what was asked meanwhile; returns how much that was."""
         store = self._scheduler.store
         asked = store.requests()
