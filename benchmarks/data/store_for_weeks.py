@@ -17,7 +17,13 @@ says the same of draws beside compression, and
     tools/run python benchmarks/data/store_for_weeks.py --memory STORE STORE --times 5
 
 says what processes take that draw from stores, and that look after them, each opened several times, in turns; with
-``--changes 8`` also what one that draws takes at its most while episodes come.
+``--changes 8`` also what one that draws takes at its most while episodes come; with ``--before SRC`` also what those
+of an earlier commit take.
+
+    tools/run python benchmarks/data/store_for_weeks.py --write STORE --steps 2000000 --length 20
+    tools/run python benchmarks/data/store_for_weeks.py --judge STORE
+
+makes a store of very many short episodes, and has a column of rewards judge all their steps, as ``user reward relabel``.
 """
 
 from __future__ import annotations
@@ -43,6 +49,8 @@ from user_core.codecs.trajectory import RecordedEpisode
 from user_core.command_line import Parser
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome, TrajectorySchema
+from user_learner.edits import Edit, EditedEpisodes
+from user_learner.edits.columns import VALUE, ColumnWriter, Provenance
 from user_learner.replay import RetentionConfig, StoreConfig, StoreReader, StoreWriter
 from user_learner.replay.config import CompressionConfig
 from user_learner.replay.transfer import TransferReport, take
@@ -80,7 +88,11 @@ def main() -> None:
             options.times,
             options.changes,
             options.folder,
+            options.before,
         )
+        return
+    if options.judge:
+        judge(Path(options.judge))
         return
     if options.write_images:
         write_images(Path(options.write_images), options.steps, options.length)
@@ -197,6 +209,7 @@ def parser() -> Parser:
     whole.add_argument("--before", default="", help="src of an earlier commit, to compare with")
     whole.add_argument("--keep", type=float, default=0.6, help="share of the rows, by retention")
     whole.add_argument("--write", default="", help="write a store there, and nothing else")
+    whole.add_argument("--judge", default="", help="judge all steps of that store, by a column")
     whole.add_argument("--write-images", default="", help="write a store with images there only")
     whole.add_argument(
         "--compress", default="", help="draw beside compression of a copy of it only"
@@ -306,8 +319,10 @@ class Waits:
     - ``cores``: a core was busy with others. Its thread was ready to run and did not; or it was asleep, waiting for
       another thread of its process, and that one was ready to run and did not.
     - ``stolen``: it never slept, and did not run: another machine had the core (a hypervisor's steal).
-    - ``page_fault``: it slept, a page was missing, and no other thread of the process did anything: the kernel had the page.
-    - ``own_threads``: it slept while other threads of its process ran, which had a lock that it wanted, or the interpreter.
+    - ``page_fault``: it slept, a page was missing, and no other thread of the process did anything: the kernel had the
+      page.
+    - ``own_threads``: it slept while other threads of its process ran, which had a lock that it wanted, or the
+      interpreter.
     - ``work``: the rest; with ``own_threads`` it is what this program makes of it, however busy the machine is."""
 
     def __init__(self) -> None:
@@ -383,30 +398,37 @@ def hold(store: Path) -> dict[str, Any]:
             }
 
 
-def compare_memory(stores: list[Path], times: int, changes: int, folder: str) -> None:
+def compare_memory(
+    stores: list[Path], times: int, changes: int, folder: str, before: str = ""
+) -> None:
     """What a process takes that draws from each store, and one that holds what a replay node does; medians."""
     more = ["--changes", str(changes), "--folder", folder]
-    found: dict[tuple[Path, str], list[dict[str, Any]]] = {}
+    ways = [("--settle", "now"), ("--hold", "now")]
+    ways += [("--settle", before)] if before else []
+    found: dict[tuple[Path, str, str], list[dict[str, Any]]] = {}
     for _ in range(times):
         for store in stores:
-            for way in ("--settle", "--hold"):
+            for way, code in ways:
                 words = [sys.executable, __file__, way, str(store), *more]
-                ended = systems.run_to_end(words, capture_output=True, text=True, check=True)
+                ended = systems.run_to_end(
+                    words, capture_output=True, text=True, check=True, env=environment(code)
+                )
                 row = json.loads(ended.stdout.splitlines()[-1])
-                found.setdefault((store, way), []).append(row)
-    for (store, way), rows in found.items():
+                found.setdefault((store, way, code), []).append(row)
+    for (store, way, code), rows in found.items():
         medians = {k: round(float(np.median([row[k] for row in rows])), 2) for k in rows[0]}
         ranges = {
             k: [min(row[k] for row in rows), max(row[k] for row in rows)]
             for k in ("settled_mb", "most_private_mb", "changing_mb")
             if k in rows[0]
         }
-        tell("draws" if way == "--settle" else "holds", store=str(store), **medians, from_to=ranges)
+        what = "draws" if way == "--settle" else "holds"
+        tell(what, store=str(store), code=code, **medians, from_to=ranges)
 
 
 def settle(store: Path, changes: int, folder: Path) -> dict[str, Any]:
-    """Draw until the cache is full and takes no more; memory before, at its most, and when it has settled. And, of a copy
-    of the store, at its most while episodes come to it, when tables are made anew, and settled after that."""
+    """Draw until the cache is full and takes no more; memory before, at its most, and when it has settled. And, of a
+    copy of the store, at its most while episodes come to it, when tables are made anew, and settled after that."""
     from user_learner.sampling import ReplaySource, SamplerConfig
 
     drawn_from = store
@@ -425,17 +447,21 @@ def settle(store: Path, changes: int, folder: Path) -> dict[str, Any]:
             if private_mb() > most + 0.5:
                 most, grown = private_mb(), time.perf_counter()
             time.sleep(0.005)
-        settled = settled_mb()
+        settled, times = settled_mb(), []
+        for _ in range(2000):
+            started = time.perf_counter()
+            source.sample(256)
+            times.append(1e3 * (time.perf_counter() - started))
         found = {
             "before_mb": before, "settled_mb": settled, "of_it_ours_mb": settled - before,
-            "most_private_mb": most,
+            "most_private_mb": most, "draw_ms": float(np.median(times)),
         }  # fmt: skip
         if changes:
             found["changing_mb"] = most_through_changes(source, drawn_from, changes)
             found["settled_after_mb"] = settled_mb()
     if changes:
         shutil.rmtree(folder)
-    return {name: round(mb, 1) for name, mb in found.items()}
+    return {name: round(value, 2) for name, value in found.items()}
 
 
 def settled_mb() -> float:
@@ -445,7 +471,8 @@ def settled_mb() -> float:
 
 
 def most_through_changes(source: Any, store: Path, changes: int) -> float:
-    """The most memory of this process, looked at every two milliseconds, while ten episodes at a time come to a store."""
+    """The most memory of this process, looked at every two milliseconds, while ten episodes at a time come to a
+    store."""
     most, over = 0.0, threading.Event()
 
     def look_on() -> None:
@@ -518,6 +545,19 @@ def write(store: Path, start: int, stop: int, length: int) -> None:
             take(writer, episode, SCHEMA.hash, report)
     if report.skipped:
         raise SystemExit(report.skipped[0])
+
+
+def judge(store: Path) -> None:
+    """Have a column of rewards judge each step, 1 where the number of the episode is even, and use it."""
+    with EditedEpisodes(store) as view, ColumnWriter(store, Provenance("judged", "task")) as column:
+        for done, episode in enumerate(view.episodes()):
+            values = np.zeros(episode.steps, VALUE)
+            values["reward"] = episode.key.number % 2 == 0
+            column.add(episode.key, 0, values)
+            if done % 1000 == 0:
+                column.commit()
+        column.commit()
+        view.append(Edit.rewards("judged"))
 
 
 def write_images(store: Path, steps: int, length: int) -> None:

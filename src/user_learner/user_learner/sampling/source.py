@@ -36,9 +36,9 @@ STORE_SHIFT = 48
 _LOOK_PERIOD_S = 0.02
 #: Who shows how it is done, wherever he does it.
 _PEOPLE = frozenset((ActedBy.HUMAN, ActedBy.SCRIPT))
-#: Memory of a sampler's tables by run and by block, also while the next ones are made (docs/measurements/data.md), and
-#: how much of it counts as what a cache reserves anyhow.
-_RUN_BYTES, _BLOCK_BYTES, _FEW_BYTES = 390, 130, 2 * 2**20
+#: Memory of a sampler's tables by run, by block and by range of judged steps, also while the next ones are made
+#: (docs/measurements/data.md), and how much of it counts as what a cache reserves anyhow.
+_RUN_BYTES, _BLOCK_BYTES, _LABEL_BYTES, _FEW_BYTES = 390, 130, 290, 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -497,10 +497,11 @@ class ReplaySource(Closing):
     def _cache_bytes(self, batch_size: int) -> int:
         """Memory of a sample cache: what batches and tables leave, so that a process takes the same however many
         episodes there are."""
-        runs = self._snapshot.runs
+        runs, labels = self._snapshot.runs, self._snapshot.labels
         blocks = int(runs.rows.sum()) // self._layout.block_rows()
-        tables = max(0, _RUN_BYTES * len(runs.rows) + _BLOCK_BYTES * blocks - _FEW_BYTES)
-        return self._budget_bytes - self._batches_nbytes(batch_size) - tables
+        judged = len(labels.columns) + len(labels.people) + len(labels.takeovers)
+        tables = _RUN_BYTES * len(runs.rows) + _BLOCK_BYTES * blocks + _LABEL_BYTES * judged
+        return self._budget_bytes - self._batches_nbytes(batch_size) - max(0, tables - _FEW_BYTES)
 
     def _keep_fresh(self) -> None:
         gone = ""
