@@ -223,7 +223,7 @@ class Teleop(ABC):
 
     def trouble(self) -> Reason:
         """Why the open device could not drive now, whatever the person does with it: nothing is
-        heard of it, or it has not what the configuration asks for."""
+        heard of it, or it lacks what the configuration asks for."""
         return NO_REASON
 
     @abstractmethod
@@ -248,27 +248,27 @@ class Policy(ABC):
 
     Config: ClassVar[type[Config]] = Config
 
-    #: How many observations it is given at once, N, the last ones. With more than one every array has a
-    #: leading dimension N, oldest first, here and in the batches of its network: (B, N, ...); an episode
-    #: begins with its first observation N times. So it need not remember any, and an actor that asks it
-    #: every few steps leaves none out.
+    #: How many of the last observations it is given at once, N. With more than one every array has a
+    #: leading dimension N, oldest first, here and in the batches of its network: (B, N, ...). An episode
+    #: begins with its first observation N times. So a policy need not remember observations, and misses
+    #: none where it is asked every few steps only.
     observation_history: int = 1
 
     @classmethod
     def history_of(cls, config: Any, spec: RobotSpec) -> int:
-        """:attr:`observation_history` of what a configuration makes, without making it: an actor whose policy acts
-        on another host sends as many."""
+        """The :attr:`observation_history` of the policy that a configuration makes, without making it: an actor whose
+        policy acts on another host sends that many observations."""
         return int(getattr(config, "observation_history", 1))
 
-    #: Names of the tasks that it tells apart in what is learned from: observations of batches then have ``@task``,
-    #: (B,) int64, which of these a step is of, as many as there are for any other. While it acts
-    #: :meth:`reset` tells it.
+    #: Names of the tasks that it tells apart. Batches that it learns from then have the observation ``@task``,
+    #: (B,) int64: the place of each step's task among these names, or their number for any other task. While it
+    #: acts, :meth:`reset` tells it the task.
     tasks: tuple[str, ...] = ()
 
     @property
     def kept_from_actors(self) -> str:
-        """What its network has learned, and needs to go on learning, though :meth:`arrays` leave it out; empty:
-        nothing. A training does not begin with such a policy alone."""
+        """What its network has learned and needs in order to learn on, but :meth:`arrays` leave out; in words, empty:
+        nothing. A training cannot begin with the arrays of such a policy alone."""
         return ""
 
     @property
@@ -277,22 +277,22 @@ class Policy(ABC):
         of its start and hundreds of megabytes. ``user check policy`` tries it."""
         return False
 
-    #: Another policy that answers for it, and may remember what happens; None: it answers itself.
+    #: Another policy that answers in its place, and may remember what happens; None: it answers itself.
     answers_by: Policy | None = None
 
-    #: Whether who lets it act may keep the weights of its layers in bfloat16 where it computes in that. They are then
-    #: no longer exactly those of the version, in :meth:`arrays` either.
+    #: Whether an inference host that computes in bfloat16 may also keep the weights of its layers in bfloat16. They are
+    #: then no longer exactly those of the version, in :meth:`arrays` either.
     may_be_rounded: ClassVar[bool] = False
 
     def acting_calls(self) -> list[tuple[Any, str]]:
-        """Where nearly all of the time of acting goes, as objects of torch and names of their methods. An inference
-        host may compile these; each is called with the same kinds of arguments every time. Most policies name none."""
+        """Where nearly all of the time of acting goes: torch objects and names of their methods. An inference host may
+        compile these; each is called with the same kinds of arguments every time. Most policies name none."""
         return []
 
     def graphed_calls(self) -> list[tuple[Any, str]]:
-        """What an inference host may record as CUDA graphs, likewise: the larger, the less is launched by itself. Each
-        does all its work on the GPU, looks at no values of tensors, and reads weights that :meth:`load` leaves where
-        they are. By default what is named as :meth:`acting_calls`."""
+        """What an inference host may record as CUDA graphs, in the same form. The more work a call does, the fewer
+        launches are left. Each does all its work on the GPU, looks at no values of tensors, and reads weights that
+        :meth:`load` leaves where they are. By default the :meth:`acting_calls`."""
         return self.acting_calls()
 
     @abstractmethod
@@ -308,10 +308,13 @@ class Policy(ABC):
         """Take over weights. Raises PolicyError, and changes nothing, unless all fit."""
 
     def in_place(self) -> AbstractContextManager[dict[str, Tensor]] | None:
-        """Instead of :meth:`load`, while this policy does not act: its tensors by the names of :meth:`arrays`, all of
-        which are overwritten within the block, where they are. Its end raises PolicyError where what came is not for
-        this policy. bfloat16 may be the uint16 that it consists of, and float32 is rounded where the policy has
-        bfloat16 (:attr:`may_be_rounded`). None: :meth:`load` is the only way."""
+        """Another way to :meth:`load`, while this policy does not act: a block with its tensors, by the names of
+        :meth:`arrays`, in which the caller overwrites all of them in place.
+
+        The end of the block raises PolicyError where what was written is not for this policy. bfloat16 may be written
+        as the uint16 of its bits, and float32 is rounded where the policy has bfloat16 (:attr:`may_be_rounded`).
+        None: :meth:`load` is the only way.
+        """
         return None
 
     def reset(self, task: Task) -> None:
@@ -319,8 +322,8 @@ class Policy(ABC):
         be done now."""
 
     def image_features(self) -> Mapping[str, FrozenFeatures]:
-        """What sees images and is never trained, by the name of the image. A learner may ask it once for
-        each image, keep the answer, and give that in the place of the image: (B, K, C) float16."""
+        """Encoders that are never trained, by the name of the image that each sees. A learner may compute the
+        features of each image once, keep them, and give them in the place of the image: (B, K, C) float16."""
         return {}
 
     def network(self) -> PolicyNetwork:
@@ -397,8 +400,11 @@ class BatchingPolicy(Protocol):
 
 
 def answers_in_batches(policy: Policy) -> bool:
-    """Whether a policy is a :class:`BatchingPolicy`. One that acts in another way than the class from which it has
-    ``act_batch`` is none, nor is one that answers by another policy that is none."""
+    """Whether a policy is a :class:`BatchingPolicy`.
+
+    It is not where a subclass acts in another way than the class that defines ``act_batch``, and not where another
+    policy answers for it (:attr:`Policy.answers_by`) that is none.
+    """
     if policy.answers_by is not None and not answers_in_batches(policy.answers_by):
         return False
     kinds = type(policy).__mro__
@@ -496,8 +502,8 @@ class DistributionNetwork(PolicyNetwork, Protocol):
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Features, (B, F), which critics see too.
 
-        Parameters that it has lie in a submodule called ``encoder``: actor-critic algorithms
-        train these with the critics.
+        Its parameters lie in a submodule called ``encoder``: actor-critic algorithms train these
+        with the critics.
         """
 
     def distribution(self, features: Tensor) -> ActionDistribution:
@@ -508,14 +514,15 @@ class DistributionNetwork(PolicyNetwork, Protocol):
 class LossNetwork(PolicyNetwork, Protocol):
     """A network that knows its own loss for imitation (diffusion, a variational one): for BC.
 
-    It may have ``observe_actions(action, weight)``, called with the arguments of :meth:`loss` before each
-    update, for instance to settle the scale of actions in buffers of the module; and ``decaying()``, names of those
-    parameters that an optimiser may decay.
+    It may have more, of which nothing is required:
 
-    Updates may be recorded as CUDA graphs. What a loss does that cannot be, such as making tokens of words, it may do
-    in ``ready(inputs, action, weight, generator)``, called before: gives inputs, (B, ...) each, that :meth:`loss` also
-    takes. ``recompute()`` switches on activation checkpointing in a way of its own; False: it has none. ``on_host``, a
-    set, names inputs that are left on the CPU, because ``ready`` reads them as numbers.
+    - ``observe_actions(action, weight)`` is called with the arguments of :meth:`loss` before each update, for instance
+      to settle the scale of actions in buffers of the module.
+    - ``decaying()`` gives the names of those parameters that an optimiser may decay.
+    - ``ready(inputs, action, weight, generator)`` does before :meth:`loss` what cannot be recorded in a CUDA graph,
+      such as making tokens of words. It gives inputs, (B, ...) each, that :meth:`loss` also takes.
+    - ``on_host`` is the set of names of inputs that stay on the CPU, because ``ready`` reads them as numbers.
+    - ``recompute()`` switches on activation checkpointing in a way of its own; it gives False where it has none.
     """
 
     def loss(
@@ -581,7 +588,7 @@ class GoalOutcome:
 
 
 class GoalReward(ABC):
-    """Judges what was achieved by any goal: for hindsight relabelling, at the learner. Pure, and
+    """Judges what was achieved, whatever the goal: for hindsight relabelling, at the learner. Pure, and
     called from several threads."""
 
     Config: ClassVar[type[Config]] = Config
@@ -619,8 +626,8 @@ class Algorithm(ABC):
         """The arrays that the actor's ``Policy.load`` takes; a copy."""
 
     def policy_tensors(self) -> AbstractContextManager[Mapping[str, Tensor] | None]:
-        """What :meth:`policy_arrays` would give, where it is and for the length of the block, for who copies it within
-        a GPU. None: :meth:`policy_arrays` is the only way."""
+        """A block with what :meth:`policy_arrays` would give, as tensors where they are: to be copied within a GPU.
+        None in the place of the tensors: :meth:`policy_arrays` is the only way."""
         return nullcontext(None)
 
     def published(self, number: int, arrays: Arrays) -> None:
@@ -641,14 +648,14 @@ class Algorithm(ABC):
     def shards(self) -> dict[str, Tensor]:
         """This process's parts of what is spread over all that train together, by names; not copies.
 
-        Values of type ``DTensor``, and tensors under names that no other process has. Of an algorithm that gives any,
-        all processes call :meth:`policy_arrays` at the same time, and :meth:`state` is the rest. Most give none.
+        Values of type ``DTensor``, and tensors under names that no other process has. Where an algorithm gives any,
+        all processes call :meth:`policy_arrays` at the same time, and :meth:`state` has the rest. Most give none.
         """
         return {}
 
     def load_shards(self, shards: Mapping[str, Tensor]) -> None:
-        """Take notice that what :meth:`shards` gave has been loaded, after :meth:`load_state`. What a checkpoint
-        did not have is left out."""
+        """Called after :meth:`load_state` with what was loaded of the parts that :meth:`shards` gave; those that the
+        checkpoint lacks are left out."""
 
 
 class TransitionSink(Protocol):
