@@ -89,11 +89,11 @@ class EngineConfig(Config):
 
 
 def one_rank_only(key: str, ranks: int) -> None:
-    """Raises ConfigError where a learner would be spread over several processes."""
+    """Raise ConfigError where an engine would start several processes of a learner, which starts them itself."""
     if ranks != 1:
         raise ConfigError(
-            key, got=ranks, expected="1: a learner is one process",
-            hint="Training over several processes is not there yet; ask for a larger GPU instead",
+            key, got=ranks, expected="1: to an engine a learner is one process",
+            hint="It starts the processes of one host itself: gpus:=4 among the arguments of the run trains on four GPUs",
         )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def test_a_job_whose_carrier_was_killed_is_carried_on_or_cancelled(tmp_path: Pat
 def test_what_is_refused_or_wrong_is_said_at_once(tmp_path: Path) -> None:
     carrier = carried(tmp_path, a_job(tmp_path, "true", "torchrun", ranks=4))
     assert carrier.wait(30.0) == REFUSED
-    assert "config: " in carrier.log and "a learner is one process" in carrier.log
+    assert "config: " in carrier.log and "to an engine a learner is one process" in carrier.log
     assert not list(tmp_path.glob("*.job"))
     carrier = carried(tmp_path, a_job(tmp_path, "true", "ray", address="http://127.0.0.1:9", patience_s=0.3))  # fmt: skip
     assert carrier.wait(30.0) == FAILED

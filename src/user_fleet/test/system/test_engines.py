@@ -187,7 +187,7 @@ def test_torchrun_says_who_is_who(job: Callable[[str], Job]) -> None:
 
 @pytest.mark.parametrize("option", [{"ranks": 2}, {"nodes": 2}])
 def test_more_than_one_rank_is_refused_and_why(option: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="a learner is one process"):
+    with pytest.raises(ConfigError, match="to an engine a learner is one process"):
         plugins.build("engines", "torchrun", option)
 
 

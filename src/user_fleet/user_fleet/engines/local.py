@@ -85,7 +85,8 @@ class TorchrunConfig(EngineConfig):
 class TorchrunEngine(LocalEngine):
     """A process of this host under torchrun, which gives it RANK, WORLD_SIZE and where ranks meet.
 
-    The learner is one process so far; more ranks are refused when the experiment is read.
+    That process starts those of other GPUs of the host itself (``gpus:=4`` among the arguments of the run): more ranks
+    are refused when the experiment is read.
     """
 
     Config = TorchrunConfig
