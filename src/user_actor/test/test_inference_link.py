@@ -492,6 +492,31 @@ def test_training_waits_on_a_shared_gpu_from_the_observation_to_the_answer(tmp_p
         thread.join()
 
 
+def test_a_turn_that_ended_while_the_observation_waited_is_taken_anew(tmp_path):
+    """A large policy answers others meanwhile: training went on beside it, and answers took ever longer."""
+    during, holder_of_turns = [], GpuTurns(tmp_path / "turns")
+
+    class Looks(Echo):
+        def act(self, *seen, **how):
+            during.append(holder_of_turns.taken)
+            return super().act(*seen, **how)
+
+    holder = PolicyHolder(Looks, SPEC, PolicyMailbox())
+    server = server_of(holder, turns=GpuTurns(tmp_path / "turns"))
+    seen = observation()
+    coded = encode_observation(seen.arrays, "zstd", deterministic=True)
+    server.offer("r", replace(seen, arrays=coded))
+    holder_of_turns.take(0.0)  # it is over
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.clients["r"].counts.answered, "an answer")
+        assert during == [True]
+    finally:
+        server.stop()
+        thread.join()
+
+
 def test_training_makes_room_before_the_observation_comes(tmp_path):
     """It comes every 2 s, within 0.35 s."""
     turns, taken = GpuTurns(tmp_path / "turns"), []

@@ -214,6 +214,10 @@ class InferenceServer:
     def run(self) -> None:
         """Answer until :meth:`stop`."""
         while batch := self._next():
+            if (
+                self._turns is not None
+            ):  # anew: it may have come long ago, while another batch was answered
+                self._turns.take(LONGEST_S)
             try:
                 self.answer(batch)
             finally:
