@@ -134,9 +134,11 @@ def _join(ring: Ring, more: Ring) -> None:
 def concatenated(parts: list[Batch]) -> Batch:
     """One batch of several, whose images may be tensors on the device that learns."""
     seen = {n: _joined([p.observation[n] for p in parts]) for n in parts[0].observation}
-    action, zeros = (np.concatenate([getattr(p, n) for p in parts]) for n in ("action", "reward"))
+    action, reward, discount = (
+        np.concatenate([getattr(p, n) for p in parts]) for n in ("action", "reward", "discount")
+    )
     mask = np.concatenate([p.extras["mask"] for p in parts])
-    return Batch(seen, action, 0 * zeros, 0 * zeros, seen, {"mask": mask})
+    return Batch(seen, action, 0 * reward, discount, seen, {"mask": mask})
 
 
 def _joined(arrays: list[Any]) -> Any:

@@ -258,6 +258,7 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
             ("not corrected, any", {"demonstrations_only": True}),
             ("corrected, any, from the takeover on", {"before": 0}),
             ("corrected at once, any", {"person": {"patience": 1}, "rounds": 24}),
+            ("corrected at once, shortly, any", {"person": {"patience": 1}, "rounds": 6}),
             (
                 "corrected at once, any, ends not learned",
                 {"person": {"patience": 1}, "rounds": 24, "cloning": {"weight_decay": 0.1}},

@@ -388,6 +388,8 @@ def test_after_the_end_of_a_task_the_last_motion_fades_and_what_is_a_place_stays
         np.testing.assert_allclose(made.action[:, :, 0], moves, rtol=1e-6)
         np.testing.assert_array_equal(made.action[:, :, 1:], done[:, :, 1:])
     assert (done[:, :, 0] == np.float32(0.8)).all(), "what the sampler has is left alone"
+    with pytest.raises(SpecError, match=r"sampler.gamma above 0"):
+        AfterTheEnd(spec, 0.5)(replace(batch, discount=none))
 
 
 @pytest.mark.parametrize("after_end", ["fade", "hold"])

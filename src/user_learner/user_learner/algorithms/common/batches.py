@@ -215,12 +215,18 @@ class AfterTheEnd:
         self._still = torch.from_numpy(still.astype(spec.action.dtype))
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch, in which rows after the end count where the last step does. Actions (B, T, A), of which those past the
-        end are repeated, ``extras["mask"]`` (B, T) and discounts of more than 0 before the end; any other as it is."""
+        """The batch, in which rows after the end count where the last step does: of windows, actions (B, T, A), of which the
+        last is repeated past the end, and ``extras["mask"]`` (B, T). Raises SpecError where discounts do not tell the end."""
         if "mask" not in batch.extras:
             return batch
         action, mask = torch.as_tensor(batch.action), torch.as_tensor(batch.extras["mask"])
         ends = (torch.as_tensor(batch.discount) == 0) & mask
+        if (ends[:, :-1] & mask[:, 1:]).any():
+            raise SpecError(
+                "discounts of windows", got="0 before a step that counts",
+                expected="0 only where the task ended: after_end goes by it",
+                hint="Set sampler.gamma above 0, or after_end to nothing",
+            )  # fmt: skip
         over = ends.cumsum(1)  # 1 from the last step on
         since = (over.cumsum(1) - 1).clamp_min(0)
         fading = torch.full((), self._share, dtype=action.dtype) ** since[:, :, None]
