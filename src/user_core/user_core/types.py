@@ -424,7 +424,8 @@ _FIXED: dict[str, ArraySpec] = {
 }
 
 
-#: An optional column: plan and row of each step. Stores from before have none: schemas with it and without it fit each other.
+#: An optional column: plan and row of each step. Stores from before have none: schemas with it and without it fit each
+#: other.
 PLAN = "plan"
 _OPTIONAL: dict[str, ArraySpec] = {PLAN: ArraySpec((2,), "int32")}
 

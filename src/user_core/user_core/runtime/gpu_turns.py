@@ -23,8 +23,8 @@ from statistics import median
 
 from user_core.errors import ConfigError
 
-#: Longest turn, seconds: an answer of a large policy to several robots fits into it, and who dies in one holds training up
-#: for no longer.
+#: Longest turn, seconds: an answer of a large policy to several robots fits into it, and who dies in one holds training
+#: up for no longer.
 LONGEST_S = 1.0
 #: The share of the time that others have where an answer is always due, as with simulated arms that ask without a
 #: pause.

@@ -362,8 +362,8 @@ def test_cloning_learns_to_plan_several_actions_and_not_from_what_an_episode_cut
 
 
 def test_after_the_end_of_a_task_the_last_motion_fades_and_what_is_a_place_stays():
-    """Rows: ended in the second step; cut short by a person; ended after what was not his; ended in the last one; a whole
-    window. The first element is a change, the second an opening, the third a choice."""
+    """Rows: ended in the second step; cut short by a person; ended after what was not his; ended in the last one; a
+    whole window. The first element is a change, the second an opening, the third a choice."""
     action = ArraySpec((3,), low=(-1.0, 0.0, 0.0), high=(1.0, 4.0, 2.0), categorical=(2,))
     spec = RobotSpec(
         "r", STATE.observation, action, action_kind=ActionKind.EE_DELTA, grippers=(1,)

@@ -9,10 +9,10 @@ Time t goes from 0, pure noise, to 1, the chunk. All is written for numpy arrays
   from which both follow at every t; sampling is DDIM (Song et al. 2020), without noise of its own.
 
 Rows of a plan that goes on may be given. A network that was trained for it is told which rows will be carried out, and
-sees them as they are; a flow's estimate of the rows after them is moved towards the plan before, less and less the later
-they are. For any other network the sampling is guided: of a flow by the gradient of the distance
-between its estimate of the chunk and the given rows (Black et al., "Real-Time Execution of Action Chunking
-Flow Policies", 2025), of a diffusion by moving that estimate towards them, as in-painting does.
+sees them as they are; a flow's estimate of the rows after them is moved towards the plan before, less and less the
+later they are. For any other network the sampling is guided: of a flow by the gradient of the distance between its
+estimate of the chunk and the given rows (Black et al., "Real-Time Execution of Action Chunking Flow Policies", 2025),
+of a diffusion by moving that estimate towards them, as in-painting does.
 """
 
 from __future__ import annotations
@@ -151,8 +151,9 @@ class Flow:
         return velocity + _guidance(t, given) * (error + (1 - t) * product)
 
     def _held(self, velocity: Any, x: Any, t: float, given: Given) -> Any:
-        """The velocity of a network that is told the frozen rows, with the others held to the plan before by the soft mask
-        of the paper. The gradient through the network is left out: the frozen rows are seen, and need no guidance."""
+        """The velocity of a network that is told the frozen rows, with the others held to the plan before by the soft
+        mask of the paper. The gradient through the network is left out: the frozen rows are seen, and need no
+        guidance."""
         if not given.strength:
             return velocity
         error = (given.code - (x + (1 - t) * velocity)) * (given.weight - given.frozen)

@@ -104,8 +104,8 @@ def members(protocol: type) -> list[str]:
 
 
 def buffers_state(network: PolicyNetwork) -> dict[str, Any]:
-    """Buffers of a network, for a checkpoint; a copy. bfloat16, which numpy does not have, becomes float32, which holds it
-    exactly."""
+    """Buffers of a network, for a checkpoint; a copy. bfloat16, which numpy does not have, becomes float32, which holds
+    it exactly."""
     return {
         name: buffer.item() if buffer.dim() == 0 else _in_numpy(buffer)
         for name, buffer in network.named_buffers()
@@ -198,10 +198,10 @@ class Minibatch:
 class AfterTheEnd:
     """What a robot does after its task has ended, for who clones windows of several actions.
 
-    There are no data of it. Left out of what is learned, near the goal most of a chunk is whatever the network makes of it,
-    and where such rows are carried out (plans that are late, or not replaced at each step) the robot may stand or circle
-    just outside the goal. Here the last action goes on (so Chi et al., "Diffusion Policy", 2023, pad chunks), with
-    motions that fade away; positions, openings of grippers and choices stay.
+    There are no data of it. Left out of what is learned, near the goal most of a chunk is whatever the network makes of
+    it, and where such rows are carried out (plans that are late, or not replaced at each step) the robot may stand or
+    circle just outside the goal. Here the last action goes on (so Chi et al., "Diffusion Policy", 2023, pad chunks),
+    with motions that fade away; positions, openings of grippers and choices stay.
 
     Args:
         spec: The robot's.
@@ -215,8 +215,9 @@ class AfterTheEnd:
         self._still = torch.from_numpy(still.astype(spec.action.dtype))
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch, in which rows after the end count where the last step does: of windows, actions (B, T, A), of which the
-        last is repeated past the end, and ``extras["mask"]`` (B, T). Raises SpecError where discounts do not tell the end."""
+        """The batch, in which rows after the end count where the last step does: of windows, actions (B, T, A), of
+        which the last is repeated past the end, and ``extras["mask"]`` (B, T). Raises SpecError where discounts do not
+        tell the end."""
         if "mask" not in batch.extras:
             return batch
         action, mask = torch.as_tensor(batch.action), torch.as_tensor(batch.extras["mask"])
