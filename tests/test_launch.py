@@ -128,6 +128,39 @@ def test_every_launch_file_explains_its_arguments(file: Path) -> None:
     assert all(argument.description for argument in arguments)
 
 
+def test_an_argument_that_is_misspelt_is_refused_and_nothing_starts(tmp_path: Path) -> None:
+    """`ros2 launch` itself would start with the default: another robot."""
+    done = subprocess.run(
+        ["ros2", "launch", "user_bringup", "real_robot.launch.py", "robott:=my_arm.yaml", f"runs:={tmp_path}/runs",
+         "actor.loop.seed:=3"],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        env={**os.environ, "ROS_LOG_DIR": str(tmp_path / "log")},
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 1, said
+    assert "'robott'" in said and "did you mean 'robot'?" in said
+    assert "'actor.loop.seed'" in said and "set:=" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_arguments_of_a_launch_file_that_includes_ours_are_its_own(tmp_path: Path) -> None:
+    (tmp_path / "lab.launch.py").write_text(
+        "from launch import LaunchDescription\n"
+        "from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription\n"
+        f"OURS = {get_package_share_directory('user_bringup')!r} + '/launch/real_robot.launch.py'\n"
+        "def generate_launch_description():\n"
+        "    return LaunchDescription([DeclareLaunchArgument('cell'), IncludeLaunchDescription(\n"
+        "        OURS, launch_arguments={'robot': 'nobody'}.items())])\n"
+    )
+    done = subprocess.run(
+        ["ros2", "launch", str(tmp_path / "lab.launch.py"), "cell:=3"],
+        capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        env={**os.environ, "ROS_LOG_DIR": str(tmp_path / "log")},
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert "'nobody', expected a path" in said and "'cell'" not in said, said
+
+
 def test_a_simulated_arm_learns_and_what_is_killed_comes_back(
     launch: Callable[..., Launched],
 ) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from user_core.runtime.processes.endings import PATIENCE_VARIABLE
 from user_core.runtime.processes.last_words import VARIABLE as LAST_WORDS
 from user_fleet.deployment import (
     Argument,
+    Faults,
     ProcessSpec,
     load_deployment,
     parse_overrides,
@@ -46,6 +48,8 @@ from user_fleet.deployment import (
 from user_fleet.supervisor.endings import Endings
 from user_fleet.supervisor.restarts import Restarts
 
+#: Arguments of every launch file, beside those of its deployment.
+_OF_ALL = ("runs", "run", "set")
 Extra = Callable[[PreparedRun, LaunchContext], list[Any]]
 
 
@@ -75,6 +79,7 @@ def describe(
     ).arguments
 
     def start(context: LaunchContext) -> list[Any]:
+        _check_names(context, [*known, *(one.name for one in arguments), *_OF_ALL])
         chosen = {name: LaunchConfiguration(name).perform(context) for name in known}
         words = [  # what another choice has made pointless must not be given, so no defaults
             f"{name}:={text}" for name, text in chosen.items() if text != _text(known[name])
@@ -110,6 +115,23 @@ def describe(
             OpaqueFunction(function=start),
         ]
     )
+
+
+def _check_names(context: LaunchContext, known: Iterable[str]) -> None:
+    """`ros2 launch` passes over arguments that nobody declares: another robot would start than the one that is meant.
+
+    Only for the launch file that was typed: one that includes it may have arguments of its own.
+    """
+    file = Path(str(context.get_locals_as_dict().get("current_launch_file_path", "")))
+    if file.name not in {Path(word).name for word in sys.argv}:
+        return
+    faults, names = Faults(), set(known)
+    for word in context.argv:
+        name, assigned, _ = word.partition(":=")
+        if assigned and name not in names:
+            hint = 'Parameters of processes by path: set:="learner.training.batch_size:=64"'
+            faults.unknown(None, f"launch argument of {file.name}", name, names, hint if "." in name else "")  # fmt: skip
+    faults.check()
 
 
 def installed(package: str) -> bool:
