@@ -1,5 +1,6 @@
 """Samplers and readers honour edits: compared with a step-by-step computation."""
 
+import shutil
 import threading
 import time
 from contextlib import closing
@@ -274,6 +275,33 @@ def test_a_column_of_rewards_is_used_when_the_log_says_so(tmp_path):
         assert next(iter(drawn(source)[0, 4]))[0] == pytest.approx(
             reward_of(0, 4) + GAMMA * -7.0, abs=1e-5
         )
+
+
+def test_a_column_that_is_removed_and_judged_anew_is_another(tmp_path):
+    """What was read of the first was taken for the beginning of the second: rewards were those of other steps."""
+    path = store_of(tmp_path, [Plan(6), Plan(4)])
+    column_of(path, "new", [(0, 6)])
+    EditLog(path).append(Edit.rewards("new"))
+    with ReplaySource(path, STILL) as source, EditedEpisodes(path) as view:
+        one, other = [episode for episode in view.episodes() if episode.key in (key(0), key(1))]
+        before = drawn(source)
+        assert view.read(one)["reward"][0] == before[0, 0].pop()[0] == 100
+        shutil.rmtree(path / "rewards" / "new")
+        assert not source.refresh()
+        assert drawn(source)[0, 5].pop()[0] == 105, "what was read stays until there is another"
+        column_of(path, "new", [(1, 3), (1, 4)])
+        assert source.refresh()
+        found = drawn(source)
+        for row in range(4):
+            assert found[1, row].pop()[0] == view.read(other)["reward"][row] == 100 + row
+        assert found[0, 5].pop()[0] == view.read(one)["reward"][5] == pytest.approx(reward_of(0, 5))
+        shutil.copytree(path / "rewards" / "new", path / "copy")
+        column_of(path, "new", [(0, 6)])
+        assert source.refresh()
+        shutil.rmtree(path / "rewards" / "new")
+        (path / "copy").rename(path / "rewards" / "new")
+        assert source.refresh()
+        assert drawn(source)[0, 5].pop()[0] == pytest.approx(reward_of(0, 5))
 
 
 def test_a_column_that_is_missing_is_told_and_training_goes_on(tmp_path):

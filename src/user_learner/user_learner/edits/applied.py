@@ -326,7 +326,7 @@ class StoreEdits:
         """Go over to the column that the edits name; return whether anything is new."""
         name = self.state.reward_column
         there = self._column.provenance.name if self._column is not None else ""
-        if name != there:
+        if name != there or (self._column is not None and self._column.is_another):
             self._column = RewardColumn(self.log.path.parent, name) if name else None
             self._judged = _Numbers(self._column.pieces if self._column is not None else ())
             self.trouble = ""

@@ -205,6 +205,7 @@ class RewardColumn:
     def __init__(self, place: Path, name: str) -> None:
         self.path = column_path(place, name)
         try:
+            self._made = _made(self.path)
             data = json.loads((self.path / "column.json").read_text())
             self.provenance = Provenance(**data)
         except FileNotFoundError as error:
@@ -221,6 +222,16 @@ class RewardColumn:
         self.warnings: list[str] = []
         self._read = 0
         self.refresh()
+
+    @property
+    def is_another(self) -> bool:
+        """Whether there is another column of this name by now: one that was removed and judged anew, or brought back from
+        a copy. What was read of this one says nothing of it. One that was only removed stays as it was read."""
+        try:
+            size = (self.path / "pieces.log").stat().st_size if self._read else 0
+            return _made(self.path) != self._made or size < self._read
+        except FileNotFoundError:
+            return False
 
     def refresh(self) -> bool:
         """Look for more values; return whether there are any."""
@@ -267,6 +278,12 @@ class RewardColumn:
         """Up to which step an episode is judged, not included."""
         found = self.pieces.of(key)
         return int((found["first_step"] + found["steps"]).max(initial=0))
+
+
+def _made(path: Path) -> tuple[int, int]:
+    """What tells a column from another of its name: its provenance is written when it is made."""
+    found = (path / "column.json").stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _whole_lines(stream: BinaryIO, end: int) -> Iterator[bytes]:

@@ -203,6 +203,8 @@ class EditedEpisodes(Closing):
 
     def _judge(self, key: EpisodeKey, columns: dict[str, Array], row: Array, last: int) -> None:
         """Put in what the column of rewards says."""
+        if self._column is not None and self._column.is_another:
+            self._take_column()
         if self._column is None:
             return
         self._column.refresh()
