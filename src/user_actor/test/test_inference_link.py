@@ -220,6 +220,20 @@ def test_what_is_lost_makes_room_and_silence_is_noticed(wire):
     assert not wire.link.why_silent()
 
 
+def test_an_episode_goes_on_while_nothing_is_asked(wire):
+    """A plan of seconds is carried out: that nobody answers then says nothing."""
+    wire = wire(silence_s=0.1)
+    assert wire.link.why_lost()
+    wire.link.ask(observation(1), 1)
+    wait_until(lambda: wire.sent, "it is sent")
+    wire.answer(1)
+    wait_until(wire.link.why_silent, "no other episode begins like this")
+    assert not wire.link.why_lost()
+    wire.link.ask(observation(2), 2)
+    assert not wire.link.why_lost()
+    wait_until(wire.link.why_lost, "what was asked now is not answered")
+
+
 def test_what_the_other_host_says_is_the_reason_of_its_silence(wire):
     wire = wire(silence_s=0.1)
     wire.link.on_refusal("room for 2 robots")

@@ -304,6 +304,9 @@ class Elsewhere:
         silent = self.world.now_ns - self._heard_ns > 200 * MS
         return Reason(INFERENCE_SILENT, "away") if silent else NO_REASON
 
+    def why_lost(self):
+        return Reason(INFERENCE_SILENT, "away") if self.lateness(0.2).why else NO_REASON
+
     def lateness(self, after_s):
         late = self._waits_since_ns and self.world.now_ns - self._waits_since_ns > after_s * 1e9
         why = Reason(INFERENCE_SILENT, "nothing came") if late else NO_REASON

@@ -367,7 +367,7 @@ class RemoteInference:
     def item(self) -> Item:
         """How it is doing, for /diagnostics."""
         link = self.link
-        why = link.why_silent()
+        why = link.why_lost()
         return Item(
             "remote inference",
             Level.WARN if why else Level.OK,
@@ -412,7 +412,7 @@ class RemoteInference:
             again=link.lost,
             refused=link.refused + link.unasked,
             coding=self._coding,
-            note=link.why_silent(),
+            note=link.why_lost(),
         )
 
 

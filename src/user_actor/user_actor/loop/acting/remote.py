@@ -33,8 +33,8 @@ _MOST_ASKED = 64
 _TOLD_COUNTS_S = 5.0
 #: A step waits for an answer until this many periods before the next one.
 _MARGIN_PERIODS = 0.1
-#: A plan that goes on is asked for again this many steps after twice the usual delay, where none is measured yet and where
-#: nothing is lost.
+#: A plan that goes on is asked for again this many steps after twice the usual delay, where none is measured yet and
+#: where nothing is lost.
 _PATIENCE = 5
 #: Elsewhere, one step after the longest delay of late, and one more for each ten steps of it.
 _LATER = 10
@@ -328,6 +328,10 @@ class InferenceLink:
             return NO_REASON
         return self._why_nothing_came()
 
+    def why_lost(self) -> Reason:
+        """Why an episode cannot go on; false if it can, also where nothing was asked for a while."""
+        return self.lateness(self.config.silence_s).why if self._heard_ns else self.why_silent()
+
     def lateness(self, after_s: float) -> Lateness:
         """Whether something that was asked has waited for an answer for this long."""
         with self._changed:
@@ -485,6 +489,9 @@ class InferencePort(Protocol):
     def why_silent(self) -> Reason:
         """Why the other host counts as away; false if it does not."""
 
+    def why_lost(self) -> Reason:
+        """Why an episode cannot go on; false if it can."""
+
     def lateness(self, after_s: float) -> Lateness:
         """Whether something that was asked has waited for an answer for this long."""
 
@@ -544,7 +551,7 @@ class RemotePolicy:
 
     def why_lost(self) -> Reason:
         """Why an episode cannot go on; false if it can."""
-        return self._port.why_silent()
+        return self._port.why_lost()
 
     def lateness(self, after_s: float) -> Lateness:
         """Whether something that was asked has waited for an answer for this long."""
@@ -632,16 +639,17 @@ class RemotePolicy:
         if step - self._last_asked >= self._replan_every:
             return False
         usual = self.delays.expected + 1
-        if self._last_asked > self._answered_step and step - self._last_asked <= usual:
-            return True  # it is under way
+        if self._last_asked > self._answered_step:
+            return step - self._last_asked <= usual
         rest = self.plans.rest(step)
         return rest is not None and len(rest) > usual
 
     def _patience(self, usual: int) -> int:
         """How many steps a plan is waited for before it is asked for again.
 
-        An answer that is later than all of late is probably lost, and each step that it is waited for is one fewer of the
-        plan that is carried out. If it comes after all it is taken, and the other one is not: a computation for nothing.
+        An answer that is later than all of late is probably lost, and each step that it is waited for is one fewer of
+        the plan that is carried out. If it comes after all it is taken, and the other one is not: a computation for
+        nothing.
         """
         if self._port.may_lose and self.delays.measured:
             return usual + usual // _LATER

@@ -94,6 +94,10 @@ class ThreadedPolicy:
         """It is here."""
         return NO_REASON
 
+    def why_lost(self) -> Reason:
+        """It is here."""
+        return NO_REASON
+
     def lateness(self, after_s: float) -> Lateness:
         """It is here."""
         return Lateness(NO_REASON, 0)
