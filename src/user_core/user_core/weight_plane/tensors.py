@@ -488,7 +488,7 @@ def _together(pieces: Sequence[Piece], at_once: int) -> Iterator[list[Piece]]:
 
 class Known:
     """What was found out about a network that is filled, and what it is filled by: kept for the next version, because
-    finding it out again takes the processor as long as pieces of 100 MB take to come from another GPU.
+    finding it out again takes the processor as long as 300 MB take to come from another GPU.
 
     Args:
         device: Where the network is.
