@@ -7,6 +7,7 @@ refuse each other's versions. Where the file lies is not, for that may differ fr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,10 +16,11 @@ import numpy as np
 from user_core.codecs.weights import content_hash, read_version
 from user_core.config import setting
 from user_core.errors import ConfigError, PolicyError
-from user_core.interfaces import Policy
+from user_core.interfaces import FrozenFeatures, Policy
 from user_core.plugins import PluginChoice
 from user_core.policies.features import ActionScale
 from user_core.policies.fingerprint import policy_config_hash
+from user_core.policies.tanh_gaussian import TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_layout import TanhGaussianConfig
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Task
@@ -152,3 +154,29 @@ class FrozenBase:
                 return None
             found: Array = unit.numpy()
             return found
+
+
+class OnBasePolicy(TanhGaussianPolicy):
+    """A tanh-Gaussian policy on top of a frozen one; what it makes of that, a subclass says.
+
+    Args:
+        base: The frozen policy.
+        config: Parameters of the network on top.
+        spec: What that network sees and decides.
+    """
+
+    def __init__(self, base: FrozenBase, config: OnBaseConfig, spec: RobotSpec) -> None:
+        self.base = base
+        super().__init__(config, spec)
+
+    @property
+    def acts_without_torch(self) -> bool:
+        """Where neither it nor its base looks at images."""
+        return super().acts_without_torch and self.base.policy.acts_without_torch
+
+    def image_features(self) -> Mapping[str, FrozenFeatures]:
+        """None: its base sees the same images, perhaps with another encoder."""
+        return {}
+
+    def reset(self, task: Task) -> None:
+        self.base.reset(task)

@@ -13,7 +13,7 @@ as the grasp critic of HIL-SERL does (Luo et al. 2024).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,11 +21,13 @@ import numpy as np
 
 from user_core.config import setting
 from user_core.errors import SpecError
-from user_core.interfaces import FrozenFeatures
-from user_core.policies.improving.base import BASE_ACTION, FrozenBase, OnBaseConfig
-from user_core.policies.tanh_gaussian import TanhGaussianPolicy
+from user_core.policies.improving.base import (
+    BASE_ACTION,
+    FrozenBase,
+    OnBaseConfig,
+    OnBasePolicy,
+)
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
-from user_core.types import Task
 
 if TYPE_CHECKING:  # imported when it is asked for, with torch
     from user_core.policies.improving.residual_network import ResidualNetwork
@@ -46,7 +48,7 @@ class ResidualConfig(OnBaseConfig):
     )
 
 
-class ResidualPolicy(TanhGaussianPolicy):
+class ResidualPolicy(OnBasePolicy):
     """What the base does, plus ``scale`` times a tanh-Gaussian correction, cut at the bounds.
 
     Its arrays are those of the correction: a tanh-Gaussian policy that sees ``base_action`` too.
@@ -59,7 +61,7 @@ class ResidualPolicy(TanhGaussianPolicy):
     Config = ResidualConfig
 
     def __init__(self, config: ResidualConfig, spec: RobotSpec) -> None:
-        self.base, self._share = FrozenBase(config, spec), np.float32(config.scale)
+        base, self._share = FrozenBase(config, spec), np.float32(config.scale)
         if BASE_ACTION in spec.observation:
             raise SpecError(
                 f"observations of {spec.robot!r}", got=BASE_ACTION,
@@ -67,20 +69,8 @@ class ResidualPolicy(TanhGaussianPolicy):
             )  # fmt: skip
         if config.observations:
             config = config.replace(observations=(*config.observations, BASE_ACTION))
-        super().__init__(config, with_base_action(spec))
+        super().__init__(base, config, with_base_action(spec))
         self._leads = leads_of(self.layout.scale.counts, config.kept_choices)
-
-    @property
-    def acts_without_torch(self) -> bool:
-        """Where there are no images, and the base does."""
-        return super().acts_without_torch and self.base.policy.acts_without_torch
-
-    def image_features(self) -> Mapping[str, FrozenFeatures]:
-        """None: its base sees the same images, perhaps with another encoder."""
-        return {}
-
-    def reset(self, task: Task) -> None:
-        self.base.reset(task)
 
     def network(self) -> ResidualNetwork:
         from user_core.policies.improving.residual_network import ResidualNetwork

@@ -16,11 +16,9 @@ import numpy as np
 
 from user_core.config import setting
 from user_core.errors import ConfigError, PolicyError
-from user_core.interfaces import ActionDistribution, FrozenFeatures, PolicyNetwork
-from user_core.policies.improving.base import FrozenBase, OnBaseConfig
-from user_core.policies.tanh_gaussian import TanhGaussianPolicy
+from user_core.interfaces import ActionDistribution, PolicyNetwork
+from user_core.policies.improving.base import FrozenBase, OnBaseConfig, OnBasePolicy
 from user_core.specs import ActionKind, Array, Arrays, ArraySpec, RobotSpec
-from user_core.types import Task
 
 if TYPE_CHECKING:  # imported when it is asked for, with torch
     from collections.abc import Mapping
@@ -75,7 +73,7 @@ class SteeredConfig(OnBaseConfig):
     )
 
 
-class SteeredPolicy(TanhGaussianPolicy):
+class SteeredPolicy(OnBasePolicy):
     """The first ``rows`` actions that the base makes from noise that a tanh-Gaussian network chooses.
 
     Its arrays are those of a tanh-Gaussian policy whose actions are the noise.
@@ -92,8 +90,8 @@ class SteeredPolicy(TanhGaussianPolicy):
     Config = SteeredConfig
 
     def __init__(self, config: SteeredConfig, spec: RobotSpec) -> None:
-        self.base, self._shared = FrozenBase(config, spec), config.shared_noise
-        base: Any = self.base.policy
+        frozen, self._shared = FrozenBase(config, spec), config.shared_noise
+        base: Any = frozen.policy
         if not hasattr(base, "act_from") or base.tasks:
             raise PolicyError(
                 "base of steered", got=f"{config.base.plugin}, which "
@@ -111,24 +109,13 @@ class SteeredPolicy(TanhGaussianPolicy):
         chosen = size if self._shared else rows * size
         noise = ArraySpec((chosen,), low=-config.reach, high=config.reach)
         super().__init__(
+            frozen,
             config,
             replace(
                 spec, action=noise, grippers=(), action_groups=(), hold_choices=(),
                 action_kind=ActionKind.GENERIC,
             ),
         )  # fmt: skip
-
-    @property
-    def acts_without_torch(self) -> bool:
-        """Where neither it nor the base looks at images."""
-        return super().acts_without_torch and self.base.policy.acts_without_torch
-
-    def image_features(self) -> Mapping[str, FrozenFeatures]:
-        """None: its base sees the same images, perhaps with another encoder."""
-        return {}
-
-    def reset(self, task: Task) -> None:
-        self.base.reset(task)
 
     def network(self) -> Any:
         """A :class:`NoiseNetwork`."""
