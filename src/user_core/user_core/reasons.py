@@ -156,6 +156,9 @@ INPUT_CUT = _code("input_cut", "Many values of an input of the policy lie far ou
 HINDSIGHT_REWARD = _code(
     "hindsight_reward", "The goal reward of hindsight relabelling is not the one of the store."
 )
+TASKS_UNTOLD = _code(
+    "tasks_untold", "Names of tasks that a policy is told and those of the stored episodes differ."
+)
 ROWS_SET_ASIDE = _code("rows_set_aside", "Damaged rows of a replay store are passed over.")
 BUCKET_AWAY = _code(
     "bucket_away",

@@ -7,9 +7,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from user_bringup.cli.policy import main as save
-from user_bringup.cli.train import main
+from user_bringup.cli.train import _shown, main
 from user_bringup.demos import record_demonstrations
 from user_bringup.local_robot import open_robot
 from user_bringup.offline import (
@@ -24,11 +25,13 @@ from user_core.config import Config, file_meant, from_mapping
 from user_core.errors import ConfigError, SuiteError
 from user_core.fakes import FakeTeleop, FakeTeleopConfig
 from user_core.interfaces import TeleopCommand
+from user_core.reasons import TASKS_UNTOLD, Reason
 from user_core.rewards import TaskReward
 from user_hal.robot_file import RobotFile
 from user_learner.data.exporting import export_lerobot
 from user_learner.data.importing import stores_of
 from user_learner.replay.reader import StoreReader
+from user_learner.training.progress import LearnerState, Progress
 
 ROBOT = {"robot": {"plugin": "fake", "params": {"episode_steps": 30}}}
 ALGORITHM = {
@@ -147,6 +150,14 @@ def test_a_policy_cloned_from_imported_data_does_as_well(demos, tmp_path, how):
 
 def _plain(bound):
     return bound if bound is None or np.ndim(bound) == 0 else [float(value) for value in bound]
+
+
+def test_what_a_person_should_look_at_is_told_once(capsys):
+    reasons = (Reason(TASKS_UNTOLD, "tasks that the policy is told: ..."),)
+    with _shown(Console(), 10) as shown:
+        for update in (1, 2):
+            shown.progress(Progress(LearnerState.TRAINING, update, warnings=reasons))
+    assert capsys.readouterr().out.count("look at: tasks that the policy is told") == 1
 
 
 def test_what_was_interrupted_goes_on_where_it_was(demos, tmp_path):

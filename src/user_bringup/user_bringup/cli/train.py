@@ -110,9 +110,14 @@ class _Shown:
 
     def __init__(self, bar: Any, task: Any, total: int | None) -> None:
         self._bar, self._task, self._total, self._reported_s = bar, task, total, 0.0
+        self._warned: set[str] = set()
 
     def progress(self, progress: Progress) -> None:
-        """The training has got on."""
+        """The training has got on; what a person should look at is told once of each kind."""
+        for reason in progress.warnings:
+            if reason.code not in self._warned:
+                self._warned.add(reason.code)
+                self._say(f"look at: {reason.text} [{reason.code}]")
         losses = sorted(progress.metrics.items(), key=lambda item: "loss" not in item[0])
         said = "  ".join(f"{name} {value:.4g}" for name, value in losses[:3])
         text = f"{progress.updates_per_s:.0f}/s  {said}"
@@ -127,7 +132,13 @@ class _Shown:
         from user_bringup.offline import solved
 
         text = f"update {update}: success {solved(result)}, mean return {result.mean_return:.2f}"
-        print(text, flush=True) if self._bar is None else self._bar.console.print(text)
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager

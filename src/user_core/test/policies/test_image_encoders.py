@@ -140,6 +140,14 @@ def test_weights_and_files_of_when_it_was_called_eye_still_fit(policy: str, know
     ("params", "said"),
     [
         ({"backbone": "efficientnet_lite0", "weights": "/nowhere.pth"}, "No such file"),
+        (
+            {"backbone": "efficientnet_lite0", "weights": __file__},
+            "[A-Za-z]+Error: .*expected a file of tensors",
+        ),
+        (
+            {"backbone": "efficientnet_lite9", "weights": ""},
+            "Only efficientnet_lite0 brings its own",
+        ),
         ({"stride": 12}, "one of"),
         ({"backbone": "resnet10t", "weights": ""}, "a file with weights of resnet10t"),
     ],

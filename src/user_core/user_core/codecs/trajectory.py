@@ -302,13 +302,17 @@ class RecordedEpisode:
         return len(self.columns["reward"])
 
 
+def is_episode_file(path: Path) -> bool:
+    """Whether there is a file of this name that :class:`EpisodeFileWriter` wrote, as far as a quick look tells."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return _DATASET in archive.namelist()
+
+
 def _refuse_another_kind(path: Path) -> None:
-    if not path.exists():
+    if not path.exists() or is_episode_file(path):
         return
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if _DATASET in archive.namelist():
-                return
     raise CodecError(
         f"episode file {path}",
         got="a folder of this name" if path.is_dir() else "a file of this name, of another kind",

@@ -71,6 +71,18 @@ def test_batches_say_which_task_each_step_is_of(store):
         assert TASK not in source.sample(8).observation
 
 
+def test_a_task_that_is_called_otherwise_in_the_data_is_warned_of(store):
+    """Misspelt, its words would teach nothing, and nobody would see it."""
+    for tasks, warned in (
+        (("left", "right"), False), (("left", "right", "other", "later"), False), ((), False),
+        (("left", "rihgt"), True),
+    ):  # fmt: skip
+        with ReplaySource(store, STILL, tasks=tasks) as source:
+            said = [reason.text for reason in source.reasons() if reason.code == "tasks_untold"]
+            assert bool(said) == warned
+    assert "'rihgt' has no episode, and episodes of task 'right', 'other'" in said[0]
+
+
 def test_one_policy_does_what_it_is_told(store, tmp_path):
     config = LearnerConfig(
         directory=tmp_path / "run", store=store, tensorboard=False,

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from user_core.errors import CodecError, ConfigError, SpecError
+from user_core import plugins
+from user_core.codecs.trajectory import EpisodeFileWriter
+from user_core.errors import CodecError, ConfigError, SpecError, StoreError
 from user_core.specs import ActionKind
-from user_core.types import EpisodeSource, Outcome
+from user_core.types import EpisodeSource, Outcome, TrajectorySchema
 from user_learner.cli.data import main
 from user_learner.data.importing import import_data
 from user_learner.data.mapping import load_mapping, propose, to_yaml
@@ -263,6 +265,22 @@ def test_what_is_no_data_set_is_said_and_no_store_is_left(tmp_path):
     status, text = run("import", tmp_path / "x.bin", "--into", tmp_path / "store")
     assert status == 2 and "no format that is known" in text
     assert not (tmp_path / "store").exists()
+
+
+def test_an_empty_folder_and_an_episode_file_are_told_as_what_they_are(tmp_path):
+    (tmp_path / "empty").mkdir()
+    status, text = run("inspect", tmp_path / "empty")
+    assert status == 2 and "got an empty folder" in text
+    with EpisodeFileWriter(
+        tmp_path / "e.npz", TrajectorySchema.of(plugins.build("robots", "fake").spec)
+    ):
+        pass
+    status, text = run("inspect", tmp_path / "e.npz")
+    assert status == 2 and f"user replay import {tmp_path}/e.npz --into STORE" in text.replace(
+        "\n", ""
+    )
+    with pytest.raises(StoreError, match="no replay store in .*e.npz: got a file"):
+        StoreReader(tmp_path / "e.npz")
 
 
 def test_a_mapping_of_another_format_is_named(tmp_path):

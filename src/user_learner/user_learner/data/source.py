@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from user_core.codecs.trajectory import RecordedEpisode
+from user_core.codecs.trajectory import RecordedEpisode, is_episode_file
 from user_core.errors import CodecError, PluginError, SuiteError
 from user_core.specs import Array, RobotSpec
 from user_core.types import TrajectorySchema
@@ -208,6 +208,11 @@ def find_format(path: Path, name: str = "") -> Format:
         return known[name]
     if not path.exists():
         raise CodecError(f"data set {path}", got="nothing there", expected="a file or directory")
+    if is_episode_file(path):
+        raise CodecError(
+            f"data set {path}", got="an episode file of `user replay export`", expected="data of another format",
+            hint=f"user replay import {path} --into STORE takes it",
+        )  # fmt: skip
     for one in known.values():
         if one.recognises(path):
             return one
@@ -217,7 +222,8 @@ def find_format(path: Path, name: str = "") -> Format:
             hint="user replay info and user data check look into it, user replay merge takes it into another one",
         )  # fmt: skip
     raise CodecError(
-        f"data set {path}", got="no format that is known",
+        f"data set {path}",
+        got="an empty folder" if path.is_dir() and not any(path.iterdir()) else "no format that is known",
         expected="; ".join(f"{one.name}: {one.title}" for one in known.values()),
         hint="--format NAME says which it is",
     )  # fmt: skip

@@ -280,6 +280,10 @@ class StoreReader:
     def _index_identity(self) -> int:
         try:
             return os.stat(self.path / INDEX_NAME).st_ino
+        except NotADirectoryError as error:
+            raise StoreError(
+                f"no replay store in {self.path}", got="a file", expected="the folder of one"
+            ) from error
         except FileNotFoundError:  # between being set aside and being rebuilt
             return self._identity
 

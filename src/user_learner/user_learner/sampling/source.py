@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from user_core.errors import StoreError
-from user_core.reasons import BUCKET_AWAY, ROWS_SET_ASIDE, Reason
+from user_core.reasons import BUCKET_AWAY, ROWS_SET_ASIDE, TASKS_UNTOLD, Reason
 from user_core.runtime.closing import Closing
 from user_core.specs import Array
 from user_core.types import OBSERVATION, ActedBy, Batch, EpisodeSource, TrajectorySchema
@@ -184,7 +184,22 @@ class ReplaySource(Closing):
             aside = [Reason(ROWS_SET_ASIDE, text) for text in [*damages, *reads, *self._warnings]]
             aside += [Reason(BUCKET_AWAY, text) for text in self._fetcher.troubles()]
             hindsight = self._hindsight.warnings() if self._hindsight is not None else []
-            return [*aside, *self._catalog.edits_warnings(), *hindsight]
+            return [*aside, *self._catalog.edits_warnings(), *hindsight, *self._untold()]
+
+    def _untold(self) -> list[Reason]:
+        """A name of a task that is written otherwise than in the data would teach its words nothing."""
+        stored = self._snapshot.tasks
+        lacking = [name for name in self._tasks if name not in stored]
+        others = [repr(name) if name else "none" for name in stored if name not in self._tasks]
+        if not lacking or not others:
+            return []
+        text = (
+            f"tasks that the policy is told: {', '.join(map(repr, lacking))} "
+            f"{'has' if len(lacking) == 1 else 'have'} no episode, and episodes of task {', '.join(others)} "
+            "are learned from without an instruction: are they the same by another name? "
+            "`user episodes ls` shows the names"
+        )
+        return [Reason(TASKS_UNTOLD, text)]
 
     def collected(self, *sources: EpisodeSource) -> int:
         """Steps of these sources (all by default) that ever came to the live store, also those

@@ -155,7 +155,8 @@ def _weights(config: ImageEncoderConfig) -> tuple[dict[str, Tensor] | None, byte
         if not config.trained:
             raise ConfigError(
                 "image_encoder.weights", got="nothing", expected=f"a file with weights of {config.backbone}",
-                hint="A frozen encoder with random weights sees nothing; or say image_encoder.trained: true",
+                hint=f"Only {EFFICIENTNET_LITE0} brings its own; a frozen encoder with random weights sees nothing; or say "
+                "image_encoder.trained: true",
             )  # fmt: skip
         return None, b""
     file = Path(path).expanduser()
@@ -173,7 +174,8 @@ def _weights(config: ImageEncoderConfig) -> tuple[dict[str, Tensor] | None, byte
         ) from error  # fmt: skip
     except Exception as error:  # of whatever is no such file
         raise ConfigError(
-            f"image_encoder.weights {path}", got=str(error).splitlines()[0][:200],
+            f"image_encoder.weights {path}",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}",
             expected="a file of tensors (.pth, .pt or .safetensors), and no code in it",
         ) from error  # fmt: skip
     for key in ("state_dict", "model", "state_dict_ema"):
