@@ -84,7 +84,7 @@ def at_rest(robot: Ros2Robot, config: Ros2Config, driver: RosDriver) -> dict[str
 
     A server that takes goals one after another rests between two of them, longer than that.
     """
-    wait_until(lambda: driver.has_rested(0.3), "its driver has nothing left to do")
+    wait_until(lambda: driver.has_rested(0.1), "its driver has nothing left to do")
     before = places(robot, config)
 
     def still() -> bool:
