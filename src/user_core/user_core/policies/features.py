@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from user_core.config import Config, setting
 from user_core.errors import SpecError
 from user_core.interfaces import FrozenFeatures
 from user_core.specs import Array, Arrays, ArraySpec, RobotSpec
@@ -47,6 +48,24 @@ def depth_range(spec: ArraySpec) -> tuple[float, float] | None:
         return None
     far_m = float(spec.high_array.max()) * step_m
     return (step_m, far_m) if 0 < far_m <= _LARGEST_BOUND else None
+
+
+class SeenConfig(Config):
+    """What of the robot's observations a policy sees."""
+
+    observations: tuple[str, ...] = setting(
+        (), doc="Observation arrays to use; empty for all that the robot has."
+    )
+    ignored_observations: tuple[str, ...] = setting(
+        (), doc="Observation arrays to leave out, where the robot has them."
+    )
+    observation_history: int = setting(
+        1,
+        doc="Observations that are seen at once, the last ones; sampler.observation_history is the same.",
+        ge=1,
+        le=32,
+        late=True,
+    )
 
 
 class FeatureLayout:

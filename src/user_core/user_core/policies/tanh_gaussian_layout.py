@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from user_core.config import Config, setting
+from user_core.config import setting
 from user_core.errors import ConfigError, PolicyError
-from user_core.policies.features import ActionScale, FeatureLayout
+from user_core.policies.features import ActionScale, FeatureLayout, SeenConfig
 from user_core.policies.image_encoders.config import ImageEncoderConfig, require_same_encoder
 from user_core.specs import Array, Arrays, RobotSpec
 
@@ -37,7 +37,7 @@ def soft_limit(normalised: Array) -> Array:
     return limited
 
 
-class TanhGaussianConfig(Config):
+class TanhGaussianConfig(SeenConfig):
     """Shape of the networks."""
 
     hidden: tuple[int, ...] = setting(
@@ -46,19 +46,6 @@ class TanhGaussianConfig(Config):
     layer_norm: bool = setting(False, doc="Normalise each hidden layer before its bias.")
     log_std_min: float = setting(-10.0, doc="Smallest logarithm of the standard deviation.", ge=-20)
     log_std_max: float = setting(2.0, doc="Largest logarithm of the standard deviation.", le=5)
-    observations: tuple[str, ...] = setting(
-        (), doc="Observation arrays to use; empty for all that the robot has."
-    )
-    ignored_observations: tuple[str, ...] = setting(
-        (), doc="Observation arrays to leave out, where the robot has them."
-    )
-    observation_history: int = setting(
-        1,
-        doc="Observations that are seen at once, the last ones; sampler.observation_history is the same.",
-        ge=1,
-        le=32,
-        late=True,
-    )
     normalization: Literal["bounds", "data"] = setting(
         "bounds",
         doc="Numbers are scaled by their bounds in the spec, or by the spread of the data: "

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from user_core.config import Config, setting
+from user_core.config import setting
 from user_core.errors import ConfigError
+from user_core.policies.features import SeenConfig
 from user_core.policies.image_encoders.config import ImageEncoderConfig
 from user_core.policies.language.config import LanguageConfig
 
 Normalization = Literal["bounds", "data", "quantiles"]
 
 
-class ChunkConfig(Config):
+class ChunkConfig(SeenConfig):
     """What all of them have: the chunk, what is seen, and in which scale."""
 
     NOT_IN_HASH: ClassVar[tuple[str, ...]] = ("device",)
 
     rows: int = setting(16, doc="Actions that are planned at once, T.", ge=1, le=256)
-    observations: tuple[str, ...] = setting(
-        (), doc="Observation arrays to use; empty for all that the robot has."
-    )
-    ignored_observations: tuple[str, ...] = setting(
-        (), doc="Observation arrays to leave out, where the robot has them."
-    )
-    observation_history: int = setting(
-        1,
-        doc="Observations that are seen at once, the last ones; sampler.observation_history is the same.",
-        ge=1,
-        le=32,
-        late=True,
-    )
     normalization: Normalization = setting(
         "data",
         doc="Scale of the numbers seen: their bounds in the spec, mean and spread of the data, or the middle "
