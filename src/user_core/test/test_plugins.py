@@ -35,6 +35,7 @@ def test_one_that_is_not_registered_can_be_named_by_its_path():
         ("robots", "no_such_module:X", ["no_such_module", "cannot be imported"]),
         ("robots", "user_core.fakes:FakeCamera", ["FakeCamera", "user_core.interfaces.Robot"]),
         ("robots", "user_core.fakes:make", ["cannot be imported"]),
+        ("robots", "user_core.fakes:FakeRobott", ["Did you mean user_core.fakes:FakeRobot?"]),
     ],
 )
 def test_a_wrong_name_says_what_there_is(kind, name, words):

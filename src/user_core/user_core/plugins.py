@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
 
 from user_core.config import Config, from_mapping, setting
@@ -127,6 +128,9 @@ def load(kind: str, name: str) -> type[Any]:
             hint = f"Install the Python module {module!r}"
         elif module:
             hint = f"The module {module!r} is there, in another version than this plugin was written for, or the name is misspelt"
+        if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType) and error.name:
+            near = difflib.get_close_matches(error.name, vars(error.obj), n=1)
+            hint = f"Did you mean {error.obj.__name__}:{near[0]}?" if near else ""
         raise PluginError(
             f"plugin {name!r} ({point.value}) cannot be imported",
             got=in_words(error),

@@ -45,6 +45,14 @@ def test_a_file_where_a_folder_is_to_be_written_is_one_clear_message(capsys, tmp
     assert file.read_text() == "robot: {}"
 
 
+def test_a_file_in_place_of_the_folder_of_all_runs_is_told_before_anything_else(capsys, tmp_path):
+    file = tmp_path / "robot.yaml"
+    file.write_text("robot: {}")
+    # the misspelt parameter would be told, were the deployment read first
+    assert main(["up", "sim_single", "learner.trainin:=1", "--runs", str(file)]) == 1
+    assert f"got {file}, which is a file, expected a folder" in capsys.readouterr().err
+
+
 def test_the_installed_command_runs():
     result = subprocess.run(["user", "version"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import sys
@@ -121,6 +122,15 @@ def prepare_run(
     if not _RUN_NAME.fullmatch(name):
         raise ConfigError("name of a run", got=repr(name), expected="letters, digits, _ . -")
     folder = (runs / name).resolve()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not there.is_dir() or not os.access(
+        there, os.W_OK
+    ):  # told now, not after all that takes long
+        raise ConfigError(
+            f"folder of the run {folder}",
+            got=f"{there}, in which nothing can be written" if there.is_dir() else f"{there}, which is a file",
+            expected="a folder, or a name that is not taken yet", hint="--runs FOLDER; of a launch file runs:=FOLDER",
+        )  # fmt: skip
     faults = Faults()
     with report_while_slow("reading the deployment and its plugins", _say):
         composition = read_deployment(file, overrides, folder, faults)
