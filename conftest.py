@@ -115,6 +115,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Why tests were run once more: a fault that shows once in a hundred runs is found by what it said."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"run once more: {report.nodeid}", "-")
+        said = [line for line in report.longreprtext.splitlines() if line.startswith(("E ", ">"))]
+        terminalreporter.write_line("\n".join(said[:40] or [report.longreprtext[-2000:]]))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     worker = getattr(session.config, "workerinput", {}).get("workerid", "gw0")
     needed = "user_testing.interfaces" in sys.modules and not session.config.option.collectonly
