@@ -22,6 +22,7 @@ class Mute(Exception):
         (KeyError("arm"), "KeyError: 'arm'"),
         (ValueError("  \n "), "ValueError"),
         (OSError("bad name \udcff"), "OSError: bad name \\udcff"),
+        (OSError("\nno port.\n  Try another\n\n"), "OSError: no port. Try another"),
         (SystemExit(3), "SystemExit: 3"),
         (
             Mute(),

@@ -225,14 +225,14 @@ def is_of_a_person(error: BaseException) -> bool:
 
 
 def in_words(error: BaseException, limit: int = 2000) -> str:
-    """Kind and text of whatever somebody else's code raised, of at most about ``limit`` letters.
+    """Kind and text of whatever somebody else's code raised, in one line of at most about ``limit`` letters.
 
     Such an error may have no text, megabytes of it, letters that no message can carry, or raise another
     error while it is asked for its text.
     """
     kind = type(error).__name__
     try:
-        text = str(error).strip()
+        text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     except BaseException as another:  # whatever it raises: it says nothing
         text = f"an error whose text cannot be had: its __str__ raised {type(another).__name__}"
     if len(text) > limit:

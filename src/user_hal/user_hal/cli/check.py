@@ -115,7 +115,7 @@ class _Check:
         path = find_robot_file(self.args.config)
         file = load_robot_file(path)
         robot, reader = build_robot(file), build_robot(_without_calls(file))
-        self.console.print(f"[bold]{escape(str(path))}[/]")
+        self.console.print(f"[bold]{escape(str(path))}[/]", soft_wrap=True)
         _describe(robot, self.console)
         with ExitStack() as stack:
             if wants_topics(robot):
