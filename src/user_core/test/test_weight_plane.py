@@ -424,6 +424,20 @@ def test_an_offer_that_makes_no_sense_is_refused_before_anything_is_copied(chang
         wire.Offer.parse(offered(**changes), "h" * 64)
 
 
+def test_ends_of_different_releases_say_so_before_anything_is_copied(learner):
+    """Their checksums would differ: each version would be copied, be taken for damaged, and come over the network."""
+    for changes in ({"form": 1}, {"form": None}):
+        with pytest.raises(CodecError, match="with the same release"):
+            wire.Offer.parse(offered(**changes), "h" * 64)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as older:
+        older.settimeout(30)
+        older.connect(wire.address(learner.offer(6)))
+        wire.send(older, {"ways": ["memory"], "layout": ""})
+        said, _ = wire.receive(older)
+    assert "with the same release" in said["refused"]
+    assert learner.count() == {"taken": 0, "failed": 0, "files": 0}
+
+
 def test_a_file_that_could_shrink_under_its_reader_is_refused():
     name = "f" * 64
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from user_core.codecs.weights import array_bytes
-from user_core.errors import SuiteError, in_words
+from user_core.errors import CodecError, SuiteError, in_words
 from user_core.runtime.closing import Closing
 from user_core.runtime.gpu_turns import FairWait, turns_on
 from user_core.specs import Array
@@ -28,6 +28,7 @@ from user_core.weight_plane.wire import (
     Offer,
     address,
     as_text,
+    check_form,
     checksum,
     ends,
     is_there,
@@ -281,6 +282,11 @@ class _Offered:
 
     def _answer(self, connection: socket.socket, asked: Mapping[str, Any]) -> str:
         """Offer it by a way that was asked for; which. Empty: by none."""
+        try:
+            check_form(asked)
+        except CodecError as error:
+            send(connection, {"refused": str(error)})
+            return ""
         ways = asked.get("ways")
         ways = ways if isinstance(ways, list) else []
         if GPU in ways:

@@ -23,6 +23,7 @@ from user_core.specs import Array
 from user_core.types import PolicyVersion
 from user_core.weight_plane.wire import (
     BFLOAT16,
+    FORM,
     GPU,
     MEMORY,
     Layout,
@@ -81,7 +82,8 @@ def take(
         try:
             connection.settimeout(_ANSWER_S)
             layout = None if mappings is None else mappings.layout
-            send(connection, {"ways": list(ways), "layout": layout.name if layout else ""})
+            known = layout.name if layout else ""
+            send(connection, {"ways": list(ways), "layout": known, "form": FORM})
             _wait_for_answer(connection, cancelled)
             said, files = receive(connection, files=1)
         except OSError as error:

@@ -30,6 +30,9 @@ ALIGNMENT = 256
 JOINED_BYTES = 1 << 20
 #: Of a number that checksums add up.
 NUMBER_BYTES = 8
+#: Of what both ends say and compute: another number where one of another release would not understand it. 1 said none,
+#: and added up numbers of four bytes.
+FORM = 2
 #: NumPy lacks it: on the host it is the uint16 that it consists of.
 BFLOAT16 = "bfloat16"
 _MOST_BYTES, _MOST_ARRAYS, _NAME_LENGTH = 1 << 40, 1 << 16, 1024
@@ -227,7 +230,7 @@ class Offer:
     def fields(self, known: str = "") -> dict[str, Any]:
         """As it travels to who knows a layout by its name."""
         found: dict[str, Any] = {name: getattr(self, name) for name in _NUMBERS + _WORDS}
-        found |= {"sums": self.sums, "layout": self.layout.name}
+        found |= {"sums": self.sums, "layout": self.layout.name, "form": FORM}
         if known != self.layout.name:
             found |= self.layout.fields()
         return found
@@ -244,8 +247,9 @@ class Offer:
             known: A layout that came before, and need not have come again.
 
         Raises:
-            CodecError: It is no offer, or contradicts itself.
+            CodecError: It is no offer, contradicts itself, or is of another release of this software.
         """
+        check_form(fields)
         try:
             numbers = {name: _whole(fields[name]) for name in _NUMBERS}
             words = {name: str(fields[name]) for name in _WORDS}
@@ -266,6 +270,15 @@ class Offer:
                 expected=content_hash,
             )  # fmt: skip
         return offer
+
+
+def check_form(fields: Mapping[str, Any]) -> None:
+    """Raises CodecError where the other end is of a release with another form: sums would not agree."""
+    if (form := fields.get("form", 1)) != FORM:
+        raise CodecError(
+            "weights of this host", got=f"form {form!r:.80} at the other end", expected=f"form {FORM}",
+            hint="Start the learner and who takes its versions with the same release",
+        )  # fmt: skip
 
 
 _NUMBERS = ("number", "update", "environment_steps", "created_ns")
