@@ -214,10 +214,6 @@ class InferenceServer:
     def run(self) -> None:
         """Answer until :meth:`stop`."""
         while batch := self._next():
-            if (
-                self._turns is not None
-            ):  # anew: it may have come long ago, while another batch was answered
-                self._turns.take(LONGEST_S)
             try:
                 self.answer(batch)
             finally:
@@ -388,6 +384,8 @@ class InferenceServer:
                 if left_s > 0:
                     self._changed.wait(left_s)
                     continue
+                if self._turns is not None:
+                    self._turns.take(LONGEST_S)  # anew: they may have waited for another batch
                 found = []
                 for client in batch:
                     assert client._waiting is not None
