@@ -136,7 +136,7 @@ class Counting(Ramp):
 
 
 def bridged(
-    round_trip_ms, steps, person=None, lost=frozenset(), rows=12, elsewhere=Elsewhere, **chunks
+    round_trip_ms, steps, person=None, lost=frozenset(), rows=12, elsewhere=Elsewhere, replan_every=0, **chunks
 ):  # fmt: skip
     made = []
 
@@ -148,7 +148,7 @@ def bridged(
 
     config = {
         "max_episode_steps": steps, "chunks": chunks, "arbiter": {"hold_s": 0.0},
-        "exploration": {"deterministic": True},
+        "exploration": {"deterministic": True}, "replan_every": replan_every,
     }  # fmt: skip
     setup = build(config, 12, inference=make)
     setup.person.script = person or setup.person.script
@@ -230,6 +230,29 @@ def test_what_can_lose_nothing_is_asked_once():
 
     _, port = bridged(70, 60, rows=16, elsewhere=Thread, execution="real_time")
     assert np.diff([step for _, step, _ in port.asked])[4:7].tolist() == [4, 9, 4]
+
+
+@pytest.mark.parametrize("execution", ["sequential", "ensemble", "real_time"])
+@pytest.mark.parametrize(("may_lose", "again"), [(True, [8, 8]), (False, [])])
+def test_who_is_seldom_asked_is_asked_again_at_once_where_an_answer_may_be_lost(
+    execution, may_lose, again
+):
+    """A thread that thinks for longer than usual loses nothing: asked again it would think twice."""
+
+    class Port(Elsewhere):
+        def ask(self, *args, **more):
+            self.round_trip_ns = (300 if len(self.asked) == 6 and not may_lose else 83) * MS
+            super().ask(*args, **more)
+
+    Port.may_lose = may_lose
+    lost = {6, 7} if may_lose else set()
+    setup, port = bridged(
+        83, 160, lost=lost, rows=40, elsewhere=Port, replan_every=20, execution=execution
+    )
+    waited = np.diff([step for _, step, _ in port.asked])[4:]
+    assert [int(steps) for steps in waited if steps != 20] == again
+    steps = setup.steps()
+    assert len(steps) == 160 and (np.diff([step.stamp_ns for step in steps]) == 20 * MS).all()
 
 
 def test_over_a_link_plans_are_averaged():

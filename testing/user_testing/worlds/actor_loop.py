@@ -276,13 +276,15 @@ class Elsewhere:
     def ask(self, observation, step, *, deterministic=False, going_on=None):
         self.asked.append((float(observation.arrays["reading"][0]), step, deterministic))
         self.frozen += [] if going_on is None else [going_on.frozen]
-        epoch, lost = self._epoch, len(self.asked) - 1 in self.lost
+        epoch, number = self._epoch, len(self.asked)
+        lost = number - 1 in self.lost
         self._waits_since_ns = self._waits_since_ns or self.world.now_ns
 
         def arrive():
             if self.cut or lost:
                 return
-            self._heard_ns = self._waits_since_ns = self.world.now_ns
+            self._heard_ns = self.world.now_ns
+            self._waits_since_ns = self._heard_ns if number < len(self.asked) else 0
             ready = self.holder.current()
             self.version = ready.number
             acts = planned(ready.policy, observation.arrays, going_on, deterministic)

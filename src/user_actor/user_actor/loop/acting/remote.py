@@ -635,12 +635,13 @@ class RemotePolicy:
 
     def _is_early(self, step: int) -> bool:
         """Whether it is too early to plan anew: a large policy that is asked about each step leaves its GPU no time to
-        learn. A plan that would end before an answer can come, or an answer that is overdue, is not waited for."""
+        learn. A plan that would end before an answer can come, or an answer that is overdue and may be lost, is not
+        waited for."""
         if step - self._last_asked >= self._replan_every:
             return False
         usual = self.delays.expected + 1
         if self._last_asked > self._answered_step:
-            return step - self._last_asked <= usual
+            return not self._port.may_lose or step - self._last_asked <= usual
         rest = self.plans.rest(step)
         return rest is not None and len(rest) > usual
 
