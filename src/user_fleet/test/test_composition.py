@@ -112,6 +112,19 @@ def refused(folder, text, overrides=None):
     return str(caught.value)
 
 
+def test_a_file_of_another_kind_is_told_as_what_it_is(folder):
+    said = refused(
+        folder, "algorithm: {plugin: bc}\npolicy: {plugin: flow}\nsampler: {window: 8}\n"
+    )
+    assert "got the file of an algorithm, expected a deployment" in said and "algorithm:=" in said
+    assert "unknown key" not in said
+    said = refused(folder, "robot: {plugin: fake}\ntask: reach\n")
+    assert (
+        "got the file of a robot, expected a deployment" in said
+        and "user up real_robot robot:=" in said
+    )
+
+
 def test_what_runs_follows_from_the_roles(folder):
     deployment = load(folder, ONE, task="pick")
     names = [process.name for process in start_order(deployment.processes)]

@@ -52,6 +52,11 @@ _KEYS = (
     "name", "description", "arguments", "environment", "values", "roles", "hosts", "robots",
     "processes", "standby", "record",
 )  # fmt: skip
+#: What a file of another kind is for, by the key that it begins with.
+_USES = {
+    "algorithm": "A deployment takes it: `user up DEPLOYMENT algorithm:={file}`; so does `user train DATA --algorithm {file}`",
+    "robot": "A deployment takes it: `user up real_robot robot:={file}`; `user check robot {file}` looks at it",
+}
 #: Keys of a robot or a host that are no values for its fragments.
 _MEMBER_KEYS = ("roles", "host", "domain", "number")
 #: What of a process can be set by a path, besides its parameters.
@@ -170,6 +175,7 @@ class _Composer(MemberReader):
     # --- the way through -----------------------------------------------------------------
 
     def compose(self) -> Composition:
+        self._refuse_another_kind()
         for key, node in self.top.value.items():
             if key not in _KEYS:
                 self.faults.unknown(node.origin, f"unknown key {key!r}", key, _KEYS)
@@ -358,6 +364,23 @@ class _Composer(MemberReader):
         self.apply(host, Node(role, host.tree.origin))
         for name in host.processes.keys() - before:
             self.parts.append(Part(name, host, list(host.processes[name])))
+
+    def _refuse_another_kind(self) -> None:
+        """A file of an algorithm or a robot is told as such; all its keys would be unknown. Raises ConfigErrors."""
+        given = self.top.value
+        if given.keys() & {"roles", "hosts", "robots", "processes"}:
+            return
+        for key, use in _USES.items():
+            if key in given:
+                got = f"the file of {'an' if key == 'algorithm' else 'a'} {key}"
+                self.faults.add(
+                    given[key].origin,
+                    self.file.name,
+                    got,
+                    "a deployment",
+                    use.format(file=self.file),
+                )
+                self.faults.check()
 
     def _take_processes(self) -> None:
         """What the file itself says of processes."""
