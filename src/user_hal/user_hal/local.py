@@ -313,5 +313,5 @@ class LocalHal:
                     got="no first reading",
                     expected=f"one within {limits.connect_s:g} s",
                 )
-            if not self._steps_itself:
+            if not self._steps_itself or failure is not None:
                 time.sleep(_LOOK_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,22 @@ def test_a_first_reading_that_comes_late_is_waited_for(monkeypatch: pytest.Monke
     monkeypatch.setattr(local, "_LATE_S", 0.3)
     with pytest.raises(DeviceTimeout, match=r"0\.6 s old"), LocalHal(robot):
         pytest.fail("it was never read")
+
+
+def test_a_lockstep_robot_is_waited_for_without_a_busy_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class LateLockstep(FakeRobot):
+        def read(self) -> Observation:
+            raise DeviceTimeout("topic", got="a newest message 0.6 s old", expected="0.5 s")
+
+    pauses: list[float] = []
+    monkeypatch.setattr(local, "_LATE_S", 0.3)
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: pauses.append(seconds) or sleep(seconds))
+    with pytest.raises(DeviceTimeout), LocalHal(LateLockstep(FakeRobotConfig())):
+        pytest.fail("it was never read")
+    assert local._LOOK_S in pauses
 
 
 def test_a_robot_in_real_time_runs_by_itself_and_comes_back_after_a_fault() -> None:
