@@ -375,9 +375,10 @@ def _columns(options: argparse.Namespace, console: Console) -> int:
     table = folding("column", "used", "reward", "why, and by whom", "judged")
     for row in rows:
         given = yaml.safe_dump(row["params"], sort_keys=False) if row["params"] else ""
+        by = f"({row['author']})" if row["author"] else ""
         table.add_row(
             row["column"], "yes" if row["used"] else "", escape(f"{row['plugin']}\n{given}".strip()),
-            escape(f"{row['reason']} ({row['author']})".strip()),
+            escape(f"{row['reason']} {by}".strip()),
             f"{row['episodes']:,} episodes\n{row['steps']:,} steps",
         )  # fmt: skip
     console.print(table)

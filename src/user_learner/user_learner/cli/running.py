@@ -34,10 +34,8 @@ def run(work: Callable[[Console], int], console: Console | None = None) -> int:
     console = console or Console(highlight=False)
     try:
         return work(console)
-    except (
-        BrokenPipeError
-    ):  # nobody reads any more, `user data ... | head`: there is nobody to tell
-        raise
+    except BrokenPipeError:
+        raise  # nobody reads any more, `user data ... | head`: there is nobody to tell
     except (SuiteError, OSError) as error:
         code, said = "file", str(error)
         if isinstance(error, SuiteError):

@@ -176,9 +176,8 @@ class StoreEdits:
         self._cuts: _Said | None = None
         self._rewards: _Said | None = None
         self._judged = _Numbers(())  # of the pieces of the column
-        self._ids: dict[
-            EpisodeKey, int
-        ] = {}  # of episodes that edits speak of, but those of the column
+        #: Numbers of episodes that edits speak of, except for those of the column.
+        self._ids: dict[EpisodeKey, int] = {}
         self._ids_of = 0
         #: Why edits are not honoured as they should be, for people.
         self.trouble = ""
