@@ -304,6 +304,25 @@ def test_a_column_that_is_removed_and_judged_anew_is_another(tmp_path):
         assert drawn(source)[0, 5].pop()[0] == pytest.approx(reward_of(0, 5))
 
 
+def test_judged_ranges_are_part_of_a_samplers_memory_and_without_them_nothing_is_kept_free(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("user_learner.sampling.source._FEW_BYTES", 0)
+    path = store_of(tmp_path, [Plan(6), Plan(4)])
+    with ReplaySource(path, STILL) as source:
+        source.sample(32)
+        room = source._cache_bytes(32)
+        column_of(path, "new", [(0, 6), (1, 4)])
+        source.refresh()
+        assert source._cache_bytes(32) == room, "a column that is not used takes none"
+        use = EditLog(path).append(Edit.rewards("new"))
+        source.refresh()
+        assert room - source._cache_bytes(32) >= 2 * 200
+        EditLog(path).append(Edit.undo(use.number))
+        source.refresh()
+        assert source._cache_bytes(32) == room
+
+
 def test_a_column_that_is_missing_is_told_and_training_goes_on(tmp_path):
     path = store_of(tmp_path, [Plan(6)])
     with ReplaySource(path, STILL) as source:

@@ -233,8 +233,7 @@ def progress_by_stages(
 
     Returns:
         Of each episode (T,), 0 to 1; None for one that has more or fewer stages than most. And the share of the way of
-        each
-        stage: its mean share of the rows of an episode.
+        each stage: its mean share of the rows of an episode.
     """
     every = np.concatenate(signals)
     middle = (every.min(0) + every.max(0)) / 2
