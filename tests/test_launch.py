@@ -143,8 +143,11 @@ def test_an_argument_that_is_misspelt_is_refused_and_nothing_starts(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_arguments_of_a_launch_file_that_includes_ours_are_its_own(tmp_path: Path) -> None:
-    (tmp_path / "lab.launch.py").write_text(
+@pytest.mark.parametrize("name", ["lab.launch.py", "real_robot.launch.py"])
+def test_arguments_of_a_launch_file_that_includes_ours_are_its_own(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text(
         "from launch import LaunchDescription\n"
         "from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription\n"
         f"OURS = {get_package_share_directory('user_bringup')!r} + '/launch/real_robot.launch.py'\n"
@@ -153,7 +156,7 @@ def test_arguments_of_a_launch_file_that_includes_ours_are_its_own(tmp_path: Pat
         "        OURS, launch_arguments={'robot': 'nobody'}.items())])\n"
     )
     done = subprocess.run(
-        ["ros2", "launch", str(tmp_path / "lab.launch.py"), "cell:=3"],
+        ["ros2", "launch", name, "cell:=3"],
         capture_output=True, text=True, timeout=60, cwd=tmp_path,
         env={**os.environ, "ROS_LOG_DIR": str(tmp_path / "log")},
     )  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import shlex
 import shutil
 import sys
@@ -48,8 +51,6 @@ from user_fleet.deployment import (
 from user_fleet.supervisor.endings import Endings
 from user_fleet.supervisor.restarts import Restarts
 
-#: Arguments of every launch file, beside those of its deployment.
-_OF_ALL = ("runs", "run", "set")
 Extra = Callable[[PreparedRun, LaunchContext], list[Any]]
 
 
@@ -79,7 +80,7 @@ def describe(
     ).arguments
 
     def start(context: LaunchContext) -> list[Any]:
-        _check_names(context, [*known, *(one.name for one in arguments), *_OF_ALL])
+        _check_names(context, [one.name for one in description.get_launch_arguments()])
         chosen = {name: LaunchConfiguration(name).perform(context) for name in known}
         words = [  # what another choice has made pointless must not be given, so no defaults
             f"{name}:={text}" for name, text in chosen.items() if text != _text(known[name])
@@ -98,7 +99,7 @@ def describe(
             actions += extra(prepared, context)
         return actions
 
-    return LaunchDescription(
+    description = LaunchDescription(
         [
             *(_declare(name, argument) for name, argument in known.items()),
             *arguments,
@@ -115,6 +116,7 @@ def describe(
             OpaqueFunction(function=start),
         ]
     )
+    return description
 
 
 def _check_names(context: LaunchContext, known: Iterable[str]) -> None:
@@ -123,7 +125,7 @@ def _check_names(context: LaunchContext, known: Iterable[str]) -> None:
     Only for the launch file that was typed: one that includes it may have arguments of its own.
     """
     file = Path(str(context.get_locals_as_dict().get("current_launch_file_path", "")))
-    if file.name not in {Path(word).name for word in sys.argv}:
+    if not _is_typed(file):
         return
     faults, names = Faults(), set(known)
     for word in context.argv:
@@ -132,6 +134,17 @@ def _check_names(context: LaunchContext, known: Iterable[str]) -> None:
             hint = 'Parameters of processes by path: set:="learner.training.batch_size:=64"'
             faults.unknown(None, f"launch argument of {file.name}", name, names, hint if "." in name else "")  # fmt: skip
     faults.check()
+
+
+def _is_typed(file: Path) -> bool:
+    """Whether a file is in the words of this process, by its path or behind the name of its package."""
+    for package, word in itertools.pairwise(sys.argv):
+        if os.path.abspath(word) == str(file):
+            return True
+        if word == file.name:
+            with contextlib.suppress(PackageNotFoundError, ValueError):  # no name of a package
+                return file.is_relative_to(get_package_share_directory(package))
+    return False
 
 
 def installed(package: str) -> bool:

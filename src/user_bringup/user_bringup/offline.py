@@ -35,13 +35,12 @@ from user_core.specs import RobotSpec
 from user_core.types import PolicyVersion
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.ranks import Ranks
-from user_learner.replay.meaning import read_meaning
+from user_learner.replay.meaning import SPEC_NAME, find_meaning, read_meaning
 from user_learner.training.loop import TrainingLoop
 from user_learner.training.progress import Progress
 from user_learner.training.publishing import POLICY_FILE
 
 CONFIG_FILE, HISTORY_FILE, BEST_FILE = "train.yaml", "history.jsonl", "best.safetensors"
-_SPEC_FILE = "robot_spec.json"  # beside the learner's checkpoints, as its node keeps it
 _LOOK_S = 0.1
 #: Whatever robots would have to collect first: here all data are there.
 _OFFLINE = {"utd": {"target": None, "learning_starts": 0, "initial_updates": 0}}
@@ -88,11 +87,9 @@ def policy_of_training(folder: Path, file: Path | None = None) -> tuple[Policy, 
         raise SuiteError(
             f"no policy in {folder}", expected=str(file), hint="The training ended before its first version"
         )  # fmt: skip
-    kept = folder / "learner" / _SPEC_FILE
-    if kept.exists():
-        spec = RobotSpec.from_dict(json.loads(kept.read_text(encoding="utf-8")))
-    else:  # a training of before
-        spec = spec_of_store(Path(config.store))
+    kept = folder / "learner" / SPEC_NAME
+    # without it: a training of before
+    spec = find_meaning(kept) if kept.exists() else spec_of_store(Path(config.store))
     version = read_version(file)
     policy: Policy = config.policy.build("policies", spec, path="policy")
     policy.load(version.arrays)
@@ -205,7 +202,7 @@ class OfflineTraining:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(to_mapping(self.config), sort_keys=False)
         write_atomically(self.folder / CONFIG_FILE, text, durable=False)
-        kept = self.folder / "learner" / _SPEC_FILE
+        kept = self.folder / "learner" / SPEC_NAME  # where the learner of a run keeps it, too
         kept.parent.mkdir(exist_ok=True)
         write_atomically(kept, json.dumps(self.spec.to_dict(), indent=1), durable=False)
         with closing(History(self.folder / HISTORY_FILE)) as self._history:

@@ -61,6 +61,12 @@ def test_a_module_that_has_not_the_name_is_not_said_to_be_missing(tmp_path, monk
     ) as caught:
         plugins.load("rewards", "older:Reward")
     assert "Install" not in str(caught.value)
+    (tmp_path / "linked.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file', name='cv2')"
+    )
+    with pytest.raises(PluginError, match=r"libGL.so.1") as caught:
+        plugins.load("rewards", "linked:Reward")
+    assert "another version" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

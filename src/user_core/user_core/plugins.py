@@ -126,7 +126,9 @@ def load(kind: str, name: str) -> type[Any]:
         hint, module = "", getattr(error, "name", None) if isinstance(error, ImportError) else None
         if module and isinstance(error, ModuleNotFoundError):
             hint = f"Install the Python module {module!r}"
-        elif module:
+        elif module and str(error).startswith(
+            "cannot import name"
+        ):  # not a library that it links to
             hint = f"The module {module!r} is there, in another version than this plugin was written for, or the name is misspelt"
         if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType) and error.name:
             near = difflib.get_close_matches(error.name, vars(error.obj), n=1)

@@ -258,6 +258,7 @@ def test_what_stands_where_a_file_was_expected_is_said_as_it_is(tmp_path, monkey
     for place, said in (
         ("demos", f"{tmp_path} has full"), ("full/demos", "full has demos2"),
         ("nowhere/demos", "There is no nowhere either"), ("full/demos2/x", "full/demos2 is no folder"),
+        ("robots/demos", "There is no robots either"),
     ):  # fmt: skip
         (fault,) = faults_of("sim_single", f"demonstrations:={place}", files=True)
         assert said in fault, fault

@@ -164,7 +164,8 @@ def _missing(
     faults: Faults,
 ) -> None:
     origin = composition.origin(process.name, key)
-    hint = _what_makes(Path(value)) or _what_is_beside(Path(value))
+    made = "" if path.endswith(".demonstrations") else _what_makes(Path(value))
+    hint = made or _what_is_beside(Path(value))
     faults.add(origin, path, repr(value), "a file or folder that exists", hint)
 
 

@@ -115,7 +115,12 @@ def test_only_an_episode_file_is_replaced(tmp_path, file):
     (tmp_path / "robot.yaml").write_text("robot: {plugin: mujoco}")
     (tmp_path / "folder").mkdir()
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    for name, what in (("robot.yaml", "of another kind"), ("other.npz", "of another kind"), ("folder", "a folder")):  # fmt: skip
+    damaged = (tmp_path / "other.npz").read_bytes().replace(b"PK\1\2", b"PK\0\0")
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    for name, what in (
+        ("robot.yaml", "of another kind"), ("other.npz", "of another kind"), ("damaged.npz", "of another kind"),
+        ("folder", "a folder"),
+    ):  # fmt: skip
         with pytest.raises(CodecError, match=what):
             EpisodeFileWriter(tmp_path / name, SCHEMA)
     assert (tmp_path / "robot.yaml").read_text() == "robot: {plugin: mujoco}"

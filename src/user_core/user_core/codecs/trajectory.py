@@ -306,8 +306,11 @@ def is_episode_file(path: Path) -> bool:
     """Whether there is a file of this name that :class:`EpisodeFileWriter` wrote, as far as a quick look tells."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return _DATASET in archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _DATASET in archive.namelist()
+    except zipfile.BadZipFile:  # it only ends as one does
+        return False
 
 
 def _refuse_another_kind(path: Path) -> None:
