@@ -58,7 +58,7 @@ from user_testing import systems
 
 #: Numbers up to 255 are exact in bfloat16, and so are these.
 _UNIT = 2.0**-10
-#: Every this many numbers of an array one is looked at.
+#: One in this many numbers of an array is looked at.
 _LOOK_EVERY = 1 << 16
 #: Versions before rates are measured: each snapshot's memory is mapped once.
 _WARM = 3

@@ -249,7 +249,7 @@ CHUNKS = [
 #: sac_flow that begins with a base instead of cloning for itself.
 FROM_BASE = ["training.utd.initial_updates=0", "algorithm.params.critic_only_updates=1000"]
 _ROWS: Job = {"base": {"rows": 4}}
-#: Cloning of the base stops where it does half of it, asked every this many steps as the recipe does.
+#: Cloning of the base stops where it does half of it, asked each time after as many steps as in the recipe.
 _HALF_OF_CHUNKS: Job = {"half_asked_every": 4, "steps": 5000}
 _HALF_OF_STEPS: Job = {"half_asked_every": 1, "steps": 5000}
 #: From a base that solves half of it, cloned from two demonstrations.

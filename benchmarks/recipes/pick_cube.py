@@ -30,13 +30,14 @@ from user_core.types import Observation, Outcome
 from user_hal.local import LocalHal
 from user_testing.experiments import Ring
 
-#: The tool is over the cube within so far; it is closed after this many steps at the cube.
+#: The tool is over the cube, or at it, within this distance, and moves by this much a step; it is closed after this many
+#: steps at the cube.
 _OVER_M, _AT_M, _STEP_M, _CLOSING = 0.015, 0.012, 0.025, 3
 _CLOSE, _STAY, _OPEN = 2.0, 1.0, 0.0
 #: A cube that is further from the tool was not got, or was lost; where the gripper's number stands among those of the
 #: arm.
 _LOST_M, _GRIPPER = 0.05, 14
-#: He takes over after this many actions that were so far (share of half ranges; of the gripper, of its opening) from
+#: He takes over after this many actions that were this far (share of half ranges; of the gripper, of its opening) from
 #: his own, or where nothing comes of it.
 _PATIENCE, _TOLERANCE, _SLOWEST, _LONGEST, _HELPS = 3, 0.6, 0.2, 30, 12
 #: The gripper's number when it is closed; a tool that closes further away than this is not at the cube.

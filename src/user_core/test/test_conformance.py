@@ -119,7 +119,7 @@ def test_a_robot_that_breaks_a_promise_is_caught(cls, promise):
 
 
 class Late(fakes.FakeRobot):
-    """In real time; a new reading comes each so many seconds."""
+    """In real time; a new reading comes every ``every_s`` seconds."""
 
     every_s = 0.0
 

@@ -203,7 +203,7 @@ class RosDriver:
         return self.received.get(topic, [None])[-1]
 
     def has_rested(self, seconds: float) -> bool:
-        """Whether it has had no goal, waiting ones among them, and not moved for so long by its own ticks: what was
+        """Whether it has had no goal, waiting ones among them, and not moved for this long by its own ticks: what was
         sent before has come by then, however late a busy machine lets it run."""
         return self._ticks - self._busy_tick > seconds * self.driver.rate_hz
 
