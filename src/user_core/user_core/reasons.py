@@ -153,6 +153,9 @@ ACTIONS_OUTSIDE = _code(
     "actions_outside", "Many actions in the data lie outside the robot's bounds."
 )
 INPUT_CUT = _code("input_cut", "Many values of an input of the policy lie far outside its range.")
+NOTHING_AFTER_END = _code(
+    "nothing_after_end", "Chunks do not learn as they are told to what comes after a task's end."
+)
 HINDSIGHT_REWARD = _code(
     "hindsight_reward", "The goal reward of hindsight relabelling is not the one of the store."
 )

@@ -12,7 +12,7 @@ from user_core.errors import ConfigError, PolicyError, SpecError, StoreError
 from user_core.fakes import LinearGaussianConfig, LinearGaussianPolicy
 from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
-from user_core.reasons import ACTIONS_OUTSIDE
+from user_core.reasons import ACTIONS_OUTSIDE, NOTHING_AFTER_END
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.common.batches import AfterTheEnd, Minibatcher
@@ -390,6 +390,38 @@ def test_after_the_end_of_a_task_the_last_motion_fades_and_what_is_a_place_stays
     assert (done[:, :, 0] == np.float32(0.8)).all(), "what the sampler has is left alone"
     with pytest.raises(SpecError, match=r"sampler.gamma above 0"):
         AfterTheEnd(spec, 0.5)(replace(batch, discount=none))
+
+
+def test_what_was_done_after_an_end_that_was_told_later_is_learned_as_it_was():
+    """A column of rewards says that the task ended in the second of three recorded steps."""
+    spec = replace(STATE, action_kind=ActionKind.EE_DELTA, grippers=(1,))
+    done = np.float32([[[0.8, 3.0], [0.6, 3.0], [0.4, 2.0], [0.4, 2.0]]])
+    none, x, mask = np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float32), np.arange(4) < 3
+    told = np.float32([[0.9, 0.0, 1.0, 1.0]])
+    made = AfterTheEnd(spec, 0.5)(Batch({"x": x}, done, none, told, {"x": x}, {"mask": mask[None]}))
+    assert made.extras["mask"].all()
+    np.testing.assert_array_equal(made.action[:, :3], done[:, :3])
+    np.testing.assert_allclose(made.action[0, 3], [0.2, 2.0], rtol=1e-6)
+
+
+def test_an_end_that_nobody_tells_is_warned_of():
+    spec = replace(STATE, action_kind=ActionKind.EE_DELTA, grippers=(1,))
+    some, x = np.ones((5000, 4), np.float32), np.zeros((5000, 3), np.float32)
+    done, mask = np.zeros((5000, 4, 2), np.float32), np.ones((5000, 4), bool)
+    open_ended = Batch({"x": x}, done, 0 * some, 0.9 * some, {"x": x}, {"mask": mask})
+    fading = AfterTheEnd(spec, 0.5)
+    fading(open_ended)
+    assert not fading.warnings(), "few windows say nothing yet"
+    fading(open_ended)
+    (warning,) = fading.warnings()
+    assert warning.code == NOTHING_AFTER_END and "terminated" in warning.text
+    ended = open_ended.discount.copy()
+    ended[7, 3] = 0.0
+    fading(replace(open_ended, discount=ended))
+    assert not fading.warnings()
+    fading(replace(open_ended, extras={}))
+    assert "pad_windows" in fading.warnings()[0].text
+    assert "action_kind" in AfterTheEnd(STATE, 0.5).warnings()[0].text
 
 
 @pytest.mark.parametrize("after_end", ["fade", "hold"])

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from user_core.action_groups import standing_still
+from user_core.action_groups import group_views, standing_still
 from user_core.errors import PluginError, SpecError, StoreError
 from user_core.interfaces import DistributionNetwork, Policy, PolicyNetwork
 from user_core.policies.features import ActionScale
-from user_core.reasons import ACTIONS_OUTSIDE, INPUT_CUT, Reason
-from user_core.specs import Array, RobotSpec
+from user_core.reasons import ACTIONS_OUTSIDE, INPUT_CUT, NOTHING_AFTER_END, Reason
+from user_core.specs import ActionKind, Array, RobotSpec
 from user_core.types import Batch
 from user_learner.algorithms.common.distributed import gathered, share_all_
 from user_learner.algorithms.common.torch_tools import random_shift
@@ -25,6 +25,8 @@ Inputs = dict[str, Tensor]
 #: Cuts between two looks at actions outside the bounds, how many looks are averaged, how far
 #: outside counts, in half ranges, and which share is worth a warning.
 _LOOK_EVERY, _LOOKS, _SLACK, _MANY = 8, 20, 2e-3, 0.01
+#: Windows without any end of a task that are worth a warning.
+_ENOUGH = 10_000
 
 
 # --------------------------------------------------------------------------------------------------
@@ -213,30 +215,53 @@ class AfterTheEnd:
         moves[list(spec.action.categorical)] = False
         self._moves, self._share = torch.from_numpy(moves), share
         self._still = torch.from_numpy(still.astype(spec.action.dtype))
+        self._generic = any(v.spec.action_kind is ActionKind.GENERIC for v in group_views(spec))
+        self._padded, self._drawn, self._ended = True, 0, False
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch, in which rows after the end count where the last step does: of windows, actions (B, T, A), of
-        which the last is repeated past the end, and ``extras["mask"]`` (B, T). Raises SpecError where discounts do not
-        tell the end."""
-        if "mask" not in batch.extras:
+        which the last is repeated past what is there, and ``extras["mask"]`` (B, T). What was done after an end that
+        was told later is there, and stays. Raises SpecError where discounts do not tell the end."""
+        self._padded = "mask" in batch.extras
+        if not self._padded:
             return batch
         action, mask = torch.as_tensor(batch.action), torch.as_tensor(batch.extras["mask"])
         ends = (torch.as_tensor(batch.discount) == 0) & mask
-        if (ends[:, :-1] & mask[:, 1:]).any():
+        if (ends.sum(1) > 1).any():
             raise SpecError(
-                "discounts of windows", got="0 before a step that counts",
+                "discounts of windows", got="0 of several steps of one",
                 expected="0 only where the task ended: after_end goes by it",
                 hint="Set sampler.gamma above 0, or after_end to nothing",
             )  # fmt: skip
-        over = ends.cumsum(1)  # 1 from the last step on
-        since = (over.cumsum(1) - 1).clamp_min(0)
-        fading = torch.full((), self._share, dtype=action.dtype) ** since[:, :, None]
+        if not self._ended:
+            self._drawn, self._ended = self._drawn + len(ends), bool(ends.any())
+        added = (ends.cumsum(1) > 0) & ~mask
+        since = added.cumsum(1)[:, :, None]
+        fading = torch.full((), self._share, dtype=action.dtype) ** since
         moved = self._still + (action - self._still) * fading
-        return replace(
-            batch,
-            action=torch.where(self._moves, moved, action),
-            extras={**batch.extras, "mask": mask | (over > 0)},
-        )
+        made = torch.where(self._moves & added[:, :, None], moved, action)
+        if (
+            action.is_pinned()
+        ):  # as the sampler's: a copy of other memory to a GPU waits for what runs there
+            made = made.pin_memory()
+        return replace(batch, action=made, extras={**batch.extras, "mask": mask | added})
+
+    def warnings(self) -> list[Reason]:
+        """Why chunks do not learn, or not as one might expect, what comes after the end."""
+        found = []
+        if self._generic:
+            found.append(
+                "action_kind is generic, which does not say what is a motion: the last action goes on as it is; say "
+                "action_kind in the robot's spec (of imported data: kind of the action in their mapping), or nothing"
+            )
+        if not self._padded:
+            found.append("batches are no padded windows: set sampler.pad_windows, or nothing")
+        elif not self._ended and self._drawn >= _ENOUGH:
+            found.append(
+                f"no end of a task (terminated) in {self._drawn} drawn windows: episodes that just stop do not say "
+                "what comes then"
+            )
+        return [Reason(NOTHING_AFTER_END, f"after_end: {text}") for text in found]
 
 
 class Minibatcher:

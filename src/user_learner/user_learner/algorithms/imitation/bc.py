@@ -394,6 +394,8 @@ class BC(Algorithm):
     def warnings(self) -> list[Reason]:
         """What a person should know of the data, and of the GPU's memory."""
         found = self._minibatcher.warnings()
+        if self._after_the_end is not None:
+            found += self._after_the_end.warnings()
         if self._parts > self.config.accumulate:
             text = f"the GPU's memory holds a batch in {self._parts} parts only: set accumulate to that"
             found.append(Reason(BATCH_SPLIT, text))
