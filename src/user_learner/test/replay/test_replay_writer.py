@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from user_core.errors import SchemaMismatch, StoreError
+from user_core.errors import SchemaMismatch, StoreError, StoreFull
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import ChunkId, EpisodeKey, EpisodeSource, TrajectorySchema
 from user_learner.replay import ChunkStatus, StoreReader, StoreWriter
@@ -135,6 +135,28 @@ def test_chunks_that_come_early_wait_and_are_not_acknowledged(writer):
     reader = StoreReader(writer.path)
     assert_holds(reader, chunks)
     reader.close()
+
+
+def test_what_waited_and_finds_no_room_leaves_the_one_before_it_stored(writer, monkeypatch):
+    """The one that had just come was stored, and its answer said that the disk was full: nobody counted it."""
+    first, second, third = Actor(chunk_rows=2).chunks(Plan(5))
+    assert receipts(writer, [third, second]) == [ChunkStatus.EARLY] * 2
+    with monkeypatch.context() as patched:
+        written = []
+
+        def require_space(store, nbytes):
+            if len(written) == 2:
+                raise StoreFull("disk", got="0 bytes free", expected=f"{nbytes}")
+
+        write = writer._write
+        patched.setattr(writer, "_write", lambda *given: write(*given) or written.append(given))
+        patched.setattr("user_learner.replay.writer.require_space", require_space)
+        answer = writer.append(first)
+    assert answer.status == ChunkStatus.STAGED
+    assert [chunk.id.sequence for chunk in answer.staged] == [1, 2]
+    (ack,) = writer.commit()
+    assert ack.sequence == 2
+    assert [chunk.id.sequence for chunk in writer.append(third).staged] == [3]
 
 
 def test_early_chunks_are_held_within_a_limit_and_come_again(tmp_path):

@@ -386,6 +386,7 @@ class StoreWriter:
                 return waited
             try:
                 stager.check(Rows.of(chunk))
+                require_space(self.path, self.config.min_free_bytes + chunk.nbytes)
             except StoreError:
                 return waited  # its producer sends it again, and gets the reason then
             self._write(stager, Rows.of(chunk), chunk.nbytes)
