@@ -182,6 +182,15 @@ def test_it_keeps_the_promises_of_a_policy(observation):
     check_policy(policy, policy.spec).require()
 
 
+def test_features_that_are_no_tensor_break_one_promise(monkeypatch):
+    policy = make()
+    network = policy.network()
+    network.encode = lambda inputs: inputs["state"].numpy()
+    monkeypatch.setattr(policy, "network", lambda: network)
+    broken = [c.promise for c in check_policy(policy, policy.spec).checks if c.passed is False]
+    assert broken[-1] == "what encode trains lies in the submodule encoder"
+
+
 def test_a_density_integrates_to_one_and_inverts():
     mean, log_std = torch.tensor([[0.4]]), torch.tensor([[-0.7]])
     grid = torch.linspace(-0.9995, 0.9995, 20001)[:, None]

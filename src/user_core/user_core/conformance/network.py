@@ -120,7 +120,7 @@ class _DistributionCheck:
             ]
             expect(not outside, f"{outside} would not be trained by SAC")
             seen.append(f"F={features.shape[1]}")
-        return None if features is None else features.detach()
+        return features.detach() if isinstance(features, Tensor) else None
 
     def _check_samples(self, report: Report, features: Tensor) -> tuple[Tensor, Tensor] | None:
         """Also gives a sample (B, T x A) and its log-density (B,)."""
