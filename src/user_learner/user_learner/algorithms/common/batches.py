@@ -240,9 +240,7 @@ class AfterTheEnd:
         fading = torch.full((), self._share, dtype=action.dtype) ** since
         moved = self._still + (action - self._still) * fading
         made = torch.where(self._moves & added[:, :, None], moved, action)
-        if (
-            action.is_pinned()
-        ):  # as the sampler's: a copy of other memory to a GPU waits for what runs there
+        if action.is_pinned():  # a copy of other memory to a GPU may wait for what runs there
             made = made.pin_memory()
         return replace(batch, action=made, extras={**batch.extras, "mask": mask | added})
 
