@@ -435,7 +435,8 @@ def test_ends_of_different_releases_say_so_before_anything_is_copied(learner):
         wire.send(older, {"ways": ["memory"], "layout": ""})
         said, _ = wire.receive(older)
     assert "with the same release" in said["refused"]
-    assert learner.count() == {"taken": 0, "failed": 0, "files": 0}
+    counted = learner.count()
+    assert (counted["taken"], counted["failed"]) == (0, 0)
 
 
 def test_a_file_that_could_shrink_under_its_reader_is_refused():
@@ -700,18 +701,7 @@ def test_both_ends_sum_up_alike():
     from user_core.weight_plane.tensors import _numbers, _Sums
 
     bits = np.random.default_rng(0).integers(0, 256, 64, np.uint8)
-    bits[:16] = (
-        0xFF,
-        0xFF,
-        0xFF,
-        0xFF,
-        0xFF,
-        0xFF,
-        0xFF,
-        0x7F,
-        *[0xFF] * 7,
-        0x7F,
-    )  # twice the largest
+    bits[:16] = [*[0xFF] * 7, 0x7F] * 2  # twice the largest number
     for start in range(9):
         for size in range(40):
             piece = bits[start : start + size].copy()
