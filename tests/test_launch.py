@@ -143,20 +143,24 @@ def test_an_argument_that_is_misspelt_is_refused_and_nothing_starts(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["lab.launch.py", "real_robot.launch.py"])
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [("lab.launch.py", "IncludeLaunchDescription(OURS)"), ("real_robot.launch.py", "IncludeLaunchDescription(OURS)"),
+     ("lab.launch.py", "describe('real_robot')")],
+)  # fmt: skip
 def test_arguments_of_a_launch_file_that_includes_ours_are_its_own(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, ours: str
 ) -> None:
     (tmp_path / name).write_text(
         "from launch import LaunchDescription\n"
         "from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription\n"
+        "from user_bringup.launching import describe\n"
         f"OURS = {get_package_share_directory('user_bringup')!r} + '/launch/real_robot.launch.py'\n"
         "def generate_launch_description():\n"
-        "    return LaunchDescription([DeclareLaunchArgument('cell'), IncludeLaunchDescription(\n"
-        "        OURS, launch_arguments={'robot': 'nobody'}.items())])\n"
+        f"    return LaunchDescription([DeclareLaunchArgument('cell'), {ours}])\n"
     )
     done = subprocess.run(
-        ["ros2", "launch", name, "cell:=3"],
+        ["ros2", "launch", name, "cell:=3", "robot:=nobody"],
         capture_output=True, text=True, timeout=60, cwd=tmp_path,
         env={**os.environ, "ROS_LOG_DIR": str(tmp_path / "log")},
     )  # fmt: skip

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from launch.actions import (
     TimerAction,
 )
 from launch.event_handlers import OnProcessExit, OnProcessStart
+from launch.launch_description_sources import AnyLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -80,7 +81,7 @@ def describe(
     ).arguments
 
     def start(context: LaunchContext) -> list[Any]:
-        _check_names(context, [one.name for one in description.get_launch_arguments()])
+        _check_names(context, description)
         chosen = {name: LaunchConfiguration(name).perform(context) for name in known}
         words = [  # what another choice has made pointless must not be given, so no defaults
             f"{name}:={text}" for name, text in chosen.items() if text != _text(known[name])
@@ -119,21 +120,27 @@ def describe(
     return description
 
 
-def _check_names(context: LaunchContext, known: Iterable[str]) -> None:
+def _check_names(context: LaunchContext, description: LaunchDescription) -> None:
     """`ros2 launch` passes over arguments that nobody declares: another robot would start than the one that is meant.
 
     Only for the launch file that was typed: one that includes it may have arguments of its own.
     """
     file = Path(str(context.get_locals_as_dict().get("current_launch_file_path", "")))
-    if not _is_typed(file):
+    given = [word.partition(":=")[0] for word in context.argv if ":=" in word]
+    if set(given) <= _arguments_of(description) or not _is_typed(file):
         return
-    faults, names = Faults(), set(known)
-    for word in context.argv:
-        name, assigned, _ = word.partition(":=")
-        if assigned and name not in names:
+    # The file may have more than what is described here.
+    names = _arguments_of(AnyLaunchDescriptionSource(str(file)).get_launch_description(context))
+    faults = Faults()
+    for name in given:
+        if name not in names:
             hint = 'Parameters of processes by path: set:="learner.training.batch_size:=64"'
             faults.unknown(None, f"launch argument of {file.name}", name, names, hint if "." in name else "")  # fmt: skip
     faults.check()
+
+
+def _arguments_of(description: LaunchDescription) -> set[str]:
+    return {argument.name for argument in description.get_launch_arguments()}
 
 
 def _is_typed(file: Path) -> bool:
