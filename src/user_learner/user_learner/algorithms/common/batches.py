@@ -250,10 +250,12 @@ class AfterTheEnd:
         if self._generic:
             found.append(
                 "action_kind is generic, which does not say what is a motion: the last action goes on as it is; say "
-                "action_kind in the robot's spec (of imported data: kind of the action in their mapping), or nothing"
+                "action_kind in the robot's spec (of imported data: kind of the action in their mapping), or set after_end to nothing"
             )
         if not self._padded:
-            found.append("batches are no padded windows: set sampler.pad_windows, or nothing")
+            found.append(
+                "batches are no padded windows: set sampler.pad_windows, or after_end to nothing"
+            )
         elif not self._ended and self._drawn >= _ENOUGH:
             found.append(
                 f"no end of a task (terminated) in {self._drawn} drawn windows: episodes that just stop do not say "
