@@ -250,7 +250,8 @@ class AfterTheEnd:
         if self._generic:
             found.append(
                 "action_kind is generic, which does not say what is a motion: the last action goes on as it is; say "
-                "action_kind in the robot's spec (of imported data: kind of the action in their mapping), or set after_end to nothing"
+                "action_kind in the robot's spec (of imported data: kind of the action in their mapping), or set "
+                "after_end to nothing"
             )
         if not self._padded:
             found.append(
