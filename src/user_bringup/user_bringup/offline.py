@@ -82,11 +82,10 @@ def policy_of_training(folder: Path, file: Path | None = None) -> tuple[Policy, 
         SuiteError: There is none, or it is of another configuration.
     """
     config = from_mapping(LearnerConfig, load_yaml(folder / CONFIG_FILE), "learner")
+    hint = "" if file else "The training ended before its first version"
     file = file or folder / "learner" / POLICY_FILE
     if not file.is_file():
-        raise SuiteError(
-            f"no policy in {folder}", expected=str(file), hint="The training ended before its first version"
-        )  # fmt: skip
+        raise SuiteError(f"no policy {file}", expected="a file of weights", hint=hint)
     kept = folder / "learner" / SPEC_NAME
     # without it: a training of before
     spec = find_meaning(kept) if kept.exists() else spec_of_store(Path(config.store))

@@ -89,6 +89,8 @@ def test_from_a_store_to_a_policy_that_solves_the_task_with_curve_and_next_comma
     )
     with pytest.raises(ConfigError, match="TanhGaussianPolicy, which only we read"):
         save(["save", str(out), str(tmp_path / "saved")])
+    with pytest.raises(SuiteError, match=r"no policy .*nowhere: expected a file of weights$"):
+        policy_of_training(out, tmp_path / "nowhere")
     with pytest.raises(SuiteError, match=r"got a training, expected a folder runs.*--evaluate"):
         RunParts.load(out)
     lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
