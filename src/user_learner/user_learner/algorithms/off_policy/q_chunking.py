@@ -81,8 +81,8 @@ class QChunking(BC):
     steps, since the chunk is all of what was done. The flow clones everything in the batch; so the choice among its
     proposals keeps to what data do.
 
-    What the end of an episode cuts off is any action for the critics, where the task ended; chunks that
-    a time limit cut short teach the flow alone.
+    What the end of an episode cuts off is any action for the critics, where the task ended (with ``after_end``, what the
+    flow learns to do then); chunks that a time limit cut short teach the flow alone.
 
     Args:
         config: Parameters.
