@@ -541,8 +541,8 @@ def _sees_the_arm_as_it_stands(page, eyes):
     def nearest(place):
         return min(math.dist(place, found) for found in drawn())
 
-    goal = eyes.newest.arrays["goal_position"]
-    wait_until(lambda: nearest(goal) < 0.002, "the goal is drawn", 30, seen=drawn)
+    goal = lambda: eyes.newest.arrays["goal_position"]  # noqa: E731 - each episode has another
+    wait_until(lambda: nearest(goal()) < 0.002, "the goal is drawn", 30, seen=drawn)
     # The fingers reach to the tool centre; the middle of each is some centimetres behind it.
     wait_until(
         lambda: nearest(eyes.newest.arrays["tcp_pose"][:3]) < 0.06,
