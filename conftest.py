@@ -169,15 +169,26 @@ def pytest_runtest_setup() -> None:
     forget_dead_threads()
 
 
-def pytest_runtest_teardown() -> None:
+_has_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    # Processes that the tests of a module share may be stuck once one has failed: when it is run once more, and for
+    # those after it, new ones are started.
+    if item.stash.get(_has_failed, False):
+        item.session._setupstate.teardown_exact(item.session)
     # A training loop lets its thread flush denormal numbers; hypothesis refuses to draw floats then.
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    item.stash[_has_failed] = report.failed
     if report.failed:
         report.sections += [(f"end of the log of {name}", log) for name, log in logs_of_test()]
     return report
