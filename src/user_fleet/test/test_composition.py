@@ -363,6 +363,19 @@ def test_no_robots_by_count_is_told_as_the_count_that_it_is(folder):
         assert "first_robot" not in said
 
 
+def test_no_robots_is_one_fault_whatever_the_deployment_says_of_them(folder):
+    """Their processes, the values and parameters for them, and the lists of their names are missing for one reason."""
+    text = (
+        "name: many\narguments: {robots: 2, served: {default: '${robot_names}', doc: Whom it serves.}}\n"
+        "roles: [learner]\nvalues: {also: '${served}', pace: 3}\n"
+        "robots: {arm: {count: '${robots}', roles: robot}}\n"
+        "processes: {actor: {parameters: {loop: {}}}, learner: {parameters: {served: '${also}'}}}\n"
+    )
+    said = refused(folder, text, {"robots": 0, "actor.loop.rate_hz": 10})
+    assert said.count("robots.arm.count: got 0, and there are no others") == 1
+    assert "expected one of" not in said and "faults:" not in said
+
+
 def test_a_learner_without_robots_is_told_how_to_name_the_one_it_learns_for(folder):
     alone = "name: alone\nroles: [learner]\n"
     said = refused(folder, alone)

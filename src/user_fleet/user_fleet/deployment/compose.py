@@ -396,7 +396,7 @@ class _Composer(MemberReader):
                 host = str(plain(tree["host"])) if tree.get("host") else ""
                 self.parts.append(Part(path, self.hosts.get(host), [tree.without("host")]))
             elif not parts and self.whole:
-                self.faults.unknown(tree.origin, "processes", path, self.paths())
+                self.missing(tree.origin, "processes", path, self.paths())
             for part in parts:
                 part.layers.append(tree)
                 part.forced |= tree.get("name") is not None
@@ -483,7 +483,7 @@ class _Composer(MemberReader):
                 owner.tree = put(owner.tree, words[1:], node)
             elif self.whole:
                 wrong = ".".join(words[:2]) if owner is not None else words[0]
-                self.faults.unknown(node.origin, f"{path}: process", wrong, self.paths())
+                self.missing(node.origin, f"{path}: process", wrong, self.paths())
         return found
 
     def _refuse_unknown(self) -> None:
@@ -493,7 +493,7 @@ class _Composer(MemberReader):
         known = self.asked & self.declared.keys()
         for name in self.overrides:
             if "." not in name and name not in known and name != "standby":
-                self.faults.unknown(
+                self.missing(
                     Origin(_COMMAND_LINE), f"unknown argument of {self.file.name}", name, known,
                     "A parameter of a process is set by its path, as learner.training.batch_size",
                 )  # fmt: skip
@@ -502,7 +502,7 @@ class _Composer(MemberReader):
             everything |= member.values.keys() | member.arguments.keys()
         for key, node in self.values.items():
             if key not in everything:
-                self.faults.unknown(node.origin, "values", key, everything)
+                self.missing(node.origin, "values", key, everything)
         for member in self.members():
             allowed = {*_MEMBER_KEYS, *self.used}
             for other in (m for m in self.members() if m.host == member.host):
@@ -559,8 +559,6 @@ class _Composer(MemberReader):
         other = self.sibling(part, str(plain(node)))
         if other is None:
             if self.whole:
-                self.faults.unknown(
-                    node.origin, f"{part.name}.depends_on", str(plain(node)), self.paths()
-                )
+                self.missing(node.origin, f"{part.name}.depends_on", str(plain(node)), self.paths())
             return node
         return Node(other.name, node.origin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from user_core.config import find_shared, path_of_file, shared_names
@@ -186,17 +186,33 @@ class Resolver:
                 if name not in self.by_default:
                     return found
             return self.resolved(found, part, seen | {(level, name)}, depth)
-        if self.whole and name == _FIRST_ROBOT and self.counted_none:
-            for robots, origin in self.counted_none.items():
-                self.faults.add(
-                    origin, f"robots.{robots}.count", "0, and there are no others", "at least one",
-                    "A learner learns for the spec of a robot",
-                )  # fmt: skip
-        elif self.whole:
+        if not self.whole:
+            return Node(None, user.origin)
+        if name in (_FIRST_ROBOT, _ROBOT_NAMES) and self.counted_none:
+            self.refuse_none()
+            self.incomplete |= {part.name} if part is not None else set()
+        else:
             known = {key for values in scopes for key in values}
             hint = _WITHOUT_ROBOTS if name == _FIRST_ROBOT else ""
             self.faults.unknown(user.origin, "unknown variable", name, known, hint)
         return Node(None, user.origin)
+
+    def missing(
+        self, origin: Origin | None, what: str, got: str, known: Iterable[str], hint: str = ""
+    ) -> None:
+        """Nothing has this name, as a process or a value that robots bring; where their count is 0, it is that."""
+        if self.counted_none and not self.robots:
+            self.refuse_none()
+        else:
+            self.faults.unknown(origin, what, got, known, hint)
+
+    def refuse_none(self) -> None:
+        """There are to be no robots at all, and something is made for robots: the one fault of all that is missing then."""
+        for robots, origin in self.counted_none.items():
+            self.faults.add(
+                origin, f"robots.{robots}.count", "0, and there are no others", "at least one",
+                "What else runs there is made for a robot",
+            )  # fmt: skip
 
     def _own_arguments(self) -> dict[str, Node]:
         """Those that the file itself declares, which win over what its fragments say."""
