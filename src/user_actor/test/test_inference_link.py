@@ -273,6 +273,34 @@ def test_an_answer_that_takes_longer_than_that_is_taken_all_the_same(wire):
     assert wire.link.take().step == 1
 
 
+def test_what_waits_behind_a_lost_one_goes_once_that_is_later_than_any_of_late(wire):
+    """And not after ``lost_after_s``: with one under way the robot would have nothing to do until then."""
+    wire = wire(in_flight=1, lost_after_s=600.0, silence_s=600.0)
+    wire.link.ask(observation(1), 1)
+    wait_until(lambda: wire.sent, "it is sent")
+    wire.answer(1)
+    wire.link.ask(observation(2), 2)
+    wait_until(lambda: len(wire.sent) == 2, "it is sent")
+    wire.link.ask(observation(3), 3)
+    wait_until(lambda: wire.sent == [1, 2, 3], "the lost one has made room")
+    assert wire.link.lost == 1
+    wire.answer(2)  # it was only late
+    assert wire.link.take().step == 2
+    wire.answer(3)
+    assert wire.link.take().step == 3
+
+
+def test_nothing_is_taken_for_lost_early_while_nothing_waits(wire):
+    wire = wire(in_flight=1, lost_after_s=600.0)
+    wire.link.ask(observation(1), 1)
+    wait_until(lambda: wire.sent, "it is sent")
+    wire.answer(1)
+    wire.link.ask(observation(2), 2)
+    wait_until(lambda: len(wire.sent) == 2, "it is sent")
+    time.sleep(0.2)  # four periods
+    assert wire.link.lost == 0
+
+
 def test_rows_that_the_robot_would_not_take_are_left_out(wire):
     wire = wire(max_chunk_s=0.5)
     wire.link.ask(observation(1), 1)

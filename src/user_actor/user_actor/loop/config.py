@@ -295,7 +295,8 @@ class RemoteConfig(Config):
     lost_after_s: float = setting(
         1.0,
         doc="An observation that was not answered by then counts as lost: another may be under way "
-        "instead. A late answer is still used.",
+        "instead. A late answer is still used. Where another waits for room it counts as lost sooner, a period "
+        "after the longest of the last ten round trips and a tenth of it.",
         unit="s",
         gt=0,
     )

@@ -38,6 +38,8 @@ _MARGIN_PERIODS = 0.1
 _PATIENCE = 5
 #: Elsewhere, one step after the longest delay of late, and one more for each ten steps of it.
 _LATER = 10
+#: Round trips that the next one is expected to be like; the longest counts.
+_ROUND_TRIPS = 10
 
 
 @dataclass(frozen=True)
@@ -447,14 +449,32 @@ class InferenceLink:
                     if len(self._asked) > _MOST_ASKED:
                         self._forget(min(self._asked))
                     return request
-                self._changed.wait(_LOOK_S)
+                self._changed.wait(self._until_room_s(now_ns) if request else _LOOK_S)
         return None
 
     def _forget_lost(self, now_ns: int) -> None:
-        limit_ns = now_ns - int(self.config.lost_after_s * 1e9)
+        limit_ns = now_ns - self._patience_ns()
         lost = {stamp_ns for stamp_ns in self._under_way if self._asked[stamp_ns][1] < limit_ns}
         self._under_way -= lost
         self.lost += len(lost)
+
+    def _until_room_s(self, now_ns: int) -> float:
+        """How long to wait for an answer before one more counts as lost, seconds."""
+        first_ns = min(self._asked[stamp_ns][1] for stamp_ns in self._under_way)
+        return min(_LOOK_S, max(1e-3, (first_ns + self._patience_ns() - now_ns) * 1e-9))
+
+    def _patience_ns(self) -> int:
+        """How long an answer is waited for before it counts as lost.
+
+        Where something waits for room, that is a period longer than the longest round trip of late and a tenth of it,
+        as :class:`RemotePolicy` has it for plans: with one under way a lost answer would hold up all that follow. A link
+        that has become slower is known by its first late answer, so that few are sent that queue there.
+        """
+        most_ns = int(self.config.lost_after_s * 1e9)
+        if self._waiting is None or not self._round_trips_ns:
+            return most_ns
+        usual_ns = max(list(self._round_trips_ns)[-_ROUND_TRIPS:])
+        return min(most_ns, usual_ns + usual_ns // _LATER + int(self._spec.period_s * 1e9))
 
     def _forget(self, stamp_ns: int) -> None:
         self._asked.pop(stamp_ns, None)
