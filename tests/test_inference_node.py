@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
 
 from user_comm import topics
 from user_comm.converters import RobotDescription
@@ -194,6 +195,72 @@ def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
                 lambda: node.log.count("answers for 'arm0'") > answered, "it is asked for that now"
             )
             assert node.log.count("has room for") == made, "the others went on with their policy"
+    finally:
+        node.close()
+        probe.close()
+
+
+def test_what_is_slow_while_a_version_is_prepared_costs_no_robot_its_place(
+    tmp_path: Path, ros_domain: int
+) -> None:
+    endpoint, probe, names = free_endpoint(), GraphProbe(), ("arm0", "arm1", "arm2")
+    plugin = "user_testing.worlds.remote_parts:SlowToPrepare"
+    node = NodeProcess(
+        "user_actor.nodes.inference",
+        {
+            "policy": {"plugin": plugin},
+            "robots": list(names),
+            "batching": {"wait_s": 0.01, "budget_s": 0.25},  # a batch takes 0.02 s, beside a piece 0.22
+            "zenoh": {"connect": [endpoint], "shared_memory": False},
+        },
+        tmp_path,
+        namespace="/learner",
+    )  # fmt: skip
+    answers: dict[str, list[ActionChunk]] = {name: [] for name in names}
+    refusals: list[str] = []
+    items: list[dict[str, str]] = []
+
+    def hear(message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.endswith("inference: inference"):
+                said = {value.key: value.value for value in status.values}
+                items.append({"message": status.message, **said})
+
+    probe.node.create_subscription(DiagnosticArray, "/diagnostics", hear, 50)
+    for name in names:
+        probe.hear(at(topics.REMOTE_ACTION, name), answers[name].append)
+        probe.hear(at(topics.REMOTE_REFUSAL, name), lambda m: refusals.append(m.data))
+    ask = {n: probe.speaker(at(topics.REMOTE_OBSERVATION, n)) for n in names}
+    say = {n: probe.speaker(at(topics.ROBOT_SPEC, n)) for n in names}
+    number = 0
+
+    def all_act_with(version: int) -> bool:
+        nonlocal number
+        number += 1
+        for name in names:
+            ask[name](seen(number))
+        return all(chunks and chunks[-1].policy_version == version for chunks in answers.values())
+
+    config = ZenohConfig(mode="router", listen=(endpoint,), shared_memory=False)
+    try:
+        with (
+            open_session(config) as session,
+            PolicyServer(
+                session, "learner/policy", probe.speaker(at(topics.POLICY, "learner"))
+            ) as server,
+        ):
+            node.start()
+            for name in names:
+                say[name](RobotDescription(SPEC, "task", "base", stamp_ns=1))
+            wait_until(lambda: all_act_with(0), "all are answered", period_s=0.1)
+            made = replace(version(1, 0.25), config_hash=policy_config_hash(plugin, {}, SPEC))
+            server.publish(made)
+            wait_until(lambda: all_act_with(1), "all act with the version", period_s=0.1)
+            wait_until(lambda: items[-1].get("policy_version") == "1", "that is said", period_s=0.1)
+        assert not refusals and "lost its place" not in node.log
+        said = [item for item in items if "while a policy version is prepared" in item["message"]]
+        assert {item["robots"] for item in said} == {"3"}
+        assert int(items[-1]["late_while_prepared"]) == int(items[-1]["late"]) > 0
     finally:
         node.close()
         probe.close()

@@ -10,6 +10,7 @@ import pytest
 
 from user_actor.inference import Admission, Client, InferenceServer
 from user_actor.inference.config import BatchingConfig
+from user_actor.inference.preparing import Preparing
 from user_actor.loop.acting.policy import PolicyHolder
 from user_core.codecs.images import encode_observation, encode_plan
 from user_core.errors import ConfigError, PolicyError
@@ -500,6 +501,91 @@ def test_one_slow_batch_of_a_size_that_seldom_comes_takes_no_place():
     for _ in range(3):  # where it is always slow, it is soon believed
         made.measured(5, 0.4)
     assert made.capacity < 8
+
+
+def versions_come(made, names, *, period_s, prepared_s, slow_s, quick_s, until_s):
+    """Robots that always ask, and versions: who lost a place, and when."""
+    now_s, lost = 1000.0, {}
+    while now_s < 1000.0 + until_s:
+        number, since_s = divmod(now_s - 1000.0, period_s)
+        slow = since_s < prepared_s
+        took_s = slow_s if slow else quick_s
+        now_s += took_s
+        made.measured(len(made.robots), took_s, now_s, int(number) + 1 if slow else 0)
+        for name in made.robots:
+            made.admit(name, now_s)
+        if robot := made.shed(now_s):
+            lost[robot] = now_s - 1000.0
+    assert made.robots == tuple(name for name in names if name not in lost)
+    return lost
+
+
+@pytest.mark.parametrize(
+    ("period_s", "prepared_s", "slow_s", "quick_s", "stay"),
+    [
+        (100.0, 60.0, 0.6, 0.05, 4),  # the first of all, which takes a minute
+        (5.0, 2.0, 0.6, 0.05, 4),  # less than half of the time
+        (5.0, 4.0, 0.6, 0.05, 1),  # that is how the host is: it takes more than there is for two
+        (5.0, 1.0, 0.6, 0.6, 1),  # and here it is slow by itself
+        (0.5, 0.05, 0.05, 0.05, 4),  # hardly any batch without one, and none is slow
+    ],
+)
+def test_what_takes_long_while_a_policy_is_prepared_takes_no_place_unless_one_mostly_is(
+    period_s, prepared_s, slow_s, quick_s, stay
+):
+    made = admission({1: 0.05, 2: 0.05, 4: 0.05}, budget_s=1.0)
+    assert not any(made.admit(name, 1000.0) for name in "abcd")
+    lost = versions_come(
+        made, "abcd", period_s=period_s, prepared_s=prepared_s, slow_s=slow_s, quick_s=quick_s,
+        until_s=60.0,
+    )  # fmt: skip
+    assert len(made.robots) == stay, lost
+
+
+def test_before_anything_else_is_known_what_takes_long_while_a_policy_is_prepared_counts():
+    made = admission({}, budget_s=1.0)
+    made.measured(1, 0.6, 1.0, 1)
+    assert not made.admit("a", 1.0) and "room for 1 robots" in made.admit("b", 1.0)
+    made.measured(1, 0.05, 2.0)
+    assert made.takes_s(1) == 0.05 and not made.admit("b", 2.0)
+
+
+def test_answers_that_are_late_while_a_policy_is_prepared_are_counted_and_said():
+    preparing, clock = Preparing(), SetClock()
+    hosts = Hosts(2, budget_s=0.1)
+    server = hosts.server = InferenceServer(
+        BatchingConfig(wait_s=0.0, budget_s=0.1), clock=clock, preparing=preparing
+    )
+    holder = PolicyHolder(lambda: hosts.policy, SPEC, PolicyMailbox(), preparing=preparing)
+    clients = [Client(name, SPEC, holder, hosts.answers[name].append, print) for name in "ab"]
+    for client in clients:
+        server.add(client)
+    act_batch = hosts.policy.act_batch
+
+    def takes(seconds):
+        def slowly(queries):
+            clock.now_ns += int(seconds * 1e9)
+            return act_batch(queries)
+
+        hosts.policy.act_batch = slowly
+        clients[0]._taken_ns = clients[1]._taken_ns = clock.now_ns
+        server.answer([(client, seen(1)) for client in clients])
+
+    takes(0.01)  # the first of its size
+    takes(0.01)
+    with preparing():
+        for _ in range(20):
+            takes(0.5)
+        assert "while a policy version is prepared, for 0 s now" in server.why_late
+    assert server.admission.takes_s(2) == pytest.approx(0.01)
+    assert [client.counts.late for client in clients] == [20, 20]
+    assert [client.counts.late_preparing for client in clients] == [20, 20]
+    clock.now_ns += 3 * 10**9
+    assert "until 3 s ago" in server.why_late
+    for _ in range(2):  # the slowest one would not count
+        takes(0.5)  # by itself: that is something else
+    assert server.why_late == "" and server.admission.takes_s(2) > 0.4
+    assert (clients[0].counts.late, clients[0].counts.late_preparing) == (22, 20)
 
 
 def test_robots_with_other_versions_need_passes_of_their_own():

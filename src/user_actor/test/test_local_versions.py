@@ -2,19 +2,19 @@
 
 import logging
 import os
-import time
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from user_actor.inference import local_versions
 from user_actor.inference.local_versions import LocalVersions
 from user_actor.loop.acting.policy import PolicyHolder
 from user_core.codecs.weights import content_hash
 from user_core.errors import TransportError
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Policy
+from user_core.runtime.gpu_turns import LONGEST_S, FairWait, GpuTurns
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import PolicyVersion, Task
 from user_core.weight_plane import wire
@@ -127,7 +127,8 @@ def test_a_learner_that_ends_in_the_middle_leaves_the_policy_that_acts_alone(off
         if len(pieces) == len(NAMES) + 3:
             offers.close()
 
-    local = LocalVersions(holder, pace=pace)
+    local = LocalVersions(holder)
+    local.pace = pace
     assert local(publish(offers, 1), always_wanted)
     assert acts_with(holder) == 1
     spoilt = holder.spare
@@ -141,20 +142,27 @@ def test_a_learner_that_ends_in_the_middle_leaves_the_policy_that_acts_alone(off
     assert acts_with(holder) == 2
 
 
-def test_robots_that_ask_without_a_pause_do_not_keep_versions_out(offers, monkeypatch):
-    monkeypatch.setattr(local_versions, "_GIVES_WAY_S", 0.02)
-    waits = []
-
-    def pace():
-        waits.append(1)
-        time.sleep(0.03)
-
+def test_robots_that_ask_without_a_pause_do_not_keep_versions_out(offers):
+    turns = GpuTurns()
     holder = PolicyHolder(InPlace, SPEC, PolicyMailbox(), "right")
-    local = LocalVersions(holder, pace=pace)
-    for number in (1, 2):  # each has its time anew
-        assert local(publish(offers, number), always_wanted)
-        assert acts_with(holder) == number
-        assert len(waits) == number < number * len(NAMES)
+    local, over = LocalVersions(holder), threading.Event()
+    local.pace = FairWait(turns)
+
+    def asks():
+        while not over.wait(0.1):
+            turns.take(LONGEST_S)
+
+    turns.take(LONGEST_S)
+    robot = threading.Thread(target=asks)
+    robot.start()
+    try:
+        for number in (1, 2):
+            assert local(publish(offers, number), always_wanted)
+            assert acts_with(holder) == number
+        assert turns.taken
+    finally:
+        over.set()
+        robot.join()
 
 
 def test_a_version_waits_until_the_one_before_has_been_taken(holder, offers):

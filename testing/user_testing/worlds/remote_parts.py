@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from user_core.config import Config, setting
-from user_core.fakes import FakeRobot, FakeRobotConfig
-from user_core.interfaces import Policy
+from user_core.fakes import FakeRobot, FakeRobotConfig, LinearGaussianConfig, LinearGaussianPolicy
+from user_core.interfaces import Policy, Query
 from user_core.specs import Array, Arrays, RobotSpec
 from user_core.types import Observation
 
@@ -115,3 +117,37 @@ class GoThere(Policy):
 
     def load(self, arrays: Arrays) -> None:
         """There is nothing to learn."""
+
+
+class SlowToPrepareConfig(LinearGaussianConfig):
+    """Parameters of :class:`SlowToPrepare`."""
+
+    answer_s: float = setting(0.02, doc="Time that an answer takes of the device.", unit="s", ge=0)
+    prepare_s: float = setting(5.0, doc="Time for which weights are loaded.", unit="s", ge=0)
+    piece_s: float = setting(
+        0.2, doc="Time for which a piece of that keeps the device.", unit="s", ge=0
+    )
+
+
+class SlowToPrepare(LinearGaussianPolicy):
+    """Acts on a device that does one thing after the other, and loads its weights there in long pieces, between which
+    answers have to find a place: so a large policy is prepared on a GPU. The device is a lock, and its work is sleep."""
+
+    Config = SlowToPrepareConfig
+    _device = threading.Lock()
+
+    def act(self, observation: Arrays, *, deterministic: bool = False) -> Array:
+        return self.act_batch([Query(observation, deterministic)])[0]
+
+    def act_batch(self, queries: Sequence[Query]) -> list[Array]:
+        with self._device:
+            time.sleep(self.config.answer_s)
+        return [super(SlowToPrepare, self).act(q.observation, deterministic=True) for q in queries]
+
+    def load(self, arrays: Arrays) -> None:
+        super().load(arrays)
+        end_s = time.monotonic() + self.config.prepare_s
+        while time.monotonic() < end_s:
+            with self._device:
+                time.sleep(self.config.piece_s)
+            time.sleep(1e-3)  # whoever waits for a lock gets it only then

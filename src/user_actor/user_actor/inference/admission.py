@@ -24,6 +24,9 @@ _RECENT_S, _FEW = 30.0, 4
 _AWAY_S, _AWAY_MOST_S = 10.0, 320.0
 #: Overload must last before a robot loses its place, seconds.
 _PATIENCE_S = 3.0
+#: After so many periods of preparing in a row that took more of the time than what lay between them, that is how the host
+#: is.
+_IN_A_ROW = 3
 #: More robots than one host ever serves.
 _MOST = 4096
 
@@ -37,6 +40,10 @@ class Admission:
     have batches of their own, which come on top. How long batches take is measured: before the first robot comes, and
     all the time afterwards. A robot that lost its place as batches took longer comes back by itself once they are
     quicker; one that loses it again and again, after ever longer times.
+
+    While a policy is prepared beside the one that acts (weights are loaded, graphs are recorded) batches may take many
+    times as long, and that passes: they do not count, unless nothing else is known yet. Where versions come so often
+    that for most of the time one is prepared, they count as all do.
 
     Args:
         config: Budget and sizes.
@@ -60,19 +67,26 @@ class Admission:
         self._heard_s: dict[str, float] = {}
         self._version_of: dict[str, Hashable] = {}
         self._over_since_s: float | None = None
+        self._before_s, self._period = 0.0, 0
+        self._between_known = False  # what batches take while nothing is prepared
+        # of each of the last periods of preparing: seconds in it, and after it until the next
+        self._periods: deque[list[float]] = deque(maxlen=_IN_A_ROW + 1)
 
     @property
     def robots(self) -> tuple[str, ...]:
         return tuple(self._heard_s)
 
-    def measured(self, size: int, took_s: float, now_s: float = 0.0) -> None:
+    def measured(self, size: int, took_s: float, now_s: float = 0.0, period: int = 0) -> None:
         """A batch of this size took this long.
 
         Args:
             size: Observations in it.
             took_s: Seconds.
             now_s: The time, seconds; 0: not known, and only batches are counted.
+            period: Number of the period in which a policy was prepared meanwhile; 0: none.
         """
+        if not self._counts(period, took_s, now_s):
+            return
         self._now_s = max(self._now_s, now_s)
         times_s = self._times_s.setdefault(size, deque(maxlen=_REMEMBERED))
         at_s = self._at_s.setdefault(size, deque(maxlen=_REMEMBERED))
@@ -93,6 +107,31 @@ class Admission:
         self._usual_s[size] = sorted(times_s)[-1 - left_out]
         self._quickest_s[size] = min(took_s, self._quickest_s.get(size, took_s))
         self._expected_s = self._expected()
+
+    def _counts(self, period: int, took_s: float, now_s: float) -> bool:
+        """Whether a batch says what batches take."""
+        since_s = max(took_s, now_s - self._before_s) if self._before_s else took_s
+        self._before_s = now_s
+        if period > self._period:
+            self._period = period
+            self._periods.append([0.0, 0.0])
+        if self._periods:
+            self._periods[-1][0 if period else 1] += since_s
+        whole = list(self._periods)[:-1]  # the newest goes on
+        mostly = len(whole) == _IN_A_ROW and all(during > after for during, after in whole)
+        if period and not mostly:
+            return not self._between_known
+        if not self._between_known:
+            self._between_known = True
+            for known in (
+                self._times_s,
+                self._at_s,
+                self._usual_s,
+                self._quickest_s,
+                self._newest_of,
+            ):
+                known.clear()
+        return True
 
     def _is_stale(self, size: int) -> bool:
         times = self._at_s.get(size)

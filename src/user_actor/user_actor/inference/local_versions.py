@@ -22,9 +22,6 @@ NETWORK: Way = "network"
 _LOOK_S = 0.005
 #: A learner that was on this host a moment ago has replaced a version that is gone; the next is announced soon.
 _NEXT_S = 1.0
-#: How long pieces of a version wait for answers in all: where robots ask without a pause, some answer takes longer
-#: rather than that no version ever comes.
-_GIVES_WAY_S = 10.0
 
 
 class Announced(Protocol):
@@ -50,19 +47,18 @@ class LocalVersions(Closing):
     Args:
         holder: Has both policies.
         way: How they are to come.
-        pace: Called before each piece; may wait until no answer is due.
 
     Attributes:
+        pace: Called before each piece; may wait until no answer is due, but not for ever
+            (:class:`~user_core.runtime.gpu_turns.FairWait`).
         last: By which way the last one came; empty before the first.
         why: Why not by a better one.
     """
 
-    def __init__(
-        self, holder: PolicyHolder, way: Way = "auto", pace: Callable[[], object] = lambda: None
-    ) -> None:
-        self._holder, self._way, self._pace = holder, way, pace
+    def __init__(self, holder: PolicyHolder, way: Way = "auto") -> None:
+        self._holder, self._way = holder, way
+        self.pace: Callable[[], object] = lambda: None
         self._mappings = Mappings()
-        self._waited_s = 0.0
         self.last, self.why = "", ""
 
     def __call__(self, announced: Announced, cancelled: Callable[[], bool]) -> bool:
@@ -83,7 +79,8 @@ class LocalVersions(Closing):
                 if cancelled():
                     return False
                 time.sleep(_LOOK_S)
-            came, why = self._by_ways(announced, cancelled)
+            with self._holder.preparing():
+                came, why = self._by_ways(announced, cancelled)
             if came:
                 return True
         elif self.last in (GPU, MEMORY):
@@ -112,7 +109,6 @@ class LocalVersions(Closing):
             return False, in_words(error)
         ways = [self._way] if self._way != "auto" else [GPU, MEMORY] if on_gpu else [MEMORY]
         why = "" if GPU in ways or self._way == MEMORY else "the policy does not have its weights on a GPU, in place"  # fmt: skip
-        self._waited_s = 0.0
         while ways:
             try:
                 way = self._take(announced, ways, spare, cancelled)
@@ -162,18 +158,12 @@ class LocalVersions(Closing):
             return False
         with place as tensors:
             try:
-                taking.fill(tensors, self._give_way, self._mappings)
+                taking.fill(tensors, self.pace, self._mappings)
             except PolicyError:  # other types, for instance: nothing has changed
                 if taking.offer.way == GPU:
                     raise
                 return False
         return True
-
-    def _give_way(self) -> None:
-        if self._waited_s < _GIVES_WAY_S:
-            began_s = time.monotonic()
-            self._pace()
-            self._waited_s += time.monotonic() - began_s
 
     def _say(self, way: str, why: str) -> None:
         if (way, why) != (self.last, self.why):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from user_actor.inference.admission import Admission
 from user_actor.inference.config import BatchingConfig
+from user_actor.inference.preparing import Preparing
 from user_actor.loop.acting.chunks import GoingOn
 from user_actor.loop.acting.policy import (
     PolicyHolder,
@@ -36,6 +38,8 @@ _LOOK_S = 0.2
 #: A robot counts as one that a batch may wait for while it was heard within this time, seconds.
 _PRESENT_S = 0.5
 _TRIES = 4
+#: That answers are late while a policy is prepared is said for this long after the last one, seconds.
+_SAID_S = 5.0
 _ONE_BY_ONE = BatchingConfig(most=1)
 
 
@@ -48,6 +52,8 @@ class ServerCounts:
         superseded: A newer one came before their turn.
         refused: They could not be read, or the policy gave nothing usable.
         turned_away: There was no room for their robot.
+        late: Answers that came after the budget.
+        late_preparing: Those of them that were computed while a policy was prepared.
         last_error: Why the last one was not answered; empty once one was.
     """
 
@@ -55,6 +61,8 @@ class ServerCounts:
     superseded: int = 0
     refused: int = 0
     turned_away: int = 0
+    late: int = 0
+    late_preparing: int = 0
     last_error: str = ""
 
 
@@ -129,6 +137,7 @@ class InferenceServer:
         turns: On the GPU that a learner of this host uses too: it waits from when an observation came until
             the policy has answered.
         size: How many observations a batch of this many is filled up to.
+        preparing: When policies are prepared beside those that act: what is slow then costs no robot its place.
 
     Attributes:
         clients: The robots, by name.
@@ -145,7 +154,9 @@ class InferenceServer:
         clock: Clock | None = None,
         turns: GpuTurns | None = None,
         size: Callable[[int], int] = lambda count: count,
+        preparing: Preparing | None = None,
     ) -> None:
+        self._preparing, self._late_preparing_s = preparing or Preparing(), -math.inf
         self._batching, self._size = batching, size
         self._turns, self._arrivals, self._announced_s = turns, Arrivals(), 0.0
         self._needs_version, self._clock = needs_version, clock or Clock()
@@ -208,6 +219,20 @@ class InferenceServer:
                 client._waits_since_ns = now_ns
             client._waiting, client._heard_ns = observation, now_ns
             self._changed.notify_all()
+
+    @property
+    def why_late(self) -> str:
+        """Why answers come after the budget, where that is because a policy is prepared beside the one that acts; else
+        empty."""
+        since_s = self._clock.monotonic_ns() * 1e-9 - self._late_preparing_s
+        if since_s > _SAID_S:
+            return ""
+        for_s = self._preparing.for_s
+        when = f"for {for_s:.0f} s now" if for_s else f"until {since_s:.0f} s ago"
+        return (
+            f"answers come later than within batching.budget_s ({self._batching.budget_s * 1e3:.0f} ms) while a policy "
+            f"version is prepared, {when}; no robot loses its place by that"
+        )
 
     # --- the thread that acts
 
@@ -295,12 +320,12 @@ class InferenceServer:
                 self._refuse(client, Reason.of(error).text)
         if not readable:
             return
-        begin_ns = self._clock.monotonic_ns()
+        begin_ns, over = self._clock.monotonic_ns(), self._preparing.over()
         with self._changed:  # a robot may come meanwhile
             sharing = [c for c in self.clients.values() if c.policies is batch[0][0].policies]
         alone = len(readable) == 1 and len(sharing) <= 1
         answers = [self._alone(ready, readable[0])] if alone else self._of_all(ready, readable)
-        took_ns = self._clock.monotonic_ns() - begin_ns
+        took_ns, period = self._clock.monotonic_ns() - begin_ns, self._preparing.since(over)
         self.inference.add(took_ns)
         size = len(readable)
         self.batches[size] = self.batches.get(size, 0) + 1
@@ -309,9 +334,9 @@ class InferenceServer:
         if self.batches[size] > 1 and not failed:
             with self._changed:
                 now_s = self._clock.monotonic_ns() * 1e-9
-                self.admission.measured(size, took_ns * 1e-9, now_s)
+                self.admission.measured(size, took_ns * 1e-9, now_s, period)
         for asked, found in zip(readable, answers, strict=True):
-            self._send(asked, found, ready.number)
+            self._send(asked, found, ready.number, preparing=period > 0)
         with self._changed:
             lost = self.admission.shed(self._clock.monotonic_ns() * 1e-9)
         if lost:
@@ -344,7 +369,9 @@ class InferenceServer:
                 return [error]
             return [self._of_all(ready, [asked])[0] for asked in batch]
 
-    def _send(self, asked: _Asked, found: Array | BaseException, version: int) -> None:
+    def _send(
+        self, asked: _Asked, found: Array | BaseException, version: int, preparing: bool
+    ) -> None:
         client, observation = asked.client, asked.observation
         try:
             if isinstance(found, BaseException):
@@ -364,7 +391,12 @@ class InferenceServer:
             return
         client.counts.answered += 1
         client.counts.last_error = ""
-        client.ages.add(self._clock.monotonic_ns() - client._taken_ns)
+        now_ns = self._clock.monotonic_ns()
+        client.ages.add(now_ns - client._taken_ns)
+        if now_ns - client._taken_ns > 1e9 * self._batching.budget_s:
+            client.counts.late += 1
+            client.counts.late_preparing += preparing
+            self._late_preparing_s = now_ns * 1e-9 if preparing else -math.inf
 
     # --- who is next
 

@@ -22,6 +22,7 @@ from user_actor.config import InferenceConfig
 from user_actor.inference import Client, InferenceServer
 from user_actor.inference.compiling import Compiler, PreparedCalls
 from user_actor.inference.graphs import CallGraphs
+from user_actor.inference.preparing import Preparing
 from user_actor.nodes.policy_feed import PolicyFeed
 from user_comm import topics
 from user_comm.converters import PolicyAnnouncement, RobotDescription
@@ -85,7 +86,7 @@ class InferenceNode(LifecycleNode):
         self._feeds: dict[str, PolicyFeed] = {}
         self._announced: dict[str, PolicyAnnouncement] = {}
         self._made_for = self._as_robot = ""
-        self._pieces_wait: FairWait | None = None
+        self._takes_versions = False
         self._prepared: dict[str, PreparedCalls] = {}
         self._robots: dict[str, _Robot] = {}
         for name in [robot.strip("/") for robot in config.robots] or [""]:
@@ -178,7 +179,7 @@ class InferenceNode(LifecycleNode):
                 config.cuda_graphs == "auto",
             )
             prepared["cuda_graphs"], pass_in = graphs, graphs.pass_in
-        self._prepared = prepared
+        self._prepared, preparing = prepared, Preparing()
 
         def prepare(policy: Policy) -> None:
             for one in prepared.values():
@@ -193,21 +194,23 @@ class InferenceNode(LifecycleNode):
                 feed = PolicyFeed(
                     config, first.spec, name, config.seed, task=task,
                     pass_in=pass_in, prepare=prepare, local=config.local_versions,
-                    pace=self._between_answers,
+                    preparing=preparing,
                 )  # fmt: skip
                 self._feeds[topic] = stack.enter_context(feed)
                 label = "" if topic == topics.POLICY.name else f" of {topic}"
                 self.diagnostics.watch(feed.flow.name + label, feed.flow.item)
                 stack.callback(self.diagnostics.unwatch, feed.flow.name + label)
-                feed.announced(self._announced.get(topic))
             some = self._feeds[topics.POLICY.name]
             turns = self._turns(some)
-            self._pieces_wait = None if turns is None else FairWait(turns)
+            if turns is not None:
+                for feed in self._feeds.values():
+                    feed.local.pace = FairWait(turns)
             server = InferenceServer(
                 config.batching,
                 needs_version=config.before_first_version == "wait",
                 turns=turns,
                 size=size,
+                preparing=preparing,
             )
             self._server = server
             for robot in list(self._robots.values()):
@@ -216,6 +219,11 @@ class InferenceNode(LifecycleNode):
                 server.measure()
                 room = server.admission.capacity
                 self.get_logger().info(f"has room for {room} robots, by what batches take")
+            self._takes_versions = (
+                True  # only now: a version that is prepared would make all that is measured slow
+            )
+            for topic, feed in list(self._feeds.items()):
+                feed.announced(self._announced.get(topic))
             # What was said while nobody was served yet.
             if not stop.is_set() and self._that_counts(self._known()) == made_for:
                 server.run()
@@ -275,13 +283,8 @@ class InferenceNode(LifecycleNode):
             return GpuTurns()
         return turns
 
-    def _between_answers(self) -> None:
-        """Return when no answer is due, or when pieces of versions have waited for long enough."""
-        if (wait := self._pieces_wait) is not None:
-            wait()
-
     def _forget(self) -> None:
-        self._server = self._pieces_wait = None
+        self._server, self._takes_versions = None, False
         self._feeds = {}
         for robot in self._robots.values():
             robot.why_not = ""
@@ -319,7 +322,7 @@ class InferenceNode(LifecycleNode):
     def _on_policy(self, topic: str, announcement: PolicyAnnouncement) -> None:
         self._announced[topic] = announcement
         feed = self._feeds.get(topic)
-        if feed is not None:
+        if feed is not None and self._takes_versions:
             feed.announced(announcement)
         server = self._server
         if (
@@ -344,6 +347,7 @@ class InferenceNode(LifecycleNode):
         clients = list(server.clients.values())
         why = next((c.counts.last_error for c in clients if c.counts.last_error), "")
         why = why or next((r.why_not for r in self._robots.values() if r.why_not), "")
+        why = why or server.why_late
         for one in self._prepared.values():
             why = why or ("" if one.quiet else one.why_not)
         passes = dict(server.batches)
@@ -362,6 +366,8 @@ class InferenceNode(LifecycleNode):
                 "robots": len(server.admission.robots),
                 "capacity": server.admission.capacity,
                 "turned_away": sum(c.counts.turned_away for c in clients),
+                "late": sum(c.counts.late for c in clients),
+                "late_while_prepared": sum(c.counts.late_preparing for c in clients),
                 "batch_mean": round(rows / max(1, sum(passes.values())), 2),
             }
             for client in clients:

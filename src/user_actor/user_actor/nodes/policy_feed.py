@@ -64,7 +64,7 @@ class PolicyFeed:
         pass_in: What each pass of a policy is made in, by the policy.
         prepare: Called with each policy that is to act, before it is offered.
         local: How versions of a learner on this host come.
-        pace: Called between pieces of what comes so; may wait.
+        preparing: What a policy is made ready in, beside the one that acts.
 
     Attributes:
         holder: Has the policy to act with.
@@ -79,7 +79,7 @@ class PolicyFeed:
         pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
         prepare: Callable[[Policy], object] = lambda policy: None,
         local: Way = NETWORK,
-        pace: Callable[[], object] = lambda: None,
+        preparing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:  # fmt: skip
         choice = config.policy
         config_hash = policy_config_hash(choice.plugin, choice.params, spec)
@@ -105,9 +105,9 @@ class PolicyFeed:
             )
             self.holder = PolicyHolder(
                 make, spec, self.puller, config_hash, self.puller.call_again, pass_in=pass_in,
-                prepare=prepare,
+                prepare=prepare, preparing=preparing,
             )  # fmt: skip
-            self.local = LocalVersions(self.holder, local, pace)
+            self.local = LocalVersions(self.holder, local)
             self._stack.callback(self.local.close)
             self.holder.begin(task)
             # One thread pulls a version and loads it beside the policy that acts.

@@ -85,8 +85,10 @@ class PolicyHolder:
         pass_in: What each pass of a policy is made in, for instance with autocast, by the policy: versions are tried
             out as they will act.
         prepare: Called with each policy that is to act, once it has its weights and before it is offered.
+        preparing: What a policy is made ready in, beside the one that acts.
 
     Attributes:
+        preparing: As given; whoever fills the spare policy does it in this.
         pass_in: As given; whoever lets the policy act does it in this.
         held: Whether the version that acts goes on acting though another is ready.
         swaps: Versions that were taken.
@@ -104,8 +106,9 @@ class PolicyHolder:
         clock_ns: Callable[[], int] = time.time_ns,
         pass_in: Callable[[Policy], AbstractContextManager[Any]] = nullcontext,
         prepare: Callable[[Policy], object] = lambda policy: None,
+        preparing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.pass_in, self._prepare = pass_in, prepare
+        self.pass_in, self._prepare, self.preparing = pass_in, prepare, preparing
         self._spec, self._source, self._config_hash = spec, source, config_hash
         self._on_free, self._clock_ns = on_free, clock_ns
         self._task = Task()
@@ -187,9 +190,10 @@ class PolicyHolder:
         self._seen = max(self._seen, version.number)
         try:
             self._check(version)
-            fill(self._spare)
-            self._prepare(self._spare)
-            try_out(self._spare, self._spec, self._task, self.pass_in)
+            with self.preparing():
+                fill(self._spare)
+                self._prepare(self._spare)
+                try_out(self._spare, self._spec, self._task, self.pass_in)
         except BaseException as error:  # of the version, or of the policy's own code
             if is_of_a_person(error):
                 raise
