@@ -19,8 +19,9 @@ from user_core.reasons import MEANING_ACCEPTED, MEANING_UNKNOWN, Reason
 from user_core.specs import RobotSpec
 from user_core.types import EpisodeSource
 from user_learner.algorithms.common.shardable import SHARD, require_shardable
+from user_learner.data.conversion import require_data_of
 from user_learner.metrics.writer import SinkWriter
-from user_learner.replay.meaning import require_meaning, write_meaning
+from user_learner.replay.meaning import is_new, require_meaning, write_meaning
 from user_learner.replay.reader import StoreReader
 from user_learner.sampling.config import History, SamplerConfig
 from user_learner.sampling.features import KeptFeatures
@@ -137,10 +138,15 @@ def check_meaning(
     Raises:
         SchemaMismatch: One means other things, which are not accepted.
     """
-    accepted, found = config.data.accept_differences, list[Reason]()
+    accepted, found, collected = config.data.accept_differences, list[Reason](), False
     for number, store in enumerate([config.store, *(Path(older.path) for older in history)]):
         with closing(StoreReader(store, with_extents=False)) as reader:
             schema, rows = reader.schema, int(reader.tables.segments[:, 2].sum())
+        if (
+            number and not collected
+        ):  # else stores are compared with each other, where batches are drawn
+            require_data_of(store, spec, "older store", accepted)
+        collected = collected or bool(not number and rows)
         meaning, differences = require_meaning(
             store, schema, spec, accepted, "data.accept_differences: "
         )
@@ -154,6 +160,28 @@ def check_meaning(
         elif meaning.spec is None and rows:
             found.append(Reason(MEANING_UNKNOWN, f"{store}: meaning {meaning.known_from}"))
     return found
+
+
+def require_data(config: LearnerConfig, spec: RobotSpec) -> None:
+    """Whether the data that a run begins with are what this robot shows and does: demonstrations, older stores, the
+    store of a run that is continued, and what ``start_from`` has learned. It reads the heads of stores and writes nothing.
+
+    Raises:
+        StoreError: A store is not there, or is none.
+        SchemaMismatch: One has other arrays, or means other things.
+        ConfigError, PolicyError: ``start_from`` is none, or one of another robot, policy or algorithm.
+    """
+    stores = [("store of this run", config.store)] if not is_new(config.store) else []
+    stores += [("older store", Path(older.path).expanduser()) for older in config.history]
+    if config.demonstrations:
+        stores.append(("demonstrations", Path(config.demonstrations).expanduser()))
+    for what, store in stores:
+        require_data_of(store, spec, what, config.data.accept_differences)
+    if config.start_from and is_untrained(config.directory):
+        policy = config.policy.build("policies", spec, path="policy")
+        take_policy(
+            config.start_from, policy, config_hash_of(config, spec), _identity(config, spec)
+        )
 
 
 def require_resumable(config: LearnerConfig, spec: RobotSpec) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import pytest
 
 from user_bringup.running import find_deployment, fit, prepare_run
 from user_bringup.running.apart import Reply
-from user_bringup.running.fit import find_out
+from user_bringup.running.fit import _robot, find_out
 from user_core.plugins import PluginChoice
 from user_core.rewards.classifier import ClassifierModel, make_network, write_model
+from user_core.specs import ArraySpec
+from user_core.types import EpisodeKey, Outcome, TrajectorySchema
+from user_learner.replay import StoreWriter
+from user_learner.replay.meaning import write_meaning
 from user_learner.training.checkpoint import Checkpoint, CheckpointInfo, CheckpointStore
+from user_testing.worlds.replay import blank_episode, whole_episode
 
 POLICY = {"plugin": "tanh_gaussian", "params": {"hidden": [8]}}
 IMAGES = {"plugin": "tanh_gaussian", "params": {"hidden": [8], "observations": ["image_front"]}}
@@ -314,3 +320,62 @@ def test_a_file_in_a_folder_that_parameters_name_is_seen_to_change(tmp_path):
     assert fit._files({"checkpoint": str(tmp_path)}) != before
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     assert fit._files({"checkpoint": str(tmp_path)})
+
+
+def _demonstrations(place: Path, **changes: Any) -> Path:
+    """A store of one episode of the pendulum, or of a robot that is like it but for these changes."""
+    _, pendulum = _robot({"robot": {"plugin": "gymnasium", "params": {"env_id": "Pendulum-v1"}}})
+    spec = replace(pendulum, **changes)
+    schema = TrajectorySchema.of(spec)
+    with StoreWriter(place) as writer:
+        columns = blank_episode(schema, 5)
+        writer.append(whole_episode(EpisodeKey("a", 1, 1), schema, columns, Outcome.SUCCESS))
+        writer.commit()
+    write_meaning(place, spec)
+    return place
+
+
+STATE = ArraySpec((3,), "float32", (-1.0, -1.0, -8.0), (1.0, 1.0, 8.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"observation": {"state": STATE, "image_front": ArraySpec((8, 8, 3), "uint8")}}, "image_front uint8 8x8x3, expected image_front left out. `user replay convert"),
+        ({"observation": {"image_front": ArraySpec((8, 8, 3), "uint8")}}, "state is not there"),
+        ({"action": ArraySpec((2,), "float32", -2.0, 2.0)}, "action float32 2, expected action float32 1. Record"),
+        ({"action": ArraySpec((1,), "float32", -90.0, 90.0)}, "data.accept_differences: [bounds]"),
+        ({"period_s": 0.1}, "10 Hz"),
+    ],
+    ids=["one camera too many", "no state", "another action", "other units", "another rate"],
+)  # fmt: skip
+def test_demonstrations_of_another_robot_are_told_before_anything_starts(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    asked = request("Pendulum-v1")
+    given = asked["processes"][2]["parameters"]
+    given["demonstrations"] = str(_demonstrations(tmp_path / "own"))
+    assert find_out(asked).of_data == []
+    given["demonstrations"] = str(_demonstrations(tmp_path / "other", **changes))
+    [(name, text)] = find_out(asked).of_data
+    assert name == "learner" and said in text
+    given["history"] = [{"path": given.pop("demonstrations")}]
+    [(_, text)] = find_out(asked).of_data
+    assert said in text and str(tmp_path / "other") in text
+
+
+def test_what_is_no_store_and_no_training_is_told_with_what_makes_one(tmp_path: Path) -> None:
+    asked = request("Pendulum-v1")
+    given = asked["processes"][2]["parameters"]
+    info = tmp_path / "meta" / "info.json"
+    info.parent.mkdir()
+    info.write_text('{"codebase_version": "v3.0", "fps": 10, "features": {}}')
+    given["demonstrations"] = str(tmp_path)
+    [(_, text)] = find_out(asked).of_data
+    assert "format lerobot" in text and f"`user data import {tmp_path} --into STORE`" in text
+    given |= {"demonstrations": "", "start_from": str(tmp_path)}
+    [(_, text)] = find_out(asked).of_data
+    assert "start_from" in text and "policy" in text
+    assert fit._sign(asked["processes"], False) == "", (
+        "data may change: they are looked at each time"
+    )

@@ -28,6 +28,7 @@ from user_fleet.deployment import Composition, Faults, ProcessSpec
 from user_fleet.deployment.check import OF_EVERY_NODE
 from user_fleet.deployment.known_good import KnownGood, key_of, source_of
 from user_hal.robot_file import find_robot_file
+from user_learner.replay.index import INDEX_NAME
 
 _TIMEOUT_S = 120.0
 _COMMAND = [sys.executable, "-m", "user_bringup.running.fit"]
@@ -39,6 +40,8 @@ _KINDS = ("hal_node", "actor_node", "learner_node")
 _PLUGINS = {"robot": "robots", "algorithm": "algorithms", "policy": "policies", "reward": "rewards"}
 #: Parameters of an actor that are looked at here.
 _OF_ACTING = ("policy", "reward", "remote", "instruction", "loop")
+#: Those of a learner that name what it begins with, besides the store of its run.
+_DATA = ("demonstrations", "history", "start_from")
 #: Parameters that are not looked at here, and that name the folders and endpoints of one run.
 _OF_A_RUN = {"directory", "store", "demonstrations", "outbox", "state_dir", "display", "zenoh"}
 
@@ -49,10 +52,12 @@ class Fit:
 
     Attributes:
         faults: What keeps processes from their work, as name of the process and text.
+        of_data: What keeps them from the data that they begin with, likewise.
         notes: What a person should know.
     """
 
     faults: list[tuple[str, str]] = field(default_factory=list)
+    of_data: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,7 +85,11 @@ def check_fit(composition: Composition, faults: Faults, *, asks_success: bool = 
     fit = _ask({"processes": request, "asks_success": asks_success})
     for name, text in fit.faults:
         faults.add(composition.origin(name, ("parameters",)), text)
-    if not fit.faults and not fit.notes:
+    for name, text in fit.of_data:
+        given = next(p for p in processes if p.name == name).parameters
+        key = next((key for key in _DATA if given.get(key)), "store")
+        faults.add(composition.origin(name, ("parameters", key)), text)
+    if not fit.faults and not fit.of_data and not fit.notes:
         known.add(sign)
     return fit.notes
 
@@ -90,8 +99,12 @@ def _sign(request: list[dict[str, Any]], asks_success: bool) -> str:
     asked, sources = [], []
     for entry in request:
         folder = entry["parameters"].get("directory")
-        if entry["kind"] == "learner_node" and (Path(str(folder)) / "checkpoints").is_dir():
-            return ""  # a run that is continued: what it was trained with is looked at each time
+        if entry["kind"] == "learner_node":
+            goes_on = (Path(str(folder)) / "checkpoints").is_dir() or entry["parameters"].get(
+                "start_from"
+            )
+            if goes_on or _data_of(entry["parameters"]):
+                return ""  # what it was trained with, and from what, is looked at each time
         parameters = {k: v for k, v in entry["parameters"].items() if k not in _OF_A_RUN}
         if entry["kind"] == "hal_node" and (name := parameters.get("robot_file")):
             try:
@@ -110,6 +123,12 @@ def _sign(request: list[dict[str, Any]], asks_success: bool) -> str:
         if all(sources)
         else ""
     )
+
+
+def _data_of(parameters: Mapping[str, Any]) -> bool:
+    """Whether a learner has data before its robots bring any."""
+    store = Path(str(parameters.get("store", ""))) / INDEX_NAME
+    return any(parameters.get(key) for key in _DATA) or store.exists()
 
 
 def _files(value: Any) -> list[tuple[str, int, int]]:
@@ -134,7 +153,10 @@ def _ask(request: Mapping[str, Any]) -> Fit:
     """Have it found out by another process."""
     reply = ask(_COMMAND, request, _TIMEOUT_S, _say_slow)
     if reply.value is not None:
-        return Fit([(name, text) for name, text in reply.value["faults"]], reply.value["notes"])
+        faults, of_data = (
+            [(name, text) for name, text in reply.value[kind]] for kind in ("faults", "of_data")
+        )
+        return Fit(faults, of_data, reply.value["notes"])
     robot = next(p["name"] for p in request["processes"])
     name, at = reply.at.partition(" ")[0] or robot, reply.at or "a plugin"
     if reply.status is not None:
@@ -177,9 +199,11 @@ def find_out(request: Mapping[str, Any]) -> Fit:
     for entry in by_kind["learner_node"]:
         for hal, spec in _distinct(specs.values()):
             what = f"policy and algorithm for {spec.robot!r} ({hal})"
-            _made(
+            made = _made(
                 fit, entry, what, lambda e=entry, s=spec: _algorithm(e["parameters"], s, policies)
             )
+            if made is not None:
+                _judge_data(fit, entry, spec)
     tried: list[tuple[RobotSpec, Any]] = []
     for entry in by_kind["actor_node"]:
         found = specs.get(entry["namespace"]) or next(iter(specs.values()), None)
@@ -282,6 +306,22 @@ def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec, policies: _Polici
     require_places(config, algorithm.updates_per_call)
     require_resumable(config, spec)
     return algorithm
+
+
+def _judge_data(fit: Fit, entry: Mapping[str, Any], spec: RobotSpec) -> None:
+    """Tell of demonstrations, older stores and weights to begin from that are not of this robot."""
+    from user_learner.learner import require_data
+    from user_learner.node_configs import LearnerNodeConfig
+
+    name = entry["name"]
+    config = from_mapping(LearnerNodeConfig, entry["parameters"], "learner")
+    try:
+        require_data(config, spec)
+    except SuiteError as error:
+        if may_pass(error):  # another process has the store now
+            fit.notes.append(f"{name}: its data could not be looked at: {error}")
+        else:
+            fit.of_data.append((name, f"{name}: {error}"))
 
 
 def _judge(reward: Reward, spec: RobotSpec) -> None:

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from user_core.errors import SpecError, StoreError
+from user_core.errors import ConfigError, SchemaMismatch, SpecError, StoreError, SuiteError
 from user_core.meaning import meaning_differences
 from user_core.specs import ActionKind, Array, Arrays, ArraySpec, RobotSpec
 from user_core.types import OBSERVATION, TrajectorySchema
-from user_learner.replay.meaning import join_meaning, read_meaning
+from user_learner.data.source import find_format
+from user_learner.replay.index import store_at
+from user_learner.replay.meaning import join_meaning, read_meaning, require_meaning
 from user_learner.replay.reader import StoreReader
 from user_learner.replay.transfer import TransferReport, incomplete, recorded, take
 from user_learner.replay.writer import StoreWriter
@@ -179,6 +181,79 @@ def convert(
             take(target, one, conversion.schema.hash, report)
         target.commit()
     return report
+
+
+def require_data_of(store: Path, spec: RobotSpec, what: str, accepted: Sequence[str] = ()) -> None:
+    """Whether what lies in a store is what a robot shows and does, so that one policy learns from both.
+
+    Args:
+        store: Its directory; it is only read. A new one, to which nothing ever came, fits.
+        spec: The robot's.
+        what: The data, for messages: demonstrations, an older store.
+        accepted: Differences in meaning that a person has accepted, by name.
+
+    Raises:
+        ConfigError: It is no store.
+        StoreError: It cannot be read.
+        SchemaMismatch: Its arrays have other names, shapes or types, or mean other things.
+    """
+    if store_at(store) is None:
+        _refuse_another_format(store, what)
+    with closing(StoreReader(store, with_extents=False)) as reader:
+        schema = reader.schema
+    if schema is None:
+        return
+    mine = {name: _shape_of(one) for name, one in schema.required.columns.items()}
+    wanted = {
+        name: _shape_of(one) for name, one in TrajectorySchema.of(spec).required.columns.items()
+    }
+    wrong = [n for n in sorted(mine.keys() | wanted.keys()) if mine.get(n) != wanted.get(n)]
+    wrong = [name for name in wrong if name != "proposed_action" or "action" not in wrong]
+    if wrong:
+        raise SchemaMismatch(
+            f"{what} {store}, for the robot {spec.robot!r}",
+            got="; ".join(f"{_column(n)} {mine.get(n, 'is not there')}" for n in wrong),
+            expected="; ".join(f"{_column(n)} {wanted.get(n, 'left out')}" for n in wrong),
+            hint=_how_to_fit(store, schema, spec),
+        )
+    require_meaning(store, schema, spec, accepted, "data.accept_differences: ")
+
+
+def _refuse_another_format(place: Path, what: str) -> None:
+    """Say what a place is that is no store. Raises ConfigError."""
+    try:
+        found, hint = (
+            f"data of the format {find_format(place).name}",
+            f"`user data import {place} --into STORE`",
+        )
+        hint += " makes a store of them"
+    except SuiteError as error:
+        found, hint = str(error.got or error), error.hint
+    raise ConfigError(f"{what} {place}", got=found, expected="a replay store", hint=hint)
+
+
+def _shape_of(spec: ArraySpec) -> str:
+    return f"{spec.dtype} {'x'.join(map(str, spec.shape)) or 'scalar'}"
+
+
+def _column(name: str) -> str:
+    return name.removeprefix(OBSERVATION)
+
+
+def _how_to_fit(store: Path, schema: TrajectorySchema, spec: RobotSpec) -> str:
+    """What can be done about arrays that are not those of a robot."""
+    known = read_meaning(store, schema).spec
+    anew = "Record them anew with this robot as it is now, or start the robot with the cameras and image size of the data"
+    if known is None:
+        return anew
+    try:
+        Conversion(known, spec)
+    except SpecError:
+        return anew
+    return (
+        f"`user replay convert {store} --into NEW --like WHAT` makes a store that fits; WHAT is a run or a "
+        "store of this robot, of one episode even"
+    )
 
 
 def _kinds_of(spec: RobotSpec) -> list[ActionKind | None]:
