@@ -48,6 +48,7 @@ from gpu_sharing import SIZES, Bench, Model
 from user_core.codecs.weights import content_hash
 from user_core.command_line import Parser
 from user_core.errors import SuiteError
+from user_core.runtime.gpu_turns import FairWait
 from user_core.types import PolicyVersion
 from user_core.weight_plane import tensors as plane_tensors
 from user_core.weight_plane.offers import Offers
@@ -150,7 +151,7 @@ def learner(args: argparse.Namespace) -> None:
     bench = set_up(args)
     assert bench.turns is not None
     model = Model(bench.size, bench.like).requires_grad_(False)
-    tensors, number, pace = tensors_of(model), 0, bench.turns.wait
+    tensors, number, pace = tensors_of(model), 0, FairWait(bench.turns)
     flat = torch.empty(bytes_of(tensors), dtype=torch.uint8, device=args.device)
     if args.nccl:
         join_group(args, 0)
@@ -332,7 +333,7 @@ class Inference:
         self.args, self.bench = args, set_up(args)
         bench = self.bench
         assert bench.turns is not None
-        self.turns = bench.turns
+        self.turns, self.between_answers = bench.turns, FairWait(bench.turns)
         self.models = [Model(bench.size, bench.like).requires_grad_(False) for _ in range(2)]
         self.sets = [tensors_of(model) for model in self.models]
         for tensors in self.sets:
@@ -439,11 +440,6 @@ class Inference:
                     over.wait(max(0.0, self.args.period - (time.perf_counter() - begun_s)))
         except Exception as error:
             failed.append(f"{type(error).__name__}: {error}"[:500])
-
-    def between_answers(self) -> None:
-        """Return when no answer is due."""
-        while self.turns.taken:
-            time.sleep(2e-4)
 
     # --- phases
 
