@@ -15,7 +15,7 @@ import pytest
 
 from user_core.errors import DeviceTimeout
 from user_core.specs import ActionKind, ArraySpec
-from user_core.types import Observation
+from user_core.types import ActionChunk, Observation
 from user_hal.checking.motion import MotionCheck, MotionReport, Moved, grippers_that_open
 from user_hal.checking.tables import motion_section
 from user_hal.safety import SafetyConfig
@@ -179,3 +179,96 @@ def test_what_is_not_measured_is_said() -> None:
     )
     assert not section.failed
     assert section.findings[0].text == "not tried: vx"
+
+
+class Late(SmallArm):
+    """An arm that goes where it is told, and shows a while later that it did: its simulator had no time."""
+
+    late_s = 0.4
+
+    def read(self) -> Observation:
+        seen = super().read()
+        self._seen = [*getattr(self, "_seen", []), seen]
+        then = [one for one in self._seen if one.stamp_ns <= seen.stamp_ns - self.late_s * 1e9]
+        return replace(seen, arrays=(then or self._seen[:1])[-1].arrays)
+
+
+class Changing(SmallArm):
+    """An arm that makes another share of what it is told each time that it has been back at its start."""
+
+    shares = (1.0,)
+
+    def command(self, action: np.ndarray) -> np.ndarray:
+        was = abs(self._told[0]) > 1e-6
+        applied = super().command(action)
+        if was and abs(self._told[0]) <= 1e-6 and self.shares:
+            self.shares = self.shares[1:]
+        return applied
+
+    def read(self) -> Observation:
+        seen, share = super().read(), self.shares[0] if self.shares else 1.0
+        return replace(seen, arrays={"joint_position": seen.arrays["joint_position"] * share})
+
+
+def check_of(robot: SmallArm) -> MotionReport:
+    with hal_in_test_time(robot, SafetyConfig()) as hal:
+        return MotionCheck(hal, SafetyConfig(), seconds=0.16).run()
+
+
+@pytest.mark.parametrize("late_s", [0.2, 0.4, 1.0])
+def test_what_shows_late_is_waited_for(late_s: float) -> None:
+    robot = Late(SmallArmConfig())
+    robot.late_s = late_s
+    report = check_of(robot)
+    assert verdicts(report) == ["moved"] * 2, report
+    assert [moved.went for moved in report.moved] == pytest.approx([0.05] * 2, rel=0.1)
+
+
+def test_two_measurements_must_agree_before_a_robot_is_said_to_move_wrongly() -> None:
+    robot = Changing(SmallArmConfig())
+    robot.shares = (0.26, 1.0)
+    moved = check_of(robot).moved[0]
+    assert moved.verdict == "moved" and "at first 0.26" in moved.detail
+    robot = Changing(SmallArmConfig())
+    robot.shares = (0.26, 0.52)
+    report = check_of(robot)
+    assert verdicts(report) == ["not measured", "moved"] and report.moved[0].good is None
+    section = motion_section(report)
+    text = "\n".join(f"{f.level.name} {f.text} {f.detail} {f.hint}" for f in section.findings)
+    assert not section.failed and "WARN not measured: j1 0.26 of what it was told, and 0.52" in text
+    assert "too busy" in text
+    robot = Changing(SmallArmConfig())
+    robot.shares = (0.5, 0.5)
+    assert verdicts(check_of(robot)) == ["other scale", "moved"]
+
+
+class Held(SmallArm):
+    """An arm that holds a velocity until the next one comes."""
+
+    speed, since_ns, now_ns = 0.0, 0, staticmethod(lambda: 0)
+
+    def command(self, action: np.ndarray) -> np.ndarray:
+        before = self._told.copy()
+        now_ns = self.now_ns()
+        applied = super().command(action)
+        self._told = before + self.speed * (now_ns - self.since_ns) * 1e-9
+        self.speed, self.since_ns = np.asarray(action, float), now_ns
+        return applied
+
+
+def test_velocities_that_are_held_for_longer_on_a_busy_machine_are_no_other_scale() -> None:
+    def moved_with(late_s: float) -> list[str]:
+        robot = Held(SmallArmConfig(kind=ActionKind.JOINT_VELOCITY))
+        with hal_in_test_time(robot, SafetyConfig()) as hal:
+            robot.now_ns, robot.since_ns = lambda: hal._time.now_ns, hal._time.now_ns
+            send = hal.send
+
+            def late(chunk: ActionChunk) -> None:
+                hal.run(late_s)
+                send(chunk)
+
+            hal.send = late  # type: ignore[method-assign]
+            return verdicts(MotionCheck(hal, SafetyConfig(), seconds=0.16).run())
+
+    assert moved_with(0.0) == ["moved"] * 2
+    assert moved_with(0.035) == ["not measured"] * 2

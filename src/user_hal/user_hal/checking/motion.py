@@ -38,6 +38,13 @@ _SIX = ("x", "y", "z", "rx", "ry", "rz")
 _MOST_STEPS = 60
 _SETTLE_S = 2.0
 _LOOK_S = 0.02
+#: A robot that stands where it was not told to go is looked at for this long before it counts as at rest there: its
+#: controller, its simulator or this process may have had no time yet.
+_LATE_S = 1.5
+#: Shares of what was told that differ by less, of two tries, are one.
+_SAME_SHARE = 0.15
+#: Time that a motion may take beyond its periods, as a share of these: a velocity that is held for longer goes further.
+_LATE_SHARE = 0.2
 
 
 #: Stops after which the same may be tried again: nothing was touched, something came late.
@@ -124,10 +131,12 @@ class Moved:
         went: How far it went.
         back: How far from its start it is now.
         verdict: ``moved``, ``did not move``, ``wrong way``, ``other scale``, ``not tried``,
-            ``stopped``.
+            ``not measured``, ``stopped``.
         detail: Why, or by how much.
         interrupted: Whether the robot was stopped meanwhile for something that passes, and this is
             the second try.
+        late_s: By how much the way there took longer than its periods.
+        took_s: Its periods.
     """
 
     name: str
@@ -138,11 +147,18 @@ class Moved:
     verdict: str = "not tried"
     detail: str = ""
     interrupted: bool = False
+    late_s: float = 0.0
+    took_s: float = 0.0
 
     @property
     def good(self) -> bool | None:
         """Whether it moved as told; None: nobody knows."""
-        return None if self.verdict == "not tried" else self.verdict == "moved"
+        return None if self.verdict in ("not tried", "not measured") else self.verdict == "moved"
+
+    @property
+    def share(self) -> float:
+        """How much of what it was told it went."""
+        return self.went / self.told if self.told else 0.0
 
 
 @dataclass
@@ -312,12 +328,41 @@ class MotionCheck:
         """Try it; once more where the robot was stopped meanwhile, by a reading that came late for
         instance, and goes on."""
         try:
-            self._try(element, result)
+            self._ask(element, result)
         except _Interrupted:
             if not self._goes_on():
                 raise
             result.interrupted = True
-            self._try(element, result)
+            self._ask(element, result)
+
+    def _ask(self, element: Element, result: Moved) -> None:
+        """Try it; once more where it did not move as told, for who was late looks like that, too: a verdict that says
+        that something is wrong with the robot needs two measurements that agree."""
+        self._try(element, result)
+        if result.good is not False or result.verdict == "stopped" or self._hal.spec.lockstep:
+            return
+        again = Moved(result.name, result.unit, interrupted=result.interrupted)
+        self._try(element, again)
+        if again.verdict in ("stopped", "not tried"):
+            return
+        first, second = result.share, again.share
+        vars(result).update(vars(again))
+        late = self._of_velocity(element) and again.late_s > _LATE_SHARE * again.took_s
+        if again.verdict == "moved":
+            result.detail = (
+                result.detail or f"at first {first:.2f} of what it was told was measured"
+            )
+        elif abs(second - first) > _SAME_SHARE * max(1.0, abs(first), abs(second)) or late:
+            result.verdict = "not measured"
+            result.detail = (
+                f"{first:.2f} of what it was told, and {second:.2f} the second time"
+                if not late
+                else f"{second:.2f} of what it was told, by commands that were late: velocities held for longer go further"
+            )
+
+    def _of_velocity(self, element: Element) -> bool:
+        """Whether what it goes depends on how long a command is held."""
+        return element.gripper < 0 and element.view.spec.action_kind in _VELOCITIES
 
     def _goes_on(self) -> bool:
         """Wait until commands pass again, holding it where it is; whether they do."""
@@ -339,16 +384,19 @@ class MotionCheck:
         steps = self._steps(element, start, result)
         if not steps:
             return
+        begin_s = time.monotonic()
         told = self._go(element, start, steps, 0.0, result)
         if result.verdict == "stopped":
             return
-        there = self._settled(element, start)
+        result.took_s = len(steps) * self._period_s
+        result.late_s = time.monotonic() - begin_s - result.took_s
+        there = self._settled(element, start, told, told)
         way = element.way(start, there)
         result.told, result.went = told, float(way[element.row])
         returned = self._go(element, start, [-step for step in steps], sum(steps), result)
         if result.verdict == "stopped":
             return
-        end = element.way(start, self._settled(element, start))
+        end = element.way(start, self._settled(element, start, told, told + returned))
         result.back = float(end[element.row])
         if abs(told + returned) > 0.5 * abs(told):
             result.detail = "the way back was cut by the safety gate"
@@ -541,17 +589,27 @@ class MotionCheck:
             acted_by=ActedBy.SCRIPT,
         )
 
-    def _settled(self, element: Element, start: Array) -> Array:
-        """Hold until it has come to rest; where it is then."""
-        end_s = time.monotonic() + _SETTLE_S
-        quiet = 0
-        here = element.measure(self._newest())
-        while quiet < 3 and time.monotonic() < end_s:
+    def _settled(self, element: Element, start: Array, told: float, place: float) -> Array:
+        """Hold until it has come to rest; where it is then.
+
+        Three looks alike are rest where it is about at the place where it should be, a way from its start; elsewhere
+        it must have stood for :data:`_LATE_S`, unless it steps with the commands.
+        """
+        begin_s = since_s = time.monotonic()
+        near, patience_s = (
+            (1 - _FOLLOWED[0]) * abs(told),
+            0.0 if self._hal.spec.lockstep else _LATE_S,
+        )
+        quiet, here = 0, element.measure(self._newest())
+        while time.monotonic() < begin_s + _SETTLE_S + patience_s:
             self._send(self._resting())
             now = element.measure(self._newest())
             moved = abs(float(element.way(here, now)[element.row]))
-            quiet = quiet + 1 if moved < 0.02 * element.amount else 0
-            here = now
+            quiet, here = (quiet + 1 if moved < 0.02 * element.amount else 0), now
+            since_s = since_s if quiet else time.monotonic()
+            off = abs(float(element.way(start, now)[element.row]) - place)
+            if quiet >= 3 and (off <= near or time.monotonic() - since_s >= patience_s):
+                break
         return here
 
     def _resting(self) -> Array:
