@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -548,6 +550,48 @@ def test_before_anything_else_is_known_what_takes_long_while_a_policy_is_prepare
     assert not made.admit("a", 1.0) and "room for 1 robots" in made.admit("b", 1.0)
     made.measured(1, 0.05, 2.0)
     assert made.takes_s(1) == 0.05 and not made.admit("b", 2.0)
+
+
+def test_what_another_process_prepares_on_the_same_gpu_is_known_until_it_dies(tmp_path):
+    here, over = Preparing(), []
+    here.share(tmp_path / "gpu")
+    words = (
+        "import sys, time; from pathlib import Path; from user_actor.inference.preparing import Preparing\n"
+        "there = Preparing(); there.share(Path(sys.argv[1]))\n"
+        "for line in sys.stdin:\n"
+        "    with there(): print('begun', flush=True); sys.stdin.readline()\n"
+        "    print('over', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", words, str(tmp_path / "gpu")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def tell(wanted):
+        process.stdin.write("next\n")
+        process.stdin.flush()
+        assert process.stdout.readline().strip() == wanted
+
+    try:
+        assert here.since(here.over()) == 0 and here.for_s == 0.0
+        tell("begun")
+        over.append(here.over())
+        assert here.since(over[0]) == 1 and here.for_s > 0
+        with here():  # both at once: one period
+            assert here.since(over[0]) == 1
+        assert here.since(over[0]) == 1
+        tell("over")
+        assert here.since(over[0]) == 1  # it was there in part
+        assert here.since(here.over()) == 0
+        tell("begun")
+        assert here.since(here.over()) == 2
+        process.kill()
+        process.wait(30)
+        assert here.since(here.over()) == 0
+    finally:
+        process.kill()
+        process.communicate()
+        here.close()
 
 
 def test_answers_that_are_late_while_a_policy_is_prepared_are_counted_and_said():

@@ -120,8 +120,8 @@ class InferenceConfig(Config):
     )
     shares_gpu: bool = setting(
         False,
-        doc="The policy acts on a GPU that a learner of this host trains on: one with training.gives_way waits "
-        "while an answer is due.",
+        doc="The policy acts on a GPU that a learner of this host trains on, or another inference_node uses: a learner with "
+        "training.gives_way waits while an answer is due, and so do versions on their way to any of these nodes.",
     )
     local_versions: Literal["auto", "gpu", "memory", "network"] = setting(
         "auto",

@@ -34,7 +34,7 @@ from user_comm.run import run
 from user_core.errors import PolicyError, SuiteError, TransportError
 from user_core.interfaces import Policy
 from user_core.policies import policy_config_hash
-from user_core.runtime.gpu_turns import FairWait, GpuTurns, turns_on
+from user_core.runtime.gpu_turns import FairWait, GpuTurns, file_of, turns_on
 from user_core.runtime.scheduling import let_threads_of_torch_sleep, make_process_prompt
 from user_core.types import ActionChunk, Observation, Task
 
@@ -189,6 +189,7 @@ class InferenceNode(LifecycleNode):
             return max((one.size(count) for one in prepared.values()), default=count)
 
         with ExitStack() as stack:
+            stack.callback(preparing.close)
             stack.callback(self._forget)
             for topic in self._learners():
                 feed = PolicyFeed(
@@ -201,7 +202,9 @@ class InferenceNode(LifecycleNode):
                 self.diagnostics.watch(feed.flow.name + label, feed.flow.item)
                 stack.callback(self.diagnostics.unwatch, feed.flow.name + label)
             some = self._feeds[topics.POLICY.name]
-            turns = self._turns(some)
+            turns, shared = self._turns(some), file_of(_device_of(some.holder.acting), "preparing")
+            if shared is not None:
+                preparing.share(shared)
             if turns is not None:
                 for feed in self._feeds.values():
                     feed.local.pace = FairWait(turns)

@@ -39,16 +39,30 @@ def test_a_turn_that_nobody_gives_back_ends(turns: tuple[GpuTurns, GpuTurns]) ->
     assert trains.wait() <= LONGEST_S + 1.0
 
 
+@pytest.mark.parametrize("ended", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
 def test_who_gives_back_does_not_end_the_turn_of_another(
-    turns: tuple[GpuTurns, GpuTurns],
+    tmp_path: Path, ended: tuple[int, ...]
 ) -> None:
-    one, other = turns
-    one.take(0.2)
-    other.take(0.2)
-    one.give_back()
-    assert one.taken
-    other.give_back()
-    assert not one.taken
+    """Several processes answer robots on one GPU: whoever has answered first."""
+    hosts = [GpuTurns(tmp_path / "turns") for _ in range(3)]
+    trains = GpuTurns(tmp_path / "turns")
+    for _ in range(2):
+        for host in hosts:
+            host.take(0.5)
+            host.take(0.5)  # another robot of the same process
+        for number in ended:
+            assert trains.taken
+            hosts[number].give_back()
+        assert not trains.taken
+
+
+def test_more_processes_than_there_are_turns_answer_robots_all_the_same(tmp_path: Path) -> None:
+    hosts = [GpuTurns(tmp_path / "turns") for _ in range(20)]
+    for host in hosts:
+        host.take(0.5)
+    for host in hosts:
+        host.give_back()
+    assert not hosts[0].taken
 
 
 def test_what_another_boot_of_the_host_left_holds_nobody(

@@ -3,8 +3,9 @@
 Kernels that were launched run to their end, and a GPU has no idea which of them a robot waits
 for. So whoever answers robots takes the turn, and whoever trains looks, between two pieces of
 its work that take well under a millisecond, whether it is the other's. Both may be threads of one
-process or processes of one host: they share sixteen bytes in a file that both map, the time until
-which training waits, and how long what training has launched goes on after it has begun to wait. A
+process or processes of one host: they share some bytes in a file that all map, the times until
+which training waits (several processes may answer robots, each has a turn of its own), and how long what training
+has launched goes on after it has begun to wait. A
 turn ends by itself, so that nobody waits for a process that has died.
 ``benchmarks/gpu/gpu_sharing.py`` measures what this brings beside what drivers offer.
 """
@@ -35,8 +36,11 @@ PATIENCE_S = 1.0
 _LOOK_S = 5e-5
 #: Intervals that are looked at, and by which share of their median they may differ from it.
 _INTERVALS, _REGULAR = 6, 0.2
-_FORMAT, _TAIL = "<q", struct.calcsize("<q")
-_BYTES = 2 * _TAIL
+#: Turns that there may be at once; who finds no place for one takes that of another.
+_TURNS = 8
+_FORMAT, _ALL = "<q", struct.Struct(f"<{_TURNS}q")
+_TAIL = _TURNS * struct.calcsize(_FORMAT)
+_BYTES = _TAIL + struct.calcsize(_FORMAT)
 #: A turn is taken no earlier than so before a request, seconds: training that leaves more behind is not in pieces.
 _LONGEST_TAIL_S = 0.01
 #: Where the files are: memory, which a restart of the host empties.
@@ -44,7 +48,7 @@ _FOLDER = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gette
 
 
 class GpuTurns:
-    """Sixteen bytes: until when training waits, on the clock of this host, and how long it goes on then.
+    """Until when training waits for whom, on the clock of this host, and how long it goes on then.
 
     Args:
         path: The file, one for each GPU; made when it is not there. On ``/dev/shm`` it is memory. None: the turns of
@@ -55,7 +59,7 @@ class GpuTurns:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self._until_ns = 0
+        self._until_ns, self._place = 0, os.getpid() % _TURNS
         if path is None:
             self._memory = mmap.mmap(-1, _BYTES)
             return
@@ -76,22 +80,28 @@ class GpuTurns:
 
     def take(self, for_s: float) -> None:
         """An answer is due: training waits from now on, at most for this long."""
-        self._until_ns = time.monotonic_ns() + int(1e9 * min(for_s, LONGEST_S))
-        struct.pack_into(_FORMAT, self._memory, 0, self._until_ns)
+        now_ns, turns_ns = time.monotonic_ns(), self._turns_ns()
+        if turns_ns[self._place] != self._until_ns:  # another process is there
+            places = [(self._place + n) % _TURNS for n in range(_TURNS)]
+            free = (place for place in places if not _lasts(turns_ns[place], now_ns))
+            self._place = next(free, self._place)
+        self._until_ns = now_ns + int(1e9 * min(for_s, LONGEST_S))
+        struct.pack_into(_FORMAT, self._memory, 8 * self._place, self._until_ns)
 
     def give_back(self) -> None:
-        """The answer is there; unless another has taken the turn meanwhile, training goes on."""
-        (until_ns,) = struct.unpack_from(_FORMAT, self._memory, 0)
-        if until_ns == self._until_ns:
-            struct.pack_into(_FORMAT, self._memory, 0, 0)
+        """The answer is there; unless another has a turn, too, training goes on."""
+        if self._turns_ns()[self._place] == self._until_ns:
+            self._until_ns = 0
+            struct.pack_into(_FORMAT, self._memory, 8 * self._place, 0)
 
     @property
     def taken(self) -> bool:
         """Whether training has to wait."""
-        now_ns = time.monotonic_ns()
-        (until_ns,) = struct.unpack_from(_FORMAT, self._memory, 0)
-        # A value far ahead is of another boot of the host, or damage: nobody takes so long a turn.
-        return now_ns < int(until_ns) <= now_ns + int(1e9 * LONGEST_S)
+        now_ns, turns_ns = time.monotonic_ns(), self._turns_ns()
+        return max(turns_ns) > now_ns and any(_lasts(until_ns, now_ns) for until_ns in turns_ns)
+
+    def _turns_ns(self) -> tuple[int, ...]:
+        return _ALL.unpack_from(self._memory)
 
     @property
     def tail_s(self) -> float:
@@ -116,6 +126,11 @@ class GpuTurns:
     def close(self) -> None:
         """Let go of the memory."""
         self._memory.close()
+
+
+def _lasts(until_ns: int, now_ns: int) -> bool:
+    """Whether a turn goes on. A time far ahead is of another boot of the host, or damage: nobody takes so long a turn."""
+    return now_ns < until_ns <= now_ns + int(1e9 * LONGEST_S)
 
 
 class FairWait:
@@ -176,10 +191,24 @@ class Arrivals:
 
 
 def turns_on(device: object) -> GpuTurns | None:
-    """The turns on a GPU of this host, by its UUID: processes may number GPUs otherwise.
+    """The turns on a GPU of this host.
 
     Args:
         device: A torch device or its name, as ``cuda:0``.
+
+    Returns:
+        None where that is no GPU.
+    """
+    path = file_of(device, "turns")
+    return None if path is None else GpuTurns(path)
+
+
+def file_of(device: object, name: str) -> Path | None:
+    """A file that all processes on a GPU of this host share, by its UUID: they may number GPUs otherwise.
+
+    Args:
+        device: A torch device or its name, as ``cuda:0``.
+        name: What it is for.
 
     Returns:
         None where that is no GPU.
@@ -190,5 +219,5 @@ def turns_on(device: object) -> GpuTurns | None:
 
     there = torch.device(str(device))
     index = there.index if there.index is not None else torch.cuda.current_device()
-    name = getattr(torch.cuda.get_device_properties(index), "uuid", index)
-    return GpuTurns(_FOLDER / f"user_gpu_turns_{name}")
+    gpu = getattr(torch.cuda.get_device_properties(index), "uuid", index)
+    return _FOLDER / f"user_gpu_{name}_{gpu}"
