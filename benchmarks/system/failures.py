@@ -204,6 +204,7 @@ def _telling(lines: Sequence[str]) -> list[str]:
     kept: list[str] = []
     for line in lines:
         figures, _, warning = line.partition("  ! ")
+        warning = re.sub(r" \(and \d+ more: user status\)$", "", warning)
         text = f"! {warning}" if warning else line
         if re.match(r"^ *[\d.]+ s +\d+ steps", figures) and not warning:
             continue
@@ -219,7 +220,7 @@ def _line(line: str, folder: str) -> str:
         .replace(str(_ROOT), ".")
         .replace(str(Path.home()), "~")
     )
-    line = re.sub(r"\S*/share/user_bringup/config/", "config/", line)
+    line = re.sub(r"\S*/(share|src)/user_bringup/config/", "config/", line)
     return line if len(line) <= 3 * _WIDTH else line[: 3 * _WIDTH - 4] + " ..."
 
 

@@ -14,9 +14,9 @@ from user_core.errors import ConfigError
 from user_core.interfaces import Algorithm, Policy, PolicySink
 from user_core.meaning import MEANINGS, check_accepted
 from user_core.plugins import PluginChoice, load
-from user_core.policies import policy_config_hash
+from user_core.policies import policy_made_for
 from user_core.reasons import MEANING_ACCEPTED, MEANING_UNKNOWN, Reason
-from user_core.specs import RobotSpec
+from user_core.specs import RobotSpec, digest
 from user_core.types import EpisodeSource
 from user_learner.algorithms.common.shardable import SHARD, require_shardable
 from user_learner.data.conversion import require_data_of
@@ -117,8 +117,13 @@ class LearnerConfig(Config):
 
 
 def config_hash_of(config: LearnerConfig, spec: RobotSpec) -> str:
-    """What the weights of this learner are made for; actors refuse others."""
-    return policy_config_hash(config.policy.plugin, config.policy.params, spec)
+    """Hash of what the weights of this learner are made for; actors refuse others."""
+    return digest(made_for_of(config, spec))
+
+
+def made_for_of(config: LearnerConfig, spec: RobotSpec) -> dict[str, Any]:
+    """What they are made for, see :func:`~user_core.policies.policy_made_for`."""
+    return policy_made_for(config.policy.plugin, config.policy.params, spec)
 
 
 def _typed(kind: str, choice: PluginChoice) -> Config:

@@ -22,8 +22,8 @@ from user_comm.policy_blobs.puller import PolicyPuller
 from user_core import plugins
 from user_core.interfaces import Policy
 from user_core.plugins import PluginChoice
-from user_core.policies import policy_config_hash
-from user_core.specs import RobotSpec
+from user_core.policies import policy_made_for
+from user_core.specs import RobotSpec, digest
 from user_core.types import Task
 
 _NO_TASK = Task()
@@ -82,7 +82,7 @@ class PolicyFeed:
         preparing: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:  # fmt: skip
         choice = config.policy
-        config_hash = policy_config_hash(choice.plugin, choice.params, spec)
+        made_for = policy_made_for(choice.plugin, choice.params, spec)
         seeds = policy_seeds(choice, name, seed, steps)
 
         def make() -> Policy:
@@ -97,14 +97,14 @@ class PolicyFeed:
             self.puller = stack.enter_context(
                 PolicyPuller(
                     lambda end: open_session(config.zenoh, end),
-                    config_hash,
+                    made_for,
                     relay=config.relay,
                     link_share=config.policy_share,
                     take_here=None if local == NETWORK else self._take_here,
                 )
             )
             self.holder = PolicyHolder(
-                make, spec, self.puller, config_hash, self.puller.call_again, pass_in=pass_in,
+                make, spec, self.puller, digest(made_for), self.puller.call_again, pass_in=pass_in,
                 prepare=prepare, preparing=preparing,
             )  # fmt: skip
             self.local = LocalVersions(self.holder, local)

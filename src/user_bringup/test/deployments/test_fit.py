@@ -379,3 +379,19 @@ def test_what_is_no_store_and_no_training_is_told_with_what_makes_one(tmp_path: 
     assert fit._sign(asked["processes"], False) == "", (
         "data may change: they are looked at each time"
     )
+
+
+def test_robots_with_another_policy_than_the_learner_are_told_which_side_has_what() -> None:
+    """Each by itself is right: they would refuse every version."""
+    asked = request("Pendulum-v1")
+    asked["processes"][1]["parameters"]["policy"] = {"plugin": "tanh_gaussian", "params": {"hidden": [16], "seed": 7}}  # fmt: skip
+    [(name, text)] = find_out(asked).faults
+    assert (
+        name == "actor"
+        and "policy: got hidden [16], expected hidden [8], as the learner has it" in text
+    )
+    asked["processes"][1]["parameters"]["remote"] = {"enabled": True}  # whose policy acts elsewhere
+    assert find_out(asked).faults == []
+    asked = request("Pendulum-v1")
+    asked["processes"][1]["parameters"]["policy"] = {**POLICY, "params": {"hidden": [8], "seed": 7}}
+    assert find_out(asked).faults == [], "robots explore differently"

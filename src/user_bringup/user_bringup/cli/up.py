@@ -431,7 +431,8 @@ def one_line(state: SystemState) -> str:
     if state.corrections.total.takeovers:
         text += f", corrected {state.corrections.lately}"
     warnings = state.warnings()
-    return text + (f"  ! {warnings[0]}" if warnings else "")
+    more = f" (and {len(warnings) - 1} more: user status)" if len(warnings) > 1 else ""
+    return text + (f"  ! {warnings[0]}{more}" if warnings else "")
 
 
 def _share(text: str) -> float:

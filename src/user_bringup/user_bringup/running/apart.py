@@ -135,7 +135,7 @@ def report_while_slow(what: str, say: Callable[[str], None], slow_s: float = 5.0
     def watch() -> None:
         while not ended.wait(slow_s):
             frame = sys._current_frames().get(thread or 0)
-            while frame is not None and "importlib" in frame.f_code.co_filename:
+            while frame is not None and _of_python(frame.f_code.co_filename):
                 frame = frame.f_back
             place = ""
             if frame is not None:
@@ -150,6 +150,11 @@ def report_while_slow(what: str, say: Callable[[str], None], slow_s: float = 5.0
     finally:
         ended.set()
         watcher.join()
+
+
+def _of_python(file: str) -> bool:
+    """Whether a file is of the interpreter itself, which says nothing of what is slow."""
+    return file.startswith("<frozen ") or "importlib" in file
 
 
 def _text(file: Path) -> str:

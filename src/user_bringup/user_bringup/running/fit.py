@@ -216,7 +216,49 @@ def find_out(request: Mapping[str, Any]) -> Fit:
         what = f"policy and reward for {spec.robot!r} ({hal})"
         if _made(fit, entry, what, lambda e=entry, s=spec: _acting(e["parameters"], s, policies)):
             tried.append(alike)
+    told = {name for name, _ in fit.faults}
+    actors = [entry for entry in by_kind["actor_node"] if entry["name"] not in told]
+    _compare_policies(fit, by_kind["learner_node"], actors, specs)
     return fit
+
+
+def _compare_policies(
+    fit: Fit,
+    learners: list[dict[str, Any]],
+    actors: list[dict[str, Any]],
+    specs: Mapping[str, tuple[str, RobotSpec]],
+) -> None:
+    """Tell of robots whose policy is not the one that the learner makes: they would refuse each version."""
+    from user_core.policies import differences_in_words, policy_made_for
+
+    if len(learners) != 1:
+        return  # whose versions a robot takes is not known here
+    for entry in actors:
+        mine, theirs = (
+            PluginChoice.model_validate(e["parameters"].get("policy") or {"plugin": ""})
+            for e in (entry, learners[0])
+        )
+        acts_elsewhere = (entry["parameters"].get("remote") or {}).get("enabled")
+        if mine == theirs or acts_elsewhere or not (mine.plugin and theirs.plugin):
+            continue
+        found = specs.get(entry["namespace"]) or next(iter(specs.values()), None)
+        if found is None:
+            continue
+        try:
+            here, there = (
+                policy_made_for(one.plugin, one.params, found[1]) for one in (mine, theirs)
+            )
+        except SuiteError:
+            continue  # told where they are made
+        if here != there:
+            got, expected, _ = differences_in_words(here, there)
+            fit.faults.append(
+                (
+                    entry["name"],
+                    f"{entry['name']}: policy: got {', '.join(got)}, expected {', '.join(expected)}, as the learner has it. "
+                    "`algorithm:=` sets both; a parameter of the policy is set for both, actor.policy... and learner.policy...",
+                )
+            )
 
 
 class _Policies:

@@ -18,6 +18,8 @@ from user_comm.policy_blobs.pieces import pack_note, parse_piece_key
 from user_comm.policy_blobs.puller import PolicyPuller, PullPace, RelayPatience
 from user_comm.policy_blobs.server import PolicyServer, ServerProbe
 from user_core.errors import ConfigError, TransportError
+from user_core.policies import policy_made_for
+from user_core.specs import ArraySpec, RobotSpec, digest
 from user_core.types import PolicyVersion
 from user_core.weight_plane.offers import Offers
 from user_core.weight_plane.taking import take
@@ -230,6 +232,8 @@ import sys
 import numpy as np
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.server import PolicyServer
+from user_core.policies import policy_made_for
+from user_core.specs import ArraySpec, RobotSpec, digest
 from user_core.types import PolicyVersion
 
 config = ZenohConfig(mode="router", listen=(sys.argv[1],), shared_memory=False)
@@ -239,6 +243,33 @@ with open_session(config) as session:
         s.publish(PolicyVersion(int(sys.argv[2]), {"w": weights}, "c" * 64))
         sys.stdin.read()
 """
+
+
+def test_a_learner_with_another_policy_is_told_with_what_each_side_has(served, endpoint):
+    server, announcements = served, served.announced
+    spec = RobotSpec("arm", {"x": ArraySpec((3,))}, ArraySpec((2,), low=-1.0, high=1.0))
+    wide, slim = ({"hidden": hidden} for hidden in ([256, 256], [64]))
+    theirs = policy_made_for("tanh_gaussian", wide, spec)
+    server.describe(theirs)
+
+    def said(mine, made_for=theirs):
+        with PolicyPuller(client(endpoint), mine) as puller:
+            server.publish(replace(version(len(announcements) + 1), config_hash=digest(made_for)))
+            puller.announced(announcements[-1])
+            wait_until(lambda: puller.stats.last_error, "a refusal")
+            assert puller.stats.bytes == 0 and puller.newest(0) is None
+            return puller.stats.last_error
+
+    text = said(policy_made_for("tanh_gaussian", slim, spec))
+    assert "hidden [256, 256] at the learner, expected hidden [64], as here" in text
+    assert "the same `algorithm:=`" in text
+    other = replace(spec, action=ArraySpec((3,), low=-1.0, high=1.0))
+    text = said(policy_made_for("tanh_gaussian", wide, other))
+    assert "learns for another robot" in text
+    assert "action.shape [2] at the learner, expected of the robot action.shape [3]" in text
+    unsaid = policy_made_for("tanh_gaussian", {"hidden": [32]}, spec)
+    text = said(theirs, unsaid)  # of a learner of before, or one that does not answer
+    assert digest(unsaid)[:12] in text and digest(theirs)[:12] in text and "algorithm:=" in text
 
 
 def start_server(start_process, endpoint, number):

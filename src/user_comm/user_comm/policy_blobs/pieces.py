@@ -4,6 +4,9 @@ Piece ``i`` of a version is the answer to a query for ``<version key>/k/<i>`` (o
 or ``<version key>/d/<base>/<i>`` (of the delta from a version that the robot has, named by the
 first 16 digits of its content hash). ``<version key>`` is ``<prefix>/<number>/<hash>``; a relay
 serves the same below a prefix of its own. Each answer carries the size of the whole.
+
+What a learner's versions are made for (:func:`user_core.policies.policy_made_for`), in JSON, is the answer to a query for
+``<prefix>/made_for/<config hash>``: a robot whose policy is another one can say how they differ.
 """
 
 from __future__ import annotations
@@ -24,12 +27,20 @@ LATER, GONE, NO_BASE, NO_PIECE = b"later", b"gone", b"no base", b"no such piece"
 #: Last part of a key, below a prefix, that is answered with nothing.
 ALIVE = "alive"
 
+#: Above the hash of a configuration, below a prefix: what it stands for.
+MADE_FOR = "made_for"
+
 _NOTE = struct.Struct("<QIQ")
 
 
 def version_key(prefix: str, number: int, content_hash: str) -> str:
     """Key of a version below a prefix."""
     return f"{prefix}/{number}/{content_hash[:NAME_DIGITS]}"
+
+
+def made_for_key(version: str, config_hash: str) -> str:
+    """Where to ask what versions are made for, beside the key of one of them."""
+    return f"{version.rsplit('/', 2)[0]}/{MADE_FOR}/{config_hash[:NAME_DIGITS]}"
 
 
 def piece_key(version: str, base: str, index: int) -> str:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import zenoh
 
 from user_comm.converters import PolicyAnnouncement
 from user_comm.diagnostics import FlowFigures, code_of
 from user_comm.logs import Throttle
-from user_comm.policy_blobs.pieces import NAME_DIGITS, NO_BASE, PIECE_BYTES, version_key
+from user_comm.policy_blobs.pieces import (
+    NAME_DIGITS,
+    NO_BASE,
+    PIECE_BYTES,
+    made_for_key,
+    version_key,
+)
 from user_comm.policy_blobs.transfer import (
     Hung,
     NotServed,
@@ -24,9 +32,11 @@ from user_comm.policy_blobs.transfer import (
 )
 from user_core.codecs.policy_blob import BlobLimits, decode_blob
 from user_core.errors import PolicyError, SuiteError
+from user_core.policies import differences_in_words
 from user_core.reasons import NO_REASON, Reason
 from user_core.runtime.closing import Closing
 from user_core.runtime.link_model import LinkWindow
+from user_core.specs import digest
 from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)
@@ -163,7 +173,8 @@ class PolicyPuller(Closing):
         open_session: Opens the Zenoh session; called in the puller's thread with the event
             that ends it, because a client waits until its router is there. Called again where a
             session is only half alive.
-        config_hash: What weights must be made for; empty: anything.
+        config_hash: What weights must be made for, or plain data of it (:func:`user_core.policies.policy_made_for`),
+            by which a refusal says how the learner's differs; empty: anything.
         on_version: Called in the puller's thread when a version is ready, and after
             :meth:`call_again`. What it raises is logged.
         max_bytes: A larger version is refused before anything is allocated for it.
@@ -186,7 +197,7 @@ class PolicyPuller(Closing):
     def __init__(
         self,
         open_session: Callable[[threading.Event], zenoh.Session],
-        config_hash: str = "",
+        config_hash: str | Mapping[str, Any] = "",
         on_version: Callable[[], object] = lambda: None,
         max_bytes: int = 2**30,
         piece_timeout_s: float = 2.0,
@@ -199,7 +210,10 @@ class PolicyPuller(Closing):
         self.stats = PullStats()
         self.window = LinkWindow(2 * PIECE_BYTES, _MAX_WINDOW_BYTES, 0.5, 10.0)
         self.pace = PullPace(link_share)
-        self._open_session, self._config_hash = open_session, config_hash
+        self._open_session = open_session
+        self._made_for = {} if isinstance(config_hash, str) else dict(config_hash)
+        self._config_hash = digest(self._made_for) if self._made_for else str(config_hash)
+        self._others: dict[str, PolicyError] = {}
         self.on_version, self._max_bytes = on_version, max_bytes
         self._piece_timeout_s = piece_timeout_s
         self._relay, self._patience = relay, RelayPatience(relay_patience_s)
@@ -317,7 +331,7 @@ class PolicyPuller(Closing):
 
     def _try(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
         try:
-            self._check_configuration(wanted)
+            self._check_configuration(transfer, wanted)
             if not self._is_taken_here(wanted):
                 self._check_size(wanted)
                 self._pull(transfer, wanted)
@@ -458,14 +472,27 @@ class PolicyPuller(Closing):
                 expected=f"at most {self._max_bytes} bytes, in pieces of 1024 or more",
             )
 
-    def _check_configuration(self, wanted: PolicyAnnouncement) -> None:
-        if self._config_hash and wanted.config_hash != self._config_hash:
-            raise PolicyError(
-                f"configuration of policy version {wanted.number}",
-                got=wanted.config_hash,
-                expected=self._config_hash,
-                hint="Actor and learner must have the same policy configuration and robot spec",
-            )
+    def _check_configuration(self, transfer: PieceTransfer, wanted: PolicyAnnouncement) -> None:
+        if not self._config_hash or wanted.config_hash == self._config_hash:
+            return
+        error = self._others.get(wanted.config_hash)
+        if error is None:
+            theirs = self._ask_what_it_is_for(transfer, wanted) if self._made_for else None
+            error = _of_another(wanted.config_hash, theirs, self._config_hash, self._made_for)
+            if theirs is not None:
+                self._others[wanted.config_hash] = error
+        raise error
+
+    def _ask_what_it_is_for(
+        self, transfer: PieceTransfer, wanted: PolicyAnnouncement
+    ) -> Mapping[str, Any] | None:
+        """What the learner's versions are made for; None where it does not say. It is what its hash says, or nothing."""
+        data = transfer.ask(made_for_key(wanted.key, wanted.config_hash), self._piece_timeout_s)
+        try:
+            theirs = json.loads(data or b"")
+        except ValueError:
+            return None
+        return theirs if isinstance(theirs, dict) and digest(theirs) == wanted.config_hash else None
 
     def _refuse(self, kind: str, text: str) -> None:
         with self._wake:
@@ -476,3 +503,27 @@ class PolicyPuller(Closing):
             line = self._throttle(kind, text)
         if line:
             _log.warning("%s", line)
+
+
+def _of_another(
+    their_hash: str, theirs: Mapping[str, Any] | None, hash_here: str, made_for: Mapping[str, Any]
+) -> PolicyError:
+    """Why versions of this learner cannot be used here."""
+    what = "the learner has another policy than this host"
+    if theirs is None:
+        return PolicyError(
+            what, got=f"versions for configuration {their_hash[:12]}", expected=f"{hash_here[:12]}",
+            hint="Start both with the same `algorithm:=`, for robots with the same observations and actions",
+        )  # fmt: skip
+    there, here, of_the_robot = differences_in_words(theirs, made_for)
+    if of_the_robot:
+        what = "the learner learns for another robot than this one"
+        hint = "Robots of one policy show and take the same: start both alike, or give this robot a learner of its own"
+    else:
+        hint = "Start both with the same `algorithm:=` (and the same `policy.params`); it is one argument of both deployments"
+    return PolicyError(
+        what,
+        got=f"{', '.join(there)} at the learner",
+        expected=f"{', '.join(here)}, as here",
+        hint=hint,
+    )

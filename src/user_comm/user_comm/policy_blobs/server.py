@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import queue
 import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import zenoh
 
@@ -21,6 +23,7 @@ from user_comm.policy_blobs.pieces import (
     ALIVE,
     GONE,
     LATER,
+    MADE_FOR,
     NAME_DIGITS,
     NO_BASE,
     NO_PIECE,
@@ -33,6 +36,7 @@ from user_core.codecs.policy_blob import encode_delta, encode_keyframe
 from user_core.codecs.weights import content_hash
 from user_core.errors import ConfigError
 from user_core.runtime.closing import Closing
+from user_core.specs import digest
 from user_core.types import PolicyVersion
 
 _log = logging.getLogger(__name__)
@@ -215,7 +219,7 @@ class PolicyServer(Closing):
         self.prefix, self._announce = prefix, announce
         self.served_pieces = self.served_bytes = self.refused = 0
         self._library = VersionLibrary(keep, keep_bytes)
-        self._newest = 0
+        self._newest, self._made_for = 0, dict[str, bytes]()
         self._lock = threading.Lock()
         # indirect=False: answers are given in Zenoh's own thread, which spares a queue of 256
         # queries that would block the whole session when it is full. An answer is a slice.
@@ -253,6 +257,11 @@ class PolicyServer(Closing):
             )
         )
 
+    def describe(self, made_for: Mapping[str, Any]) -> None:
+        """Say what the versions are made for (:func:`user_core.policies.policy_made_for`), to who asks."""
+        name = digest(made_for)[:NAME_DIGITS]
+        self._made_for = {**self._made_for, name: json.dumps(made_for).encode()}
+
     def figures(self) -> FlowFigures:
         """What a learner or relay serves, for diagnostics."""
         return FlowFigures(bytes=self.served_bytes, refused=self.refused)
@@ -267,6 +276,10 @@ class PolicyServer(Closing):
         with query:
             if str(query.key_expr) == f"{self.prefix}/{ALIVE}":
                 query.reply(query.key_expr, b"")
+                return
+            text = self._described(str(query.key_expr))
+            if text is not None:
+                query.reply(query.key_expr, text)
                 return
             wanted = parse_piece_key(str(query.key_expr))
             if wanted is None or not wanted[0].startswith(f"{self.prefix}/"):
@@ -292,6 +305,11 @@ class PolicyServer(Closing):
             )
             self.served_pieces += 1
             self.served_bytes += len(piece)
+
+    def _described(self, key: str) -> bytes | None:
+        """What a configuration stands for, where a key asks for that."""
+        above, _, name = key.rpartition("/")
+        return self._made_for.get(name) if above == f"{self.prefix}/{MADE_FOR}" else None
 
     def _find(self, query: zenoh.Query, version: str, base: str) -> bytes | None:
         _, number, name = version.rsplit("/", 2)

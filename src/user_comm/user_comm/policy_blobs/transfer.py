@@ -142,6 +142,21 @@ class PieceTransfer:
         self._piece_timeout_s, self._stats = piece_timeout_s, stats
         self._silent_since_s: float | None = None
 
+    def ask(self, key: str, timeout_s: float) -> bytes | None:
+        """A small answer to one question; None where nobody gives one in time."""
+        answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+        def take(reply: zenoh.Reply) -> None:
+            if reply.ok is not None:
+                answers.put(reply.ok.payload.to_bytes())
+
+        handler = zenoh.handlers.Callback(take, lambda: answers.put(None), indirect=False)
+        self._session.get(key, handler, timeout=timeout_s)
+        try:
+            return answers.get(timeout=2 * timeout_s)
+        except queue.Empty:
+            return None
+
     def pull(
         self,
         version: str,

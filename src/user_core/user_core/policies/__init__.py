@@ -5,6 +5,10 @@ is in torch. A policy that is nothing but a torch network extends
 :class:`~user_core.policies.torch_policy.TorchPolicy`.
 """
 
-from user_core.policies.fingerprint import policy_config_hash
+from user_core.policies.fingerprint import (
+    differences_in_words,
+    policy_config_hash,
+    policy_made_for,
+)
 
-__all__ = ["policy_config_hash"]
+__all__ = ["differences_in_words", "policy_config_hash", "policy_made_for"]

@@ -1,4 +1,4 @@
-"""One hash of what weights were made for: policy, configuration and spec."""
+"""What weights were made for: policy, configuration and spec; one hash of it, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ from user_core.specs import RobotSpec, digest
 #: elements are grippers is for people's devices, and weights of before know nothing of it.
 _NOT_IN_HASH = ("robot", "lockstep", "task_reward", "grippers")
 
+#: Differences that are told, and characters of a value.
+_TOLD, _SHORT = 5, 80
+
 
 def policy_config_hash(name: str, config: Config | Mapping[str, Any], spec: RobotSpec) -> str:
-    """SHA-256 of a policy's plugin name, configuration and specs.
+    """SHA-256 of a policy's plugin name, configuration and specs, as :func:`policy_made_for` has them.
 
     Weights fit an actor when this is equal on both sides. ``seed`` does not count: robots that
     share a policy should explore differently. Nor does the robot's name, nor what the configuration's class
     lists in ``NOT_IN_HASH``: where a file lies, for instance, that is named by its content besides; nor a late
     setting at its default.
+
+    Args and errors: as there.
+    """
+    return digest(policy_made_for(name, config, spec))
+
+
+def policy_made_for(
+    name: str, config: Config | Mapping[str, Any], spec: RobotSpec
+) -> dict[str, Any]:
+    """What weights of a policy are made for, as plain data: ``policy``, ``config`` and ``spec``.
 
     Args:
         name: Name of the policy plugin.
@@ -35,7 +48,46 @@ def policy_config_hash(name: str, config: Config | Mapping[str, Any], spec: Robo
     typed = config if isinstance(config, Config) else from_mapping(_config_of(name), config)
     settings = {key: value for key, value in identity(typed).items() if key != "seed"}
     specs = {key: value for key, value in spec.to_dict().items() if key not in _NOT_IN_HASH}
-    return digest({"policy": name, "config": settings, "spec": specs})
+    return {"policy": name, "config": settings, "spec": specs}
+
+
+def differences_in_words(
+    theirs: Mapping[str, Any], mine: Mapping[str, Any]
+) -> tuple[list[str], list[str], bool]:
+    """How two of :func:`policy_made_for` differ: what the others have, what is here, a text for each difference, and
+    whether only the robots' specs differ. Of two plugins the names say it: their configurations are not compared."""
+    if theirs.get("policy") != mine["policy"]:
+        return [f"policy {theirs.get('policy')}"], [f"policy {mine['policy']}"], False
+    ours, others = _leaves(mine), _leaves(theirs)
+    wrong = [n for n in dict.fromkeys([*ours, *others]) if ours.get(n) != others.get(n)]
+    of_policy = [name for name in wrong if not name.startswith("spec.")]
+
+    def told(leaves: Mapping[str, str]) -> list[str]:
+        some = (of_policy or wrong)[:_TOLD]
+        more = [f"and {len(wrong) - len(some)} more"] * (len(wrong) > len(some))
+        return [f"{_readable(name)} {leaves.get(name, 'none')}" for name in some] + more
+
+    return told(others), told(ours), not of_policy
+
+
+def _leaves(data: Any, path: str = "") -> dict[str, str]:
+    """Values by their path, as short texts."""
+    if isinstance(data, Mapping) and data:
+        return {
+            k: v
+            for key in data
+            for k, v in _leaves(data[key], f"{path}.{key}" if path else str(key)).items()
+        }
+    text = str(data)
+    return {path: text if len(text) <= _SHORT else f"{text[:_SHORT]}..."}
+
+
+def _readable(path: str) -> str:
+    """A path as a person knows it: parameters of the policy by their names."""
+    for above, said in (("config.", ""), ("spec.", "of the robot ")):
+        if path.startswith(above):
+            return said + path.removeprefix(above)
+    return path
 
 
 def _config_of(name: str) -> type[Config]:

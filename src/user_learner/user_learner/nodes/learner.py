@@ -35,7 +35,7 @@ from user_core.runtime.processes.endings import time_to_end_s
 from user_core.runtime.scheduling import let_threads_of_torch_sleep
 from user_core.specs import RobotSpec
 from user_core.weight_plane.offers import Offers
-from user_learner.learner import open_learner
+from user_learner.learner import made_for_of, open_learner
 from user_learner.node_configs import LearnerNodeConfig
 from user_learner.ranks import Ranks, is_follower
 from user_learner.replay.index import INDEX_NAME
@@ -120,6 +120,7 @@ class LearnerNode(LifecycleNode):
             spec = self._wait_for_spec_and_store(stop)
             if spec is None:
                 return
+            self._server.describe(made_for_of(self.config, spec))
             ranks = Ranks(self.config, spec, self._end_to_begin_again)
             with ranks, open_learner(ranks.config, spec, self._server, snapshots=self._offers) as loop:  # fmt: skip
                 if stop.is_set():
