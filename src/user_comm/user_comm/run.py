@@ -27,6 +27,7 @@ from user_comm.start import start_rclpy
 from user_core.errors import SuiteError, ThreadEnded, TransportError, in_words
 from user_core.reasons import Reason
 from user_core.runtime.dds.replaced_ports import OwnPorts
+from user_core.runtime.dds.retired_ports import SentPorts
 from user_core.runtime.files import write_atomically
 from user_core.runtime.processes import last_words
 from user_core.runtime.processes.endings import leave, limited
@@ -167,8 +168,8 @@ def _spin(node: LifecycleNode, executor: Executor) -> int:
     with watch_threads(node), StopSignals(on_signal, final=True) as signals:
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(_SIGNALS_PERIOD_S, lambda: _reassert(signals, node), clock=clock)
-        ports = OwnPorts()
-        node.create_timer(_PORTS_PERIOD_S, lambda: _look_at_ports(ports, node), clock=clock)
+        look = partial(_look_at_ports, OwnPorts(), SentPorts(), node)
+        node.create_timer(_PORTS_PERIOD_S, look, clock=clock)
         executor.create_task(node.autostart.strive)
         try:
             spin(executor, done, failed=partial(node.lost.note, "answers of services"))
@@ -229,9 +230,14 @@ def _reassert(signals: StopSignals, node: LifecycleNode) -> None:
         )
 
 
-def _look_at_ports(ports: OwnPorts, node: LifecycleNode) -> None:
-    """A process that is deaf looks healthy to all others, and cannot be cured: a new one hears."""
-    if lost := ports.replaced():
+def _look_at_ports(own: OwnPorts, sent: SentPorts, node: LifecycleNode) -> None:
+    """A process that is deaf looks healthy to all others, and cannot be cured: a new one hears. One that speaks to a
+    dead one is cured."""
+    for port in sent.retire_removed(own.names):
+        node.get_logger().warning(
+            f"{port} of DDS was removed while this process sent to it: its listener was killed. It is opened anew"
+        )
+    if lost := own.replaced():
         error = TransportError(
             f"shared memory of DDS ({', '.join(lost)})",
             got="others removed it, as if this process were dead (it was suspended, or got no processor)",

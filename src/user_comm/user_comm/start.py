@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from user_core.runtime.dds.half_made_ports import mend_half_made_ports
+from user_core.runtime.dds.retired_ports import retire_ports_of_dead
 from user_core.runtime.processes.endings import end_last
 
 _log = logging.getLogger(__name__)
@@ -28,8 +29,10 @@ def start_rclpy(
     """``rclpy.init`` without what has killed or blocked processes.
 
     Ports in shared memory that a killed process left half made are removed first: with one, the middleware would
-    wait for ever (:mod:`user_core.runtime.dds.half_made_ports`). rclpy's own handlers of signals are left out: they
-    invalidate the context before anything can be undone (:mod:`user_core.runtime.processes.stop_signals` is ours).
+    wait for ever (:mod:`user_core.runtime.dds.half_made_ports`). Who sent to a process that was killed is told: what
+    takes its place might hear nothing of them (:mod:`user_core.runtime.dds.retired_ports`). rclpy's own handlers of
+    signals are left out: they invalidate the context before anything can be undone
+    (:mod:`user_core.runtime.processes.stop_signals` is ours).
 
     Args:
         args: ROS arguments; those of the process if not given.
@@ -37,6 +40,7 @@ def start_rclpy(
         domain_id: Another than that of the environment.
     """
     mend_half_made_ports()
+    retire_ports_of_dead()
     rclpy.init(
         args=None if args is None else list(args),
         context=context,

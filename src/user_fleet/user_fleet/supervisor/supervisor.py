@@ -17,6 +17,7 @@ from typing import Any
 from user_core.reasons import NO_REASON
 from user_core.runtime.dds.abandoned_mutexes import release_abandoned_mutexes
 from user_core.runtime.dds.half_made_ports import mend_half_made_ports
+from user_core.runtime.dds.retired_ports import retire_ports_of_dead
 from user_core.runtime.processes import came_up, last_words
 from user_core.runtime.processes.endings import PATIENCE_VARIABLE
 from user_core.runtime.processes.parents import end_with_parent
@@ -498,6 +499,7 @@ def _prepare(supervisor: int, niceness: int) -> None:
 def _tidy_memory() -> None:
     """What killed processes have left in shared memory, and what others would wait for."""
     mend_half_made_ports()
+    retire_ports_of_dead()
     release_abandoned_mutexes()
     remove_abandoned_memory()
 

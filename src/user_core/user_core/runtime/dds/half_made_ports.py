@@ -96,7 +96,7 @@ def _mend(name: str) -> bool:
         owner = port.stat()
         if os.geteuid() not in (owner.st_uid, 0):
             return False
-        if not stack.enter_context(_mutex(f"/{name}_mutex")):
+        if not stack.enter_context(named_mutex(f"/{name}_mutex")):
             return False
         # A mutex that root has made anew must be open to the user whose port it is for.
         os.chown(FOLDER / f"sem.{name}_mutex", owner.st_uid, owner.st_gid)
@@ -155,7 +155,7 @@ class _Time(ctypes.Structure):
 
 
 @contextmanager
-def _mutex(name: str) -> Iterator[bool]:
+def named_mutex(name: str) -> Iterator[bool]:
     """Hold a named mutex as FastDDS does, also in place of a dead holder; false: not to be had."""
     library = ctypes.CDLL(None, use_errno=True)
     library.sem_open.restype = ctypes.c_void_p

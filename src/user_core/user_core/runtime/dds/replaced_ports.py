@@ -50,6 +50,11 @@ class OwnPorts:
         self._known: dict[str, int] = {}
         self._since_s: dict[str, float] = {}
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The ports, as far as they were looked at."""
+        return frozenset(self._known)
+
     def replaced(self) -> list[str]:
         """Ports that were replaced or removed some seconds ago, and that this process has not changed over to.
 
