@@ -66,8 +66,9 @@ def retire_ports_of_dead(folder: Path = FOLDER) -> list[str]:
 
 def _retire_if_dead(port: Path) -> bool:
     lock = port.with_name(f"{port.name}_el")
-    if not lock.exists() or os.geteuid() not in (port.stat().st_uid, 0):
-        return False  # opened by senders only
+    owner = port.stat()
+    if not lock.exists() or os.geteuid() not in (owner.st_uid, 0):
+        return False  # opened by senders only, or of another user
     with ExitStack() as stack:
         descriptor = os.open(port, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)
@@ -77,6 +78,8 @@ def _retire_if_dead(port: Path) -> bool:
         # A listener that is coming must not find the lock taken, by this very look.
         if not stack.enter_context(named_mutex(f"/{port.name}_mutex")):
             return False
+        # What root has made anew must be open to the user whose port it is for.
+        os.chown(FOLDER / f"sem.{port.name}_mutex", owner.st_uid, owner.st_gid)
         held = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, held)
         try:
