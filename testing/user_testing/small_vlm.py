@@ -1,4 +1,4 @@
-"""The smallest vision-language models that LeRobot's SmolVLA and EVO1 take: random weights, a vocabulary of a sentence;
+"""The smallest models of vision and language that LeRobot's policies take: random weights, a vocabulary of a sentence;
 and a pi0 of two layers."""
 
 from __future__ import annotations
@@ -99,6 +99,108 @@ def make_small_internvl(folder: Path) -> dict[str, Any]:
     )  # fmt: skip
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     return {**_EVO1, "vlm_model_name": str(folder)}
+
+
+def make_small_clip(folder: Path) -> dict[str, Any]:
+    """Write a CLIP, as Transformers reads it; return settings of the multi-task DiT that use it. The folder's name must
+    have ``clip`` in it."""
+    transformers = pytest.importorskip("transformers")
+    words = make_tokenizer(folder)
+    common = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}  # fmt: skip
+    text = {
+        **common, "vocab_size": len(words), "max_position_embeddings": 16, "bos_token_id": 2, "eos_token_id": 3,
+        "pad_token_id": 0,
+    }  # fmt: skip
+    sight = {**common, "image_size": 32, "patch_size": 16}
+    config = transformers.CLIPConfig(text_config=text, vision_config=sight, projection_dim=32)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    return {
+        "vision_encoder_name": str(folder), "text_encoder_name": str(folder), "n_obs_steps": 1, "horizon": 8,
+        "n_action_steps": 8, "num_train_timesteps": 10, "hidden_dim": 32, "num_layers": 1, "num_heads": 2,
+        "timestep_embed_dim": 16, "image_crop_shape": [32, 32], "image_resize_shape": [32, 32],
+        "image_crop_is_random": False, "dropout": 0.0, "do_mask_loss_for_padding": True, "tokenizer_max_length": 16,
+    }  # fmt: skip
+
+
+def make_small_florence(folder: Path) -> dict[str, Any]:
+    """Write a tokenizer; return settings of X-VLA, whose Florence-2 is made of its configuration."""
+    words = make_tokenizer(folder)
+    text = {
+        "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": len(words),
+        "max_position_embeddings": 128, "dropout": 0.0,
+    }  # fmt: skip
+    sight = {
+        "embed_dim": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 2], "num_groups": [1, 1, 1, 2],
+        "projection_dim": 32, "window_size": 2, "max_position_embeddings": 16, "drop_path_rate": 0.0,
+    }  # fmt: skip
+    return {
+        "florence_config": {"text_config": text, "vision_config": sight, "image_token_id": 4},
+        "tokenizer_name": str(folder), "tokenizer_max_length": 16, "hidden_size": 32, "depth": 1, "num_heads": 2,
+        "num_domains": 2, "len_soft_prompts": 2, "max_len_seq": 64, "action_mode": "auto", "num_denoising_steps": 3,
+        "max_state_dim": 8, "max_action_dim": 8, "chunk_size": 8, "n_action_steps": 8,
+        "resize_imgs_with_padding": [64, 64],
+    }  # fmt: skip
+
+
+#: What is said to Qwen, without what it was trained to hear around it.
+_CHAT = (
+    "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
+)
+_OF_QWEN = {
+    "image_token": "<|image_pad|>", "video_token": "<|video_pad|>", "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+}  # fmt: skip
+
+
+def make_small_qwen(folder: Path, kind: str) -> dict[str, Any]:
+    """Write a Qwen-VL, as Transformers reads it; return settings of the policy ``kind`` that use it: ``eo1`` (Qwen2.5-VL)
+    or ``vla_jepa`` (Qwen3-VL)."""
+    transformers = pytest.importorskip("transformers")
+    words = make_tokenizer(folder, special=_OF_QWEN)
+    fast = transformers.AutoTokenizer.from_pretrained(folder)
+    ids = {f"{name}_id": words.index(word) for name, word in _OF_QWEN.items()}
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    common = {"hidden_size": 32, "intermediate_size": 32}
+    text = {
+        **common, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+        "vocab_size": 64, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+        "rope_parameters": rope, "rope_scaling": rope,
+    }  # fmt: skip
+    sight = {**common, "depth": 1, "num_heads": 2, "out_hidden_size": 32}
+    chunk = {"chunk_size": 8, "n_action_steps": 8}
+    if kind == "eo1":
+        sight |= {"patch_size": 14, "fullatt_block_indexes": [0], "window_size": 56}
+        config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=sight, **ids)
+        model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+        processor = transformers.Qwen2_5_VLProcessor(
+            transformers.Qwen2VLImageProcessor(), fast, transformers.Qwen2VLVideoProcessor(), chat_template=_CHAT,
+        )  # fmt: skip
+        settings = chunk | {
+            "vlm_base": str(folder), "image_min_pixels": 56 * 56, "image_max_pixels": 56 * 56, "max_state_dim": 8,
+            "max_action_dim": 8, "num_denoise_steps": 3, "dtype": "float32", "supervise_padding_actions": False,
+        }  # fmt: skip
+    else:
+        sight |= {"patch_size": 16, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+        config = transformers.Qwen3VLConfig(text_config=text, vision_config=sight, **ids)
+        model = transformers.Qwen3VLForConditionalGeneration(config)
+        images = transformers.Qwen2VLImageProcessor(
+            patch_size=16, min_pixels=32 * 32, max_pixels=64 * 64
+        )
+        processor = transformers.Qwen3VLProcessor(
+            images, fast, transformers.Qwen3VLVideoProcessor(), chat_template=_CHAT
+        )
+        settings = chunk | {
+            "qwen_model_name": str(folder), "enable_world_model": False, "action_hidden_size": 32, "action_num_layers": 1,
+            "action_num_heads": 2, "action_attention_head_dim": 16, "num_target_vision_tokens": 2,
+            "num_embodied_action_tokens_per_instruction": 2, "num_action_tokens_per_timestep": 2,
+            "torch_dtype": "float32", "binarize_gripper_action": False, "pre_snap_gripper_action": False,
+            "repeated_diffusion_steps": 2, "action_max_seq_len": 64, "action_dropout": 0.0,
+        }  # fmt: skip
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return settings
 
 
 @contextmanager

@@ -18,7 +18,15 @@ from user_core.policies.lerobot.config import LeRobotConfig
 from user_core.policies.lerobot.policy import LeRobotPolicy
 from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Task
-from user_testing.small_vlm import make_small_internvl, make_small_vlm, make_tokenizer, tiny_pi0
+from user_testing.small_vlm import (
+    make_small_clip,
+    make_small_florence,
+    make_small_internvl,
+    make_small_qwen,
+    make_small_vlm,
+    make_tokenizer,
+    tiny_pi0,
+)
 
 pytest.importorskip("lerobot", reason="LeRobot is not installed: USER_EXTRA=lerobot make setup")
 
@@ -42,22 +50,48 @@ DIFFUSION = {
 }  # fmt: skip
 
 
+VQBET = {
+    "n_obs_steps": 1, "n_action_pred_token": 1, "action_chunk_size": 8, "crop_shape": [56, 56], "crop_is_random": False,
+    "pretrained_backbone_weights": None, "spatial_softmax_num_keypoints": 4, "n_vqvae_training_steps": 2,
+    "vqvae_n_embed": 4, "vqvae_embedding_dim": 8, "vqvae_enc_hidden_dim": 8, "gpt_block_size": 16, "gpt_input_dim": 16,
+    "gpt_output_dim": 16, "gpt_n_layer": 1, "gpt_n_head": 2, "gpt_hidden_dim": 16, "dropout": 0.0,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory):
     return make_small_vlm(tmp_path_factory.mktemp("vlm"))
 
 
 @pytest.fixture(scope="module")
-def internvl(tmp_path_factory):
-    return make_small_internvl(tmp_path_factory.mktemp("internvl"))
+def others(tmp_path_factory):
+    """Settings of policies by their type, each with the small models that it wants."""
+    makers = {
+        "act": lambda folder: ACT,
+        "diffusion": lambda folder: DIFFUSION,
+        "evo1": make_small_internvl,
+        "multi_task_dit": make_small_clip,
+        "xvla": make_small_florence,
+        "eo1": lambda folder: make_small_qwen(folder, "eo1"),
+        "vla_jepa": lambda folder: make_small_qwen(folder, "vla_jepa"),
+    }
+    made = {}
+
+    def settings(kind):
+        if kind not in made:
+            made[kind] = makers[kind](tmp_path_factory.mktemp(f"{kind}_clip"))
+        return made[kind]
+
+    return settings
 
 
-@pytest.fixture(params=["act", "diffusion", "smolvla", "evo1"])
-def policy(request):
+KINDS = ["act", "diffusion", "smolvla", "evo1", "multi_task_dit", "xvla", "eo1", "vla_jepa"]
+
+
+@pytest.fixture(params=KINDS)
+def policy(request, vlm, others):
     kind = request.param
-    others = {"act": ACT, "diffusion": DIFFUSION}
-    theirs = others.get(kind) or request.getfixturevalue({"smolvla": "vlm", "evo1": "internvl"}[kind])  # fmt: skip
-    made = make(type=kind, config=theirs)
+    made = make(type=kind, config=vlm if kind == "smolvla" else others(kind))
     made.reset(TASK)
     return made
 
@@ -140,9 +174,8 @@ def test_rows_beyond_the_end_of_an_episode_do_not_count(policy):
         network.policy.eval = network.policy.train  # as it learns
         return network.loss(inputs, of, weight, torch.Generator().manual_seed(1)).item()
 
-    if (
-        network.policy.config.type != "diffusion"
-    ):  # LeRobot's counts them unless it is told otherwise
+    if network.policy.config.type not in ("diffusion", "xvla"):
+        # LeRobot's diffusion counts them unless it is told otherwise, X-VLA always
         assert loss(action) == pytest.approx(loss(other), rel=1e-5)
 
 
@@ -161,11 +194,16 @@ def test_lerobot_opens_what_was_learned_and_does_the_same(policy, tmp_path):
         "observation.images.image_front": torch.from_numpy(one["image_front"]).permute(2, 0, 1)[None] / 255,
         "task": ["reach the target"],
     }  # fmt: skip
-    if theirs.observation_delta_indices is not None:
+    one_by_one = theirs.type == "multi_task_dit"  # its chunks are made of what it was shown before
+    if theirs.observation_delta_indices is not None and not one_by_one:
         batch = {n: v[:, None] if n.startswith("obs") else v for n, v in batch.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        chunk = after(model.predict_action_chunk(before(batch)))[0].numpy()
+        ready = before(batch)
+        if one_by_one:
+            chunk = np.stack([after(model.select_action(ready))[0].numpy() for _ in range(8)])
+        else:
+            chunk = after(model.predict_action_chunk(ready))[0].numpy()
     ours = policy.act(one, deterministic=True)
     low, high = SPEC.action.low_array, SPEC.action.high_array
     np.testing.assert_allclose(ours, np.clip(chunk, low, high), atol=1e-5)
@@ -381,6 +419,66 @@ def test_unknown_types_and_chunks_that_begin_before_now():
     assert policy.act(past).shape[1] == 3, "it acts"
     with pytest.raises(PolicyError, match="n_obs_steps: 1"):
         policy.network()
+
+
+def test_what_lerobot_trains_in_a_way_of_its_own_says_so(others):
+    acts = make(type="vqbet", config=VQBET)
+    acts.reset(TASK)
+    assert acts.act(seen()).shape == (8, 3)
+    with pytest.raises(PolicyError, match="lerobot-train"):
+        acts.network()
+    for kind in ("tdmpc", "gaussian_actor"):
+        with pytest.raises(PolicyError, match="Train and run it with LeRobot"):
+            make(type=kind, config={})
+    foresees = make(type="vla_jepa", config=others("vla_jepa"))
+    foresees._network.sees_ahead = 7  # as with its model of the world, another large network
+    with pytest.raises(PolicyError, match="7 steps after now"):
+        foresees.network()
+
+
+def test_a_policy_that_reads_by_itself_is_told_the_task(others):
+    policy = make(type="vla_jepa", config=others("vla_jepa"), instruction="")
+    with pytest.raises(PolicyError, match="in words"):
+        policy.reset(Task("reach"))
+    chunks = []
+    for words in ("reach the target", "target the reach"):
+        policy.reset(Task("reach", words))
+        chunks.append(policy.act(seen(), deterministic=True))
+    assert not np.array_equal(*chunks)
+
+
+def test_a_policy_that_fetches_its_defaults_is_made_without_them(others, monkeypatch):
+    """EO1 asks the hub for the configuration of its backbone, unless it is told of another."""
+    import transformers
+
+    asked, whole = [], transformers.Qwen2_5_VLConfig.from_pretrained
+    monkeypatch.setattr(
+        transformers.Qwen2_5_VLConfig, "from_pretrained",
+        lambda name, *args, **more: asked.append(str(name)) or whole(name, *args, **more),
+    )  # fmt: skip
+    theirs = others("eo1")
+    make(type="eo1", config=theirs)
+    assert set(asked) == {theirs["vlm_base"]}
+
+
+def test_a_policy_that_remembers_what_it_was_shown_sees_a_history(others):
+    two = {"n_obs_steps": 2, "n_action_steps": 7}
+    policy = make(type="multi_task_dit", config=others("multi_task_dit") | two)
+    policy.reset(TASK)
+    assert policy.observation_history == 2
+    rng = np.random.default_rng(0)  # as it is made nothing that is seen counts
+    arrays = {
+        n: a + 0.1 * rng.standard_normal(a.shape).astype(a.dtype) if a.dtype == np.float32 else a
+        for n, a in policy.arrays().items()
+    }
+    policy.load(arrays)
+    pasts = [
+        {name: np.stack([array, seen(seed=9)[name]]) for name, array in seen(seed=seed).items()}
+        for seed in (1, 2, 1)
+    ]
+    chunks = [policy.act(past, deterministic=True) for past in pasts]
+    assert not np.array_equal(chunks[0], chunks[1])
+    np.testing.assert_array_equal(chunks[0], chunks[2])
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ from user_core.specs import Array, Arrays
 _BASE = "base.sha256"
 #: What names of inputs begin with that LeRobot's preprocessor has made, and the actions among them.
 _READY = "ready/"
+#: What policies that keep what they have seen call all cameras together.
+_IMAGES = "observation.images"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class LeRobotNetwork(nn.Module):
 
     Attributes:
         rows: Actions of a chunk that it learns, T.
+        sees_ahead: How many steps after now its loss also looks at; 0: none.
         lags: How many steps before now each observation that it sees was taken; the last is now.
         history: Observations that batches must hold for that, N.
         draws_noise: Whether what it generates depends on noise; None before it has generated anything.
@@ -89,6 +92,8 @@ class LeRobotNetwork(nn.Module):
         self.first_row = int(ahead[0])
         self.rows = len(ahead)
         self.stacked = theirs.observation_delta_indices is not None
+        ahead_of = max(theirs.observation_delta_indices or [0])
+        self.sees_ahead = ahead_of if getattr(theirs, "enable_world_model", True) else 0
         self.lags = lags_of(theirs)
         self.history = max(self.lags) + 1
         self._code = ChunkCode(opened.inputs.spec, 1)
@@ -318,8 +323,16 @@ class LeRobotNetwork(nn.Module):
         with self.noise_from(generator):
             batch = ready or self.prepared(self._with_actions(inputs, action, weight))
             with given_by_host(self.policy, batch):
-                found = self.policy.forward(batch)
-        loss: Tensor = found[0] if isinstance(found, tuple) else found["loss"]
+                try:
+                    found = self.policy.forward(batch)
+                    loss: Tensor = found[0] if isinstance(found, tuple) else found["loss"]
+                except KeyError as error:
+                    kind = self.policy.config.type
+                    raise PolicyError(
+                        f"training of LeRobot's {kind}", got=f"a loss that wants, or lacks, {error}",
+                        expected="one of what is seen, said and done, as other policies have it",
+                        hint="LeRobot trains it in a way of its own (lerobot-train); here it can act",
+                    ) from error  # fmt: skip
         return loss
 
     #: Of which task each row is: to read it on a GPU would be to wait until that has computed all that was launched.
@@ -374,7 +387,7 @@ class LeRobotNetwork(nn.Module):
                     execution_horizon=goes_on.left[0],
                 )  # fmt: skip
             else:
-                made = self.chunk(known) if tensors is not None else self.policy.predict_action_chunk(batch)  # fmt: skip
+                made = self.chunk(known)
             self.draws_noise = not torch.equal(before, noise_state(self.device))
             self._bind()
             return self.ours(self.after(made))
@@ -406,8 +419,22 @@ class LeRobotNetwork(nn.Module):
         """Chunks (B, T, A) as LeRobot makes them of what its preprocessor gave: all of it on the GPU, with its own
         noise where none is given."""
         given = {} if noise is None else {"noise": noise}
-        made: Tensor = self.policy.predict_action_chunk(batch, **given)
+        made: Tensor = self.policy.predict_action_chunk(self._remembered(batch), **given)
         return made
+
+    def _remembered(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The same, for policies that make a chunk only of what they have kept of earlier calls: they get it as kept."""
+        kept = getattr(self.policy, "_queues", {})
+        names = [name for name in kept if name != ACTION]
+        if not names or self.policy.config.type == "diffusion":  # which also takes what it is given
+            return batch
+        batch, images = dict(batch), list(self.policy.config.image_features)
+        for name in names:
+            if name == _IMAGES:
+                batch[name] = torch.stack([batch[one] for one in images], dim=-4)
+            kept[name].clear()
+            kept[name].extend(batch[name].unbind(1))
+        return batch
 
     def continue_chunk(
         self, batch: dict[str, Any], noise: Tensor, before: Tensor, weights: Tensor

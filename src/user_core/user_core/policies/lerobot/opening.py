@@ -48,6 +48,13 @@ _RESIZING = (
     "n_obs_image_size",
 )
 _MOST_NAMED = 4
+#: Why some of LeRobot's policies cannot act here.
+_NOT_HERE = {
+    "gaussian_actor": "the actor of LeRobot's SAC, which has no chunks and no loss of its own",
+    "lingbot_va": "a policy that keeps what it saw and did in an episode, of one robot",
+    "tdmpc": "a policy that plans with a model of the world, from its plan of before",
+}
+_READ_BY_THEMSELVES = ("fastwam", "vla_jepa", "wall_x")
 
 
 @dataclass
@@ -97,6 +104,11 @@ def open_policy(config: LeRobotConfig, spec: RobotSpec) -> Opened:
         )
     resizes = any(getattr(theirs, name, None) for name in _RESIZING)
     inputs = InputMap(features, int(action.shape[0]), spec, config, resizes)
+    if theirs.type in _NOT_HERE:
+        raise PolicyError(
+            purpose, got=_NOT_HERE[theirs.type], expected="a policy that makes chunks from what is seen, as act does",
+            hint="Train and run it with LeRobot; sac and rlpd learn from rewards here",
+        )  # fmt: skip
     hashed = _hash_of(config) if config.checkpoint else None  # goes on while weights are read
     policy, base_hash = _weights(config, theirs, factory, purpose, hashed)
     if config.adapter.rank:
@@ -120,9 +132,10 @@ def open_policy(config: LeRobotConfig, spec: RobotSpec) -> Opened:
     statistics = Statistics(values, settling, config.statistics_calls)
     kinds = [type(step).__name__ for step in before.steps]
     reads = "TokenizerProcessorStep" in kinds or any(
-        word in kind.lower() for kind in kinds for word in ("task", "language")
+        word in kind.lower() for kind in kinds for word in ("task", "language", "conversation")
     )
-    reads = reads or hasattr(theirs, "task_field")  # EVO1's network makes tokens by itself
+    # EVO1's network makes tokens by itself, and so do those of others
+    reads = reads or hasattr(theirs, "task_field") or theirs.type in _READ_BY_THEMSELVES
     return Opened(policy, before, after, inputs, statistics, base_hash, reads)
 
 
@@ -182,6 +195,7 @@ def _their_config(config: LeRobotConfig, spec: RobotSpec, base: Any) -> Any:
                 f"checkpoint {config.checkpoint}", got=f"a policy of type {found.type}",
                 expected=f"type {config.type}", hint="Another checkpoint, or another type",
             )  # fmt: skip
+        cls, kind, kept = type(found), found.type, draccus.encode(found)
     else:
         try:
             cls = base.get_choice_class(config.type)
@@ -191,25 +205,27 @@ def _their_config(config: LeRobotConfig, spec: RobotSpec, base: Any) -> Any:
                 f"policy {config.type!r} of LeRobot", got="no such policy", expected=f"one of {choices}",
                 hint="Install the package that has it (lerobot_policy_...), or name its module: modules: [...]",
             ) from error  # fmt: skip
-        with _quiet():
-            found = cls(device="cpu")
-    known = {field.name for field in fields(found)}
+        kind, kept = (
+            config.type,
+            {},
+        )  # its defaults are not made: of some they are fetched from the hub
+    known = {field.name for field in fields(cls)}
     for name in config.config:
         if name not in known:
             near = get_close_matches(name, known, 1)
             raise ConfigError(
-                f"config of policy {found.type}", got=name, expected=f"a setting of {type(found).__name__}",
+                f"config of policy {kind}", got=name, expected=f"a setting of {cls.__name__}",
                 hint=f"Perhaps {near[0]}" if near else f"It has {sorted(known)}",
             )  # fmt: skip
     try:
         with _quiet():
             plain = {
-                **draccus.encode(found),
+                **kept,
                 "device": config.device,
                 "push_to_hub": False,
                 **config.config,
             }
-            made = draccus.decode(type(found), plain)
+            made = draccus.decode(cls, plain)
             if not config.checkpoint and not config.config.get("input_features"):
                 types = lerobot("configs.types")
                 made.input_features = {
@@ -226,8 +242,8 @@ def _their_config(config: LeRobotConfig, spec: RobotSpec, base: Any) -> Any:
         raise
     except Exception as error:
         raise ConfigError(
-            f"config of policy {found.type}", got=_short(error),
-            expected=f"settings that {type(found).__name__} accepts, for what the robot shows",
+            f"config of policy {kind}", got=_short(error),
+            expected=f"settings that {cls.__name__} accepts, for what the robot shows",
             hint="Which observations it sees, and under which of its names, is said by mapping",
         ) from error  # fmt: skip
     return made

@@ -165,6 +165,20 @@ class LeRobotPolicy(Policy):
                 expected="chunks that begin now",
                 hint="Say config: {n_obs_steps: 1}; or train it with lerobot-train on what `user data export` writes",
             )  # fmt: skip
+        if network.policy.config.type == "vqbet":
+            raise PolicyError(
+                "training of LeRobot's vqbet", got="a loss that changes what it measures: at first it learns codes",
+                expected="the same loss from the first update to the last, of several processes and after a restart",
+                hint="Train it with lerobot-train on what `user data export` writes; its checkpoint acts here",
+            )  # fmt: skip
+        if (ahead := network.sees_ahead) > 0:
+            raise PolicyError(
+                f"training of LeRobot's {network.policy.config.type}",
+                got=f"a loss that also wants what is seen up to {ahead} steps after now",
+                expected="one of what is seen now",
+                hint="Say config: {enable_world_model: false} where it is vla_jepa; or train it with lerobot-train on what "
+                "`user data export` writes",
+            )  # fmt: skip
         if network.reads and not network.instruction and not network.sentences:
             raise PolicyError(
                 f"training of LeRobot's {network.policy.config.type}, which reads", got="no instruction",
