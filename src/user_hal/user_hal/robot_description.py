@@ -124,11 +124,23 @@ def parse_urdf(text: str) -> Urdf:
         raise ConfigError("robot description", got=str(error), expected="a URDF") from error
     if robot.tag != "robot":
         raise ConfigError("robot description", got=f"<{robot.tag}>", expected="<robot>")
+    if _is_xacro(robot):
+        raise ConfigError(
+            "robot description", got="xacro, from which a URDF is yet to be made", expected="a URDF",
+            hint="`xacro FILE.xacro NAME:=VALUE > robot.urdf` makes it, with the arguments of the robot's launch file",
+        )  # fmt: skip
     joints = [_joint(item) for item in robot.findall("joint")]
     links = [str(item.get("name")) for item in robot.findall("link")]
     children = {joint.child for joint in joints}
     root = next((link for link in links if link not in children), links[0] if links else "")
     return Urdf(str(robot.get("name", "robot")), root, _ordered(joints, root), text)
+
+
+def _is_xacro(robot: ElementTree.Element) -> bool:
+    """Whether elements of xacro are left: its namespace is written in several ways."""
+    return any(
+        "xacro" in part.tag.partition("}")[0] for part in robot.iter() if "}" in str(part.tag)
+    )
 
 
 def _joint(item: ElementTree.Element) -> UrdfJoint:

@@ -13,7 +13,7 @@ from user_core.errors import ConfigError
 from user_hal.checking.graph import Controller
 from user_hal.proposing.draft import draft_of
 from user_hal.proposing.questions import Draft, Question
-from user_hal.proposing.survey import JointSample, Survey, Topic
+from user_hal.proposing.survey import JointSample, Survey, Topic, command_fields
 from user_hal.proposing.writing import to_yaml
 from user_hal.robot_file import RobotFile, build_robot
 from user_testing.worlds.robots.proposed_robots import LEFT, RIGHT, TWO_URDF, joint, urdf
@@ -154,7 +154,7 @@ def test_types_that_nobody_knows_are_proposed_by_their_fields() -> None:
         {"/joint_states": ARM}, told(("/go", kind)), fields={kind: {"goal": "values"}}
     )
     assert params["action"]["command"]["fields"] == {"goal": "values"}
-    assert f"What stands in the fields of {kind}?" in text_of(draft)
+    assert f"What stands in the fields of {kind}, and in which unit?" in text_of(draft)
 
 
 def test_one_arm_with_words_in_its_joints_stays_one() -> None:
@@ -363,3 +363,90 @@ def test_yaml_with_comments() -> None:
         {"a": {"b": 1, "c": [1, 2]}, "d": "x: y"}, {"a.b": ["one"], "e": ["end"]}, "head"
     )
     assert text == "# head\na:\n  # one\n  b: 1\n  c: [1, 2]\nd: 'x: y'\n# end\n"
+
+
+FINGERS = tuple(
+    f"r_hand_{name}" for name in ("thumb_bend", "thumb_turn", "index", "middle", "pinky")
+)
+
+
+def hand_urdf(*above: str) -> str:
+    """An arm of these joints and a hand whose fingers move one by one; two joints follow others."""
+    joints = [joint(name, f"l{n}", f"l{n + 1}") for n, name in enumerate(above)]
+    palm = f"l{len(above)}"
+    joints += [joint(name, palm, f"{name}_link") for name in FINGERS]
+    joints += [joint(f"{n}_tip", f"{n}_link", f"{n}_tip", mimic=n) for n in FINGERS[2:4]]
+    return urdf("hand", "l0", joints)
+
+
+def test_a_hand_whose_fingers_move_one_by_one_is_no_gripper() -> None:
+    hand = ("/r_hand/joint_trajectory", TRAJECTORY)
+    for description in ("", hand_urdf()):
+        params, draft = proposed(
+            {"/joint_states": FINGERS},
+            told(hand),
+            joints_of={"/r_hand": FINGERS},
+            description=description,
+        )
+        assert params["joints"] == list(FINGERS) and "gripper" not in params["action"]
+        assert "tcp_pose" not in text_of(draft), "a hand has no tool"
+    arm = ("/arm/joint_trajectory", TRAJECTORY)
+    for description in ("", hand_urdf(*ARM)):
+        params, _ = proposed(
+            {"/joint_states": [*ARM, *FINGERS]}, told(hand, arm),
+            joints_of={"/r_hand": FINGERS, "/arm": ARM}, description=description,
+        )  # fmt: skip
+        groups = params["groups"]
+        assert {name: group["joints"] for name, group in groups.items()} == {
+            "arm": list(ARM), "r_hand": list(FINGERS),
+        }  # fmt: skip
+        assert list(groups) == ["arm", "r_hand"], "in the order of the robot"
+        assert not any("gripper" in group["action"] for group in groups.values())
+
+
+def test_joints_of_a_hand_that_follow_others_leave_it_a_gripper() -> None:
+    """Its controller commands three joints, two of which are driven by the first."""
+    names = ("left_finger", "right_finger", "finger_tip")
+    both = [joint(names[0], "l3", "f0"), *(joint(n, "l3", n, mimic=names[0]) for n in names[1:])]
+    arm = [joint(name, f"l{n}", f"l{n + 1}") for n, name in enumerate(ARM)]
+    params, _ = proposed(
+        {"/joint_states": [*ARM, *names]},
+        told(("/arm/joint_trajectory", TRAJECTORY), ("/hand_controller/joint_trajectory", TRAJECTORY)),
+        joints_of={"/arm": ARM, "/hand_controller": names}, description=urdf("arm", "l0", arm + both),
+    )  # fmt: skip
+    assert params["joints"] == list(ARM)
+    assert params["action"]["gripper"]["topic"] == "/hand_controller/joint_trajectory"
+
+
+@pytest.mark.parametrize("wheels", [(), ("wheel_left", "wheel_right")])
+def test_a_base_alone_needs_no_joints(wheels: Sequence[str]) -> None:
+    topics = [
+        *told(("/cmd_vel", "geometry_msgs/msg/Twist")),
+        Topic("/odom", "nav_msgs/msg/Odometry", published=True),
+    ]
+    joints = {"/joint_states": wheels} if wheels else {}
+    params, draft = proposed(joints, topics, frames={"/odom": "odom"})
+    assert (
+        list(params["groups"]) == ["base"]
+        and params["groups"]["base"]["action"]["kind"] == "base_twist"
+    )
+    assert set(params["observation"]) == {"base.pose", "base.velocity"}
+    assert not any("each joint" in question.text for question in draft.open)
+
+
+def test_of_several_lists_of_numbers_the_one_for_positions_is_what_joints_are_told() -> None:
+    def class_of(**fields: str) -> Any:
+        return type("Message", (), {"get_fields_and_field_types": staticmethod(lambda: fields)})
+
+    stream = class_of(pos="double[6]", vel="double[6]", acc="double[6]", time="double", mode="int8")
+    unclear = class_of(first="double[6]", second="double[6]")
+    kinds = {"maker_msgs/msg/Stream": stream, "maker_msgs/msg/Unclear": unclear}
+    found = Survey(topics=told(*((f"/{kind[-6:]}", kind) for kind in kinds)))
+    assert command_fields(kinds.__getitem__, found) == {"maker_msgs/msg/Stream": {"pos": "values"}}
+
+
+def test_who_finds_no_command_is_told_what_else_is_listened_to() -> None:
+    with pytest.raises(ConfigError, match=r"/go \(maker_msgs/msg/Odd\): if one of these moves it"):
+        proposed({"/joint_states": ARM}, told(("/go", "maker_msgs/msg/Odd")))
+    with pytest.raises(ConfigError, match="Is its controller running"):
+        proposed({"/joint_states": ARM}, [])

@@ -190,3 +190,13 @@ def test_a_prismatic_joint_that_is_heard_too_late_for_the_spec_is_told() -> None
 def test_the_check_knows_that_the_description_is_published_once() -> None:
     use = next(topic_uses({"urdf": {"topic": "/robot_description"}}))
     assert use.read and use.type_name == "std_msgs/msg/String" and use.options["latched"]
+
+
+@pytest.mark.parametrize("space", ["http://www.ros.org/wiki/xacro", "http://ros.org/wiki/xacro"])
+def test_xacro_is_told_as_what_it_is(space: str) -> None:
+    """All of its joints are in macros: none would be seen."""
+    head = f'<robot name="r" xmlns:xacro="{space}">'
+    with pytest.raises(ConfigError, match=r"got xacro.*> robot.urdf"):
+        parse_urdf(f'{head}<xacro:arm prefix="left_"/></robot>')
+    made = f'{head}<link name="base"/></robot>'  # what xacro makes keeps the namespace
+    assert parse_urdf(made).root == "base"

@@ -18,6 +18,7 @@ from user_hal.proposing.draft import draft_of
 from user_hal.proposing.questions import Draft, Question
 from user_hal.proposing.survey import Survey, survey
 from user_hal.proposing.writing import to_yaml
+from user_hal.robot_description import parse_urdf
 from user_hal.robot_file import RobotFile, build_robot
 from user_hal.topic_io import TopicIo
 
@@ -48,8 +49,14 @@ def propose(args: argparse.Namespace, io: TopicIo, console: Console) -> int:
     if args.urdf is not None:
         try:
             description = args.urdf.read_text(encoding="utf-8")
-        except OSError as error:
+            parse_urdf(description)
+        except (OSError, UnicodeDecodeError) as error:
             raise ConfigError("--urdf", got=str(error), expected="a file") from error
+        except ConfigError as error:
+            what = f"--urdf {args.urdf}"
+            raise ConfigError(
+                what, got=error.got, expected=error.expected, hint=error.hint
+            ) from error
     found = survey(io, args.seconds, description)
     talk = Console(stderr=True) if args.output is None else console
     asks = not args.no_questions and sys.stdin.isatty()

@@ -125,7 +125,10 @@ class CommandKeys:
         if fields:
             command["fields"] = fields
             if way.fields:
-                self.draft.comment(path, f"TODO: What stands in the fields of {way.type_name}?")
+                self.draft.comment(
+                    path,
+                    f"TODO: What stands in the fields of {way.type_name}, and in which unit? (degrees: scale)",
+                )
         return command
 
     def _home(self, part: Part, way: Way, path: str) -> dict[str, Any]:

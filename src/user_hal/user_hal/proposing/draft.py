@@ -16,6 +16,7 @@ from user_hal.proposing.grouping import (
     Way,
     give_hand,
     group,
+    is_a_hand,
     moving_joints,
     words,
 )
@@ -29,6 +30,7 @@ from user_hal.proposing.survey import (
     POSE,
     WRENCH,
     Survey,
+    is_of_a_maker,
 )
 from user_hal.robot_description import Urdf, parse_urdf
 from user_hal.robots.ros2.messages import NUMBERS
@@ -67,7 +69,7 @@ class _Drafter:
 
     def draft(self, robot: str) -> Draft:
         found = self.found
-        if not found.joints:
+        if not found.joints and not any(part.base for part in self.grouping.parts):
             raise ConfigError(
                 "joint states",
                 got="no message of type sensor_msgs/msg/JointState",
@@ -80,6 +82,7 @@ class _Drafter:
                 "commands",
                 got="nobody listens to a topic that could move these joints",
                 expected="a controller: joint trajectory, forward commands, servo",
+                hint=self._what_else_is_heard(),
             )
         self._ask_for_hands(parts)
         single = len(parts) == 1 and not parts[0].base
@@ -112,6 +115,18 @@ class _Drafter:
         self.result.comment("safety", "What may reach the robot; add velocity, workspace, force: docs/explanation/safety.md")  # fmt: skip
         self._leftovers()
         return self.result
+
+    def _what_else_is_heard(self) -> str:
+        """Topics of types that nobody knows here, one of which may be the robot's command."""
+        makers = [
+            f"{t.name} ({t.type_name})" for t in self.found.topics if t.heard and is_of_a_maker(t)
+        ]
+        if not makers:
+            return "Is its controller running? `ros2 topic list -t` and `ros2 control list_controllers` show what is there"
+        return (
+            f"Somebody listens to {', '.join(makers[:5])}: if one of these moves it, write the contract by hand, with "
+            "`fields` that say what stands where (docs/how_to/bring_your_own_ros2_robot.md)"
+        )
 
     # --- joints and frames ---
 
@@ -153,6 +168,8 @@ class _Drafter:
                     give_hand(part, hand, parts, left, self.urdf, self.found)
 
     def _about_joints(self, joints: Sequence[str]) -> dict[str, Any]:
+        if not joints:  # a base alone
+            return {}
         if self.urdf is None:
             text = "Fastest that each joint can move, rad/s? (There is no robot description.)"
             speed = self.result.ask(f"{PARAMS}.joint_velocity_limits", text, None)
@@ -195,7 +212,9 @@ class _Drafter:
     def _observation(self, parts: Sequence[Part], single: bool) -> dict[str, Any]:
         joints = [joint for part in parts for joint in part.joints]
         topics = self._joint_topics(joints)
-        found: dict[str, Any] = {"joint_position": self._joint_source(topics, "position", joints)}
+        found: dict[str, Any] = {}
+        if joints:
+            found["joint_position"] = self._joint_source(topics, "position", joints)
         if topics and all(self.found.joints[topic].velocity for topic in topics):
             found["joint_velocity"] = self._joint_source(topics, "velocity", joints)
         arms = [part for part in parts if not part.base]
@@ -212,7 +231,8 @@ class _Drafter:
                     "topic": topic, "type": ODOMETRY, "field": "twist.twist", "layout": "twist",
                     "frame": self.found.frames.get(topic, "odom"),
                 }  # fmt: skip
-        if not any(name.endswith("tcp_pose") for name in found) and self.urdf is not None:
+        arms = [arm for arm in arms if not is_a_hand(arm)]
+        if arms and not any(name.endswith("tcp_pose") for name in found) and self.urdf is not None:
             text = "No topic tells the tool's pose. It can be looked up on /tf:"
             for arm in arms:
                 prefix = "" if single else f"{arm.name}."

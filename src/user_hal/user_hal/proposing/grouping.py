@@ -29,6 +29,10 @@ _COMMON = {
     "follow", "jog", "pose", "target", "motion", "cmds", "states", "state", "gripper",
 }  # fmt: skip
 _HANDS = {"gripper", "hand", "finger", "fingers", "knuckle", "jaw", "robotiq"}
+#: Words of controllers that may move the fingers of a hand one by one; a gripper's close together.
+_FINGERED = {"hand", "finger", "fingers"}
+#: Joints of a gripper at most: more that move by themselves are a hand, which one number does not command.
+_MOST_OF_A_GRIPPER = 2
 #: Types of makers that move an arm, or a gripper, with what stands in their fields.
 _WAYS_BY_FIELDS: dict[str, Mapping[str, Any]] = {
     "interbotix_xs_msgs/msg/JointGroupCommand": {"name": "arm", "cmd": "values"},
@@ -142,9 +146,9 @@ def group(found: Survey, urdf: Urdf | None) -> Grouping:
     odometry = next((t.name for t in found.of_type(ODOMETRY, published=True)), "")
     base_ways = [way for way in ways if way.kind is ActionKind.BASE_TWIST]
     ways = [way for way in ways if way.kind is not ActionKind.BASE_TWIST]
-    hands += [
-        Hand(way.topic, way.type_name, way.joints) for way in ways if _is_hand(way, urdf, ways)
-    ]
+    of_hands = [way for way in ways if _is_hand(way, urdf, ways)]
+    if len(of_hands) < len(ways):  # else the robot is a hand
+        hands += [Hand(way.topic, way.type_name, way.joints) for way in of_hands]
     claimed = {way_hand.topic for way_hand in hands}
     ways = [way for way in ways if way.topic not in claimed]
     in_hands = {joint for hand in hands for joint in hand.joints}
@@ -240,14 +244,25 @@ def _best_of_each(topics: Sequence[Topic]) -> Iterable[Topic]:
 
 def _is_hand(way: Way, urdf: Urdf | None, ways: Sequence[Way]) -> bool:
     """Whether a joint controller is a gripper's: its name says so, or its few joints hang on those
-    of an arm and are called like fingers."""
-    if set(words(controller_node(way.topic))) & _HANDS:
-        return True
+    of an arm and are called like fingers. A hand whose fingers move one by one is none."""
+    said = set(words(controller_node(way.topic))) & _HANDS
+    if said:
+        own = [
+            j
+            for j in way.joints
+            if urdf is None or j not in urdf.joints or not urdf.joints[j].mimics
+        ]
+        return not (said <= _FINGERED and len(own) > _MOST_OF_A_GRIPPER)
     if not 0 < len(way.joints) <= 2:
         return False
     others = [j for other in ways if len(other.joints) > 2 for j in other.joints]
     hangs = urdf is None or all(urdf.hangs_on(joint, others) for joint in way.joints)
     return hangs and all(set(words(joint)) & _HANDS for joint in way.joints)
+
+
+def is_a_hand(part: Part) -> bool:
+    """Whether a part is a hand, which has no tool of its own."""
+    return bool(set(words(part.name)) & _FINGERED)
 
 
 def _arms(
@@ -265,6 +280,8 @@ def _arms(
         arms = _by_prefix(_numbered(own) if hands and urdf is None else own)
     for arm in arms:
         arm.ways += [way for way in known if set(way.joints) == set(arm.joints)]
+    place = {name: number for number, name in enumerate(joints)}
+    arms.sort(key=lambda arm: min(place.get(name, len(place)) for name in arm.joints))
     _name(arms)
     return arms
 

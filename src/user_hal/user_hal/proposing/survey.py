@@ -32,6 +32,21 @@ _PLAIN = {
     "diagnostic_msgs", "visualization_msgs", "tf2_msgs", "rosgraph_msgs", "lifecycle_msgs",
     "control_msgs", "user_msgs", "statistics_msgs", "bond",
 }  # fmt: skip
+#: Words of the list that holds targets of joints, where a type has several: pos, vel, acc.
+_TARGETS = {
+    "pos",
+    "position",
+    "positions",
+    "q",
+    "joint",
+    "joints",
+    "angle",
+    "angles",
+    "target",
+    "goal",
+    "value",
+    "values",
+}
 _NUMBERS = re.compile(r"(sequence<)?(double|float)(, \d+)?(>|\[\d+\])$")
 
 
@@ -154,13 +169,7 @@ def command_fields(message_class: Callable[[str], Any], found: Survey) -> dict[s
     """Mappings of fields of command-like types that nobody told the driver about."""
     known: dict[str, dict[str, Any]] = {}
     for topic in found.topics:
-        package = topic.type_name.partition("/")[0]
-        if (
-            topic.published
-            or not topic.heard
-            or "/msg/" not in topic.type_name
-            or package in _PLAIN
-        ):
+        if topic.published or not topic.heard or not is_of_a_maker(topic):
             continue
         try:
             cls = message_class(topic.type_name)
@@ -169,9 +178,17 @@ def command_fields(message_class: Callable[[str], Any], found: Survey) -> dict[s
             continue
         fields: Mapping[str, str] = getattr(cls, "get_fields_and_field_types", dict)()
         numbers = [name for name, kind in fields.items() if _NUMBERS.match(kind)]
+        if len(numbers) > 1:
+            numbers = [name for name in numbers if set(name.lower().split("_")) & _TARGETS]
         if len(numbers) == 1:
             known[topic.type_name] = {numbers[0]: "values"}
     return known
+
+
+def is_of_a_maker(topic: Topic) -> bool:
+    """Whether it carries messages of a type that the driver does not know."""
+    package = topic.type_name.partition("/")[0]
+    return "/msg/" in topic.type_name and package not in _PLAIN
 
 
 def _topics(io: TopicIo) -> Iterable[Topic]:
