@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from user_core.fakes import PolicyMailbox
 from user_learner.learner import LearnerConfig, open_learner
 from user_learner.ranks import Ranks
 from user_learner.ranks import hosts as ranks_hosts
+from user_learner.ranks.beside import RanksHere
+from user_learner.ranks.first import require_places
 from user_testing.link_emulator import Host, Link, LinkQuality, unavailable
 from user_testing.ports import free_endpoint, free_port
 from user_testing.waiting import wait_until
@@ -136,6 +140,36 @@ def test_a_host_that_does_not_come_and_one_that_nobody_expects(
             weights(config(tmp_path / "r", store, hosts=["b"], meeting=meeting))
         assert process.wait(60) == 1
     assert "not expected by the learner" in (tmp_path / "c.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("192.0.2.1", "an address of the learner's host, here"),
+        ("nowhere.invalid", "nowhere.invalid: .*expected a name or address"),
+    ],
+)
+def test_a_meeting_at_another_host_is_refused_at_once(tmp_path, store, host, why):
+    """The learner waited two minutes for itself."""
+    with pytest.raises(ConfigError, match=why):
+        require_places(config(tmp_path / "r", store, hosts=["b"], meeting=f"{host}:29500"), 1)
+    require_places(config(tmp_path / "r", store, hosts=["b"], meeting="localhost:29500"), 1)
+
+
+def test_a_host_says_why_it_waits_for_the_learner(meeting, caplog):
+    here = RanksHere(meeting, "b", 1)
+    store, why = here._connect()
+    assert store is None and why == "Connection refused"
+    nowhere = RanksHere("nowhere.invalid:29500", "b", 1)
+    thread = threading.Thread(target=nowhere.run)
+    with caplog.at_level(logging.INFO):
+        thread.start()
+        wait_until(
+            lambda: "waiting for the learner at nowhere.invalid" in caplog.text, "it says so"
+        )
+    nowhere.stop()
+    thread.join(60)
+    assert "name" in caplog.text.lower().split("29500: ")[1].lower()
 
 
 def test_a_meeting_that_is_no_address_is_refused(tmp_path, store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from user_actor.inference.config import BatchingConfig
@@ -9,7 +10,10 @@ from user_actor.loop.config import ActorLoopConfig, RemoteConfig
 from user_actor.outbox.config import OutboxConfig
 from user_comm.net.sessions import LOCAL_ENDPOINT, ZenohConfig
 from user_core.config import Config, setting
+from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice
+
+_TOPIC = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", re.ASCII)
 
 
 class LeaseConfig(Config):
@@ -138,3 +142,17 @@ class InferenceConfig(Config):
     policy_share: float = setting(
         1.0, doc="Part of the link's rate that policy versions may take, over time.", gt=0, le=1
     )
+
+    def validate(self) -> None:
+        names = [robot.strip("/") for robot in self.robots]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError("robots", got=f"{', '.join(twice)} more than once", expected="each robot once")  # fmt: skip
+        for what, named in (("robots", names), ("versions", list(self.versions.values()))):
+            for name in named:
+                if not _TOPIC.fullmatch(name) or (what == "robots" and name.startswith("/")):
+                    raise ConfigError(
+                        what, got=repr(name), expected="namespaces, as robot0" if what == "robots" else
+                        "topics of learners, as {robot1: /learner_pour/policy}",
+                        hint="Names in ROS are of letters, digits and _, do not begin with a digit, and are joined by /",
+                    )  # fmt: skip

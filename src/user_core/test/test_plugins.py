@@ -107,3 +107,11 @@ def test_functions_are_found_by_path():
     for wrong in ("os.path:nothing", "os.path", "nowhere:x", ""):
         with pytest.raises(PluginError, match="package.module:name"):
             plugins.import_object(wrong)
+
+
+def test_an_empty_mapping_in_a_file_of_ros_parameters_is_told_of():
+    """ROS takes what follows `params: {}` for a part of it, and the plugin was the default one."""
+    with pytest.raises(
+        ConfigError, match=r"params: got plugin: 'flow'.*leave an empty `params: \{\}` out"
+    ):
+        plugins.PluginChoice(plugin="tanh_gaussian", params={"plugin": "flow"})

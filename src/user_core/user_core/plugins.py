@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from user_core.config import Config, from_mapping, setting
-from user_core.errors import PluginError, in_words, is_of_a_person
+from user_core.errors import ConfigError, PluginError, in_words, is_of_a_person
 from user_core.interfaces import Algorithm, Camera, GoalReward, Policy, Reward, Robot, Teleop
 from user_core.jobs import Engine
 from user_core.metrics import MetricsSink
@@ -63,6 +63,14 @@ class PluginChoice(Config):
 
     plugin: str = setting(doc="Name it is registered by, or package.module:Class.", min_length=1)
     params: dict[str, Any] = setting(factory=dict, doc="Its own parameters.")
+
+    def validate(self) -> None:
+        if "plugin" in self.params:
+            raise ConfigError(
+                "params", got=f"plugin: {self.params['plugin']!r} among the parameters of {self.plugin!r}",
+                expected="plugin beside params", hint="In a file of ROS parameters leave an empty `params: {}` out: "
+                "ROS takes what follows it for a part of it",
+            )  # fmt: skip
 
     def build(self, kind: str, *args: Any, path: str = "") -> Any:
         """Make it; see :func:`build`. ``path`` is that of this choice in its document."""

@@ -203,8 +203,11 @@ def require_device(name: str, whose: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        count = torch.cuda.device_count()
+        gpus = ", ".join(f"cuda:{i}" for i in range(count))
         raise ConfigError(
-            f"device of the {whose}", got=name, expected="cpu, or a GPU that torch finds here: cuda, cuda:1",
+            f"device of the {whose}", got=name,
+            expected=f"cpu or {gpus}" if count else f"cpu: torch {torch.__version__} finds no GPU here",
             hint=str(error).splitlines()[0],
         ) from error  # fmt: skip
 

@@ -6,7 +6,6 @@ It waits for that one, and begins again with it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import signal
@@ -53,16 +52,16 @@ class RanksHere:
 
     def run(self) -> None:
         """Until :meth:`stop`. Raises ConfigError where the first host refuses this one."""
-        told = False
+        told = ""
         while not self._stopping.is_set():
-            store = self._connect()
+            store, why = self._connect()
             if store is None:
-                if not told:
-                    _log.info("waiting for the learner at %s:%d", self._host, self._port)
-                told = True
+                if why != told:
+                    _log.info("waiting for the learner at %s:%d: %s", self._host, self._port, why)
+                told = why
                 self._stopping.wait(_AGAIN_S)
                 continue
-            told = False
+            told = ""
             try:
                 place = self._place(store)
                 if place is not None:
@@ -73,18 +72,18 @@ class RanksHere:
                 )
             self._stopping.wait(_AGAIN_S)
 
-    def _connect(self) -> Any:
+    def _connect(self) -> tuple[Any, str]:
+        """The store of the first host; or None, and why not."""
         import torch.distributed as dist
 
-        with contextlib.suppress(
-            OSError
-        ):  # first by a plain connection: torch waits long, and logs much
+        try:  # first by a plain connection: torch waits long, and logs much
             socket.create_connection((self._host, self._port), _AGAIN_S).close()
-            with contextlib.suppress(RuntimeError):
-                return dist.TCPStore(
-                    self._host, self._port, None, False, timedelta(seconds=_ANSWER_S)
-                )
-        return None
+            made = dist.TCPStore(self._host, self._port, None, False, timedelta(seconds=_ANSWER_S))
+        except OSError as error:
+            return None, error.strerror or str(error)
+        except RuntimeError as error:
+            return None, f"what is there is no learner's: {str(error).splitlines()[0][:200]}"
+        return made, ""
 
     def _place(self, store: Any) -> tuple[int, int] | None:
         """Lowest rank of this host and number of all; None where the first has ended, or this one is to."""

@@ -27,7 +27,13 @@ from user_core.plugins import PluginChoice, load
 from user_core.runtime.processes import came_up, last_words
 from user_core.specs import RobotSpec
 from user_learner.algorithms.common.shardable import SHARD
-from user_learner.ranks.hosts import Listening, OtherHosts, address_of, use_interface_to
+from user_learner.ranks.hosts import (
+    Listening,
+    OtherHosts,
+    address_of,
+    require_own_address,
+    use_interface_to,
+)
 from user_learner.ranks.meeting import (
     CUDA,
     MEET_S,
@@ -254,6 +260,7 @@ def _keep_store(host: str, port: int) -> Any:
     """The place where all meet, kept by this process; raises ConfigError where the port is in use."""
     import torch.distributed as dist
 
+    require_own_address(host)
     try:
         return dist.TCPStore(
             host, port, None, True, timedelta(seconds=MEET_S), wait_for_workers=False
@@ -334,7 +341,7 @@ def require_places(config: LearnerConfig, minibatches: int) -> None:
     if config.gpus:
         require_gpus(config.gpus)
     if config.hosts:  # how many processes these have is heard from them
-        address_of(config.meeting)
+        require_own_address(address_of(config.meeting)[0])
         return
     share = Share(0, max(1, config.gpus, config.ranks), minibatches)
     share.rows(config.training.batch_size * minibatches)
@@ -347,6 +354,8 @@ def require_gpus(wanted: int) -> None:
     there = torch.cuda.device_count()
     if there < wanted:
         raise ConfigError(
-            "gpus", got=wanted, expected=f"at most {there}, which torch {torch.__version__} finds here",
-            hint="`nvidia-smi` shows them; a CPU build of torch finds none",
+            "gpus", got=wanted,
+            expected=f"at most {there}" if there else "0, which is to learn on the device of the algorithm",
+            hint=f"torch {torch.__version__} finds {there or 'none'} here; `nvidia-smi` shows them, and a CPU build of "
+            "torch finds none",
         )  # fmt: skip

@@ -8,7 +8,9 @@ is not encrypted, and whoever reaches the port may join: a network of one's own 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import socket
 import time
@@ -22,6 +24,7 @@ import psutil
 from user_core.errors import ConfigError, RankFailed, RankLost, SuiteError, codes_that_may_pass
 from user_learner.ranks.meeting import MEET_S, software, what_differs
 
+_log = logging.getLogger(__name__)
 #: Time between two signs of life, and how long none may come.
 BEAT_S, SILENT_S = 1.0, 15.0
 #: Keys in the store: who is expected; of a host, by its name; of a rank, by its number.
@@ -42,6 +45,30 @@ def address_of(meeting: str) -> tuple[str, int]:
             expected="HOST:PORT, under which the other hosts reach the learner's",
         )  # fmt: skip
     return host.strip("[]"), int(port)
+
+
+def require_own_address(host: str) -> None:
+    """Raise ConfigError unless this is a name or address of this host: the learner waited two minutes for itself."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ConfigError(
+            "meeting", got=f"{host}: {error.strerror or error}", expected="a name or address of the learner's host",
+        ) from error  # fmt: skip
+    for family, kind, _, _, address in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind) as probe:
+            probe.bind(address)
+            return
+    own = sorted(
+        one.address
+        for addresses in psutil.net_if_addrs().values()
+        for one in addresses
+        if one.family == socket.AF_INET and not one.address.startswith("127.")
+    )
+    raise ConfigError(
+        "meeting", got=host, expected=f"an address of the learner's host, here {', '.join(own) or 'localhost'}",
+        hint="The learner keeps the place where all meet; the other hosts come to it",
+    )  # fmt: skip
 
 
 def use_interface_to(host: str, own: bool) -> None:
@@ -100,6 +127,9 @@ class OtherHosts:
         store.set(EXPECTED, json.dumps(list(names)))
         first, count, number = dict[str, int](), dict[str, int](), here
         for name in names:
+            _log.info(
+                "waiting for host %s, where `user up learner_ranks` starts its processes", name
+            )
             try:
                 store.wait([COME + name], timedelta(seconds=MEET_S))
             except RuntimeError as error:

@@ -126,20 +126,22 @@ class LeRobotPolicy(Policy):
         return made
 
     def acting_calls(self) -> list[tuple[Any, str]]:
-        """Of ACT its model, of diffusion the network that takes noise away. Others have a way of their own
-        (``config: {compile_model: true}``) or none."""
+        """Of ACT its model, of diffusion and the multi-task DiT the network that takes noise away. Others have a way of
+        their own (``config: {compile_model: true}``) or none."""
         policy = self._network.policy
         kind = policy.config.type
         if kind == "act":
             return [(policy.model, "forward")]
+        if kind == "multi_task_dit":
+            return [(policy.noise_predictor, "forward")]
         return [(policy.diffusion.unet, "forward")] if kind == "diffusion" else []
 
     def graphed_calls(self) -> list[tuple[Any, str]]:
         """All that is done on the GPU for a chunk, with every step that takes noise away, and for one that goes on from
-        another. Of diffusion the network only: its steps are counted on the host. What goes on is launched where
-        LeRobot's policy cannot be given its noise."""
+        another. Of diffusion and the multi-task DiT the network only: their steps are counted on the host. What goes on
+        is launched where LeRobot's policy cannot be given its noise."""
         network = self._network
-        if network.policy.config.type == "diffusion":
+        if network.policy.config.type in ("diffusion", "multi_task_dit"):
             return self.acting_calls()
         own = [(network, "chunk")]
         return [*own, (network, "continue_chunk")] if network.takes_noise else own
