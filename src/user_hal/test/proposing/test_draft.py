@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from user_core.errors import ConfigError
 from user_hal.checking.graph import Controller
 from user_hal.proposing.draft import draft_of
 from user_hal.proposing.questions import Draft, Question
-from user_hal.proposing.survey import JointSample, Survey, Topic, command_fields
+from user_hal.proposing.survey import JointSample, Survey, Topic, _take, command_fields
 from user_hal.proposing.writing import to_yaml
 from user_hal.robot_file import RobotFile, build_robot
 from user_testing.worlds.robots.proposed_robots import LEFT, RIGHT, TWO_URDF, joint, urdf
@@ -425,7 +426,12 @@ def test_a_base_alone_needs_no_joints(wheels: Sequence[str]) -> None:
         Topic("/odom", "nav_msgs/msg/Odometry", published=True),
     ]
     joints = {"/joint_states": wheels} if wheels else {}
-    params, draft = proposed(joints, topics, frames={"/odom": "odom"})
+    odometry = SimpleNamespace(header=SimpleNamespace(frame_id="odom"), child_frame_id="footprint")
+    heard = Survey()
+    _take(heard, topics[-1], odometry)
+    params, draft = proposed(joints, topics, frames=heard.frames, bodies=heard.bodies)
+    frames = [params["observation"][f"base.{name}"]["frame"] for name in ("pose", "velocity")]
+    assert frames == ["odom", "footprint"], "a twist is the body's"
     assert (
         list(params["groups"]) == ["base"]
         and params["groups"]["base"]["action"]["kind"] == "base_twist"

@@ -77,6 +77,10 @@ class CommandKeys:
         bounds: dict[str, Any] = {"low": low, "high": high}
         if way.kind is ActionKind.JOINT_DELTA:
             bounds |= self._target_bounds(joints, path)
+        if way.kind is ActionKind.BASE_TWIST:
+            self.draft.comment(
+                f"{path}.low", "One that goes sideways, too: sideways: true, and vx, vy, wz"
+            )
         return bounds
 
     def _largest(self, kind: ActionKind, joints: Sequence[Any]) -> tuple[str, Any]:

@@ -229,8 +229,9 @@ class _Drafter:
                 }  # fmt: skip
                 found[f"{part.name}.velocity"] = {
                     "topic": topic, "type": ODOMETRY, "field": "twist.twist", "layout": "twist",
-                    "frame": self.found.frames.get(topic, "odom"),
                 }  # fmt: skip
+                if body := self.found.bodies.get(topic):  # a twist is the body's
+                    found[f"{part.name}.velocity"]["frame"] = body
         arms = [arm for arm in arms if not is_a_hand(arm)]
         if arms and not any(name.endswith("tcp_pose") for name in found) and self.urdf is not None:
             text = "No topic tells the tool's pose. It can be looked up on /tf:"

@@ -100,6 +100,7 @@ class Survey:
         topics: Topics and actions, in order of their names.
         joints: By JointState topic.
         frames: ``header.frame_id`` by topic, of poses, wrenches, images and odometry.
+        bodies: ``child_frame_id`` of odometry by topic: the frame of its twist.
         images: encoding, width, height by Image topic.
         controllers: Of ros2_control.
         joints_of: Joints by name of a controller's node, as far as it told.
@@ -114,6 +115,7 @@ class Survey:
     topics: list[Topic] = field(default_factory=list)
     joints: dict[str, JointSample] = field(default_factory=dict)
     frames: dict[str, str] = field(default_factory=dict)
+    bodies: dict[str, str] = field(default_factory=dict)
     images: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     controllers: list[Controller] = field(default_factory=list)
     joints_of: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -281,6 +283,8 @@ def _take(found: Survey, topic: Topic, message: Any) -> None:
         found.joints.setdefault(topic.name, JointSample()).take(message)
     else:
         found.frames[topic.name] = str(message.header.frame_id)
+        if topic.type_name == ODOMETRY:
+            found.bodies[topic.name] = str(message.child_frame_id)
         if topic.type_name == IMAGE:
             found.images[topic.name] = (message.encoding, message.width, message.height)
 
