@@ -69,6 +69,7 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
             "policy": {"plugin": "linear_gaussian"},
             "before_first_version": "wait",
             "compile": True,  # there is nothing of torch in it: it acts as it is, and that is said
+            "cuda_graphs": "always",
             "zenoh": {"connect": [endpoint], "shared_memory": False},
         },
         tmp_path,
@@ -106,6 +107,7 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
                 assert f"policy versions come by way of {way}" in node.log
             assert elsewhere.served_bytes > 0 == here.served_bytes
             assert "not compiled: policy" in node.log
+            assert "cuda_graphs has no effect: the policy acts on cpu" in node.log
             for chunk in answers:  # each names its observation
                 assert asked[chunk.sequence] == chunk.start_ns
                 assert chunk.period_ns == 50_000_000
@@ -261,6 +263,22 @@ def test_what_is_slow_while_a_version_is_prepared_costs_no_robot_its_place(
         said = [item for item in items if "while a policy version is prepared" in item["message"]]
         assert {item["robots"] for item in said} == {"3"}
         assert int(items[-1]["late_while_prepared"]) == int(items[-1]["late"]) > 0
+    finally:
+        node.close()
+        probe.close()
+
+
+def test_versions_that_are_to_come_by_a_gpu_to_a_policy_on_none_are_refused(
+    tmp_path: Path, ros_domain: int
+) -> None:
+    probe = GraphProbe()
+    params = {"policy": {"plugin": "linear_gaussian"}, "local_versions": "gpu"}
+    node = NodeProcess("user_actor.nodes.inference", params, tmp_path)
+    try:
+        node.start()
+        probe.speaker(topics.ROBOT_SPEC)(RobotDescription(SPEC, "task", "base", stamp_ns=1))
+        probe.until(lambda: "has no weights on a GPU, in place" in node.log, "it says so")
+        assert "expected auto, memory or network" in node.log
     finally:
         node.close()
         probe.close()

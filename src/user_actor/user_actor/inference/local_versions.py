@@ -104,10 +104,10 @@ class LocalVersions(Closing):
         spare = self._holder.spare
         assert spare is not None  # only this thread loads it
         try:
-            on_gpu = _on_gpu(spare)
+            is_there = on_gpu(spare)
         except Exception as error:
             return False, in_words(error)
-        ways = [self._way] if self._way != "auto" else [GPU, MEMORY] if on_gpu else [MEMORY]
+        ways = [self._way] if self._way != "auto" else [GPU, MEMORY] if is_there else [MEMORY]
         why = "" if GPU in ways or self._way == MEMORY else "the policy does not have its weights on a GPU, in place"  # fmt: skip
         while ways:
             try:
@@ -171,7 +171,8 @@ class LocalVersions(Closing):
             _log.info("policy versions come by way of %s%s", way, f": {why}" if why else "")
 
 
-def _on_gpu(policy: Policy) -> bool:
+def on_gpu(policy: Policy) -> bool:
+    """Whether a policy that is filled in place has weights on a GPU."""
     place = policy.in_place()
     if place is None:
         return False

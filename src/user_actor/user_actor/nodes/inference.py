@@ -22,6 +22,7 @@ from user_actor.config import InferenceConfig
 from user_actor.inference import Client, InferenceServer
 from user_actor.inference.compiling import Compiler, PreparedCalls
 from user_actor.inference.graphs import CallGraphs
+from user_actor.inference.local_versions import on_gpu
 from user_actor.inference.preparing import Preparing
 from user_actor.nodes.policy_feed import PolicyFeed
 from user_comm import topics
@@ -31,12 +32,13 @@ from user_comm.endpoints import TopicPublisher
 from user_comm.lifecycle import LifecycleNode
 from user_comm.logs import bridge_logging
 from user_comm.run import run
-from user_core.errors import PolicyError, SuiteError, TransportError
+from user_core.errors import ConfigError, PolicyError, SuiteError, TransportError
 from user_core.interfaces import Policy
 from user_core.policies import policy_config_hash
 from user_core.runtime.gpu_turns import FairWait, GpuTurns, file_of, turns_on
 from user_core.runtime.scheduling import let_threads_of_torch_sleep, make_process_prompt
 from user_core.types import ActionChunk, Observation, Task
+from user_core.weight_plane.wire import GPU
 
 _LOOK_S = 0.2
 _JOIN_S = 4.0
@@ -202,6 +204,7 @@ class InferenceNode(LifecycleNode):
                 self.diagnostics.watch(feed.flow.name + label, feed.flow.item)
                 stack.callback(self.diagnostics.unwatch, feed.flow.name + label)
             some = self._feeds[topics.POLICY.name]
+            self._require_effects(some.holder.acting)
             turns, shared = self._turns(some), file_of(_device_of(some.holder.acting), "preparing")
             if shared is not None:
                 preparing.share(shared)
@@ -285,6 +288,20 @@ class InferenceNode(LifecycleNode):
         if turns is None and config.local_versions != "network" and str(device).startswith("cuda"):
             return GpuTurns()
         return turns
+
+    def _require_effects(self, policy: Policy) -> None:
+        """Say what a policy that is on no GPU makes of settings for one; raises ConfigError where no version would
+        come."""
+        config: InferenceConfig = self.config
+        if config.local_versions == GPU and not on_gpu(policy):
+            raise ConfigError(
+                "local_versions", got=f"gpu, and {type(policy).__name__} has no weights on a GPU, in place",
+                expected="auto, memory or network", hint="Or let it act on one: policy.params.device: cuda",
+            )  # fmt: skip
+        if config.cuda_graphs == "always" and not _may_use_a_gpu(config):
+            self.get_logger().warning(
+                f"cuda_graphs has no effect: the policy acts on {_device_of(policy)}"
+            )
 
     def _forget(self) -> None:
         self._server, self._takes_versions = None, False
