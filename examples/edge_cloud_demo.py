@@ -213,7 +213,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def parser() -> Parser:
     """The command line."""
-    made = Parser(description=__doc__)
+    made = Parser(description=__doc__.partition("\n\n    make")[0])
     made.add_argument("--task", default="peg_insertion", choices=["reach", "peg_insertion"])
     made.add_argument("--rate", type=float, default=20.0, help="of the link, Mbit/s")
     made.add_argument("--rtt", type=float, default=80.0, help="of the link, milliseconds")

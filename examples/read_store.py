@@ -3,9 +3,11 @@
     python examples/read_store.py STORE            # what it holds
     python examples/read_store.py STORE OUT        # each episode as OUT/NUMBER.npz
 
-Compressed images need the package zstandard, those with loss Pillow. It only reads, and may run beside the process that writes: it sees what was committed when it began.
+Compressed images need the package zstandard, those with loss Pillow. It only reads, and may run beside the process that
+writes: it sees what was committed when it began.
 """
 
+import argparse
 import io
 import json
 import math
@@ -93,6 +95,10 @@ class Store:
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
+        if not (self.path / "index.sqlite").is_file():
+            raise SystemExit(
+                f"{path} is no replay store: it has no index.sqlite (that of a run is runs/NAME/replay)"
+            )
         self.db = sqlite3.connect(f"file:{self.path / 'index.sqlite'}?mode=ro", uri=True)
         self.db.execute("BEGIN")  # one state of it, whatever is committed meanwhile
         self.meta = dict(self.db.execute("SELECT key, value FROM meta"))
@@ -138,8 +144,13 @@ class Store:
 
 def main(arguments):
     """Print what a store holds, or write its episodes."""
-    store = Store(arguments[0])
-    out = pathlib.Path(arguments[1]) if len(arguments) > 1 else None
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)  # noqa: TID251 - nothing of USER
+    parser.add_argument("store", help="folder of the store, for instance runs/NAME/replay")
+    parser.add_argument(
+        "out", nargs="?", type=pathlib.Path, help="write each episode to OUT/NUMBER.npz"
+    )
+    given = parser.parse_args(arguments)
+    store, out = Store(given.store), given.out
     for number, episode in enumerate(store.episodes()):
         rows = store.rows(episode["id"])
         steps = int((~rows["final"]).sum()) if rows else 0
