@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 from user_comm.services import ServiceClient
 from user_core.errors import TransportError
-from user_core.runtime.dds.files import FOLDER
+from user_core.runtime.dds.files import FOLDER, PORT
 from user_core.runtime.dds.replaced_ports import OwnPorts
 from user_core.runtime.dds.retired_ports import LOOKED_AT, SentPorts, port_flags
 from user_testing.waiting import wait_until
@@ -76,7 +76,7 @@ def kill_between_two_looks(process: subprocess.Popen[str]) -> None:
     os.kill(process.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
     links = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
-    ports = [Path(link.removesuffix("_el")) for link in links if "fastdds_port" in link]
+    ports = [Path(link.removesuffix("_el")) for link in links if PORT.search(link)]
     if not ports:
         pytest.skip("this middleware has no shared memory")
     for port in ports:

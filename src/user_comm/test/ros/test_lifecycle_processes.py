@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +31,7 @@ from user_msgs.srv import ResetRobot
 from user_comm.converters import action_chunk_to_message
 from user_comm.services import ServiceClient
 from user_core.errors import TransportError
+from user_core.runtime.dds.files import LOCK_OF_PORT
 from user_core.runtime.processes import last_words
 from user_core.types import ActionChunk
 from user_testing.failing_middleware import failing_middleware
@@ -354,7 +354,10 @@ def test_a_node_lives_with_a_middleware_that_takes_no_message_at_all(
     ):  # fmt: skip
         assert it.transition(transition), f"{transition}: {it.log[-5:]}"
         assert it.state == state
-    assert it.said.count("activate") == 2 and it.said.count("undo configure") == 1
+    wait_until(
+        lambda: it.said.count("activate") == 2 and it.said.count("undo configure") == 1,
+        seen=lambda: (it.events, it.log[-20:]),
+    )
     assert it.end() == 0, "in good order"
 
 
@@ -369,7 +372,7 @@ def test_a_process_that_others_took_for_dead_ends_and_says_so(
     it = world(autostart=True, env={last_words.VARIABLE: str(words), **alone})
     wait_until(lambda: "activate" in it.said)
     links = [os.readlink(link) for link in Path(f"/proc/{it.process.pid}/fd").iterdir()]
-    ports = [link.removesuffix("_el") for link in links if re.search(r"fastdds_port\d+_el$", link)]
+    ports = [link.removesuffix("_el") for link in links if LOCK_OF_PORT.search(link)]
     if not ports:
         pytest.skip("this middleware has no shared memory")
     removed, *replaced = ports

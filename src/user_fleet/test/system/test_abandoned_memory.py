@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from user_core.runtime.dds.files import PORT, STARTS
 from user_fleet.supervisor.abandoned_memory import remove_abandoned_memory
 from user_testing.processes import Process
 from user_testing.waiting import wait_until
@@ -24,7 +25,7 @@ time.sleep(600)
 def segments_of(pid):
     """Its own: it holds their locks. It may have opened those of others as well."""
     links = (os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir())
-    locks = [name for name in links if name.endswith("_el") and "fastdds_port" not in name]
+    locks = [name for name in links if name.endswith("_el") and not PORT.search(name)]
     return {Path(name.removesuffix("_el")) for name in locks}
 
 
@@ -49,10 +50,11 @@ def test_memory_of_a_killed_process_is_given_back_and_that_of_a_living_one_is_ke
 
 
 def test_what_is_young_or_something_else_is_left_alone(tmp_path):
-    for name in ("fastdds_0123456789abcdef", "fastdds_0123456789abcdef_el", "other_0123"):
+    segments = [f"{start}_0123456789abcdef{end}" for start in STARTS for end in ("", "_el")]
+    for name in (*segments, "other_0123"):
         (tmp_path / name).write_bytes(b"x")
     assert remove_abandoned_memory(tmp_path) == 0
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 5
     assert remove_abandoned_memory(tmp_path / "absent") == 0
     remove_abandoned_memory(tmp_path, young_s=-1.0)
     assert [path.name for path in tmp_path.iterdir()] == ["other_0123"]

@@ -14,6 +14,7 @@ from user_testing.processes import Process
 from user_testing.waiting import wait_until
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
+packages = pytest.importorskip("ament_index_python.packages", reason="needs ROS 2")
 
 NODE = """
 import os, rclpy, sys, time
@@ -38,7 +39,7 @@ KILLED = """
 static int is_port(int file) {
     char link[64], path[256] = "";
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
-    return readlink(link, path, sizeof path - 1) > 0 && strstr(path, "fastdds_port");
+    return readlink(link, path, sizeof path - 1) > 0 && strstr(path, "PORT");
 }
 int ftruncate64(int file, off_t size) {
     int (*real)(int, off_t) = dlsym(RTLD_NEXT, "ftruncate64");
@@ -74,6 +75,10 @@ from user_core.runtime.dds.half_made_ports import mend_half_made_ports
 print(*mend_half_made_ports())
 """
 WHOLE = b"\2\0\0\0"
+#: Fast DDS 2, of Humble and Jazzy, was built with this package.
+START = (
+    "fastrtps" if "fastrtps_cmake_module" in packages.get_packages_with_prefixes() else "fastdds"
+)
 
 
 class Apart:
@@ -87,7 +92,7 @@ class Apart:
     @property
     def port(self) -> Path:
         """Where the first participant of the domain on this host listens."""
-        return self.folder / f"fastdds_port{7400 + 250 * self.domain + 11}"
+        return self.folder / f"{START}_port{7400 + 250 * self.domain + 11}"
 
     def python(self, code: str, *words: object) -> list[str]:
         return [*self.prefix, sys.executable, "-c", code, *map(str, words)]
@@ -109,7 +114,7 @@ def apart(ros_domain: int, tmp_path: Path) -> Iterator[Apart]:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_who_comes_after_a_killed_maker_hangs_and_is_freed(apart, tmp_path, when):
     source, library = tmp_path / "killed.c", tmp_path / "killed.so"
-    source.write_text(KILLED)
+    source.write_text(KILLED.replace("PORT", f"{START}_port"))
     try:
         subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     except FileNotFoundError:
@@ -131,7 +136,7 @@ def test_who_comes_after_a_killed_maker_hangs_and_is_freed(apart, tmp_path, when
         wait_until(lambda: "READY" in following.log, "it is freed")
         # What it uses now is left while another port is mended.
         listening = apart.port.stat().st_ino
-        other = apart.folder / "fastdds_port65001"
+        other = apart.folder / f"{START}_port65001"
         other.write_bytes(bytes(52400))
         assert apart.mend() == [other.name]
         assert apart.port.stat().st_ino == listening

@@ -17,7 +17,7 @@ anew.
 - :class:`SentPorts` does it within this process, for files that were removed in another way: a driver that is no node
   of ours was killed and started anew.
 
-Sources: ``SharedMemGlobal.hpp`` of Fast DDS 3.2 (``PortNode``, ``update_status_all_listeners``, ``is_zombie``,
+Sources: ``SharedMemGlobal.hpp`` of Fast DDS 3.2, 2.14 and 2.6, which are alike in this (``PortNode``, ``update_status_all_listeners``, ``is_zombie``,
 ``open_port_internal``).
 """
 
@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 
-from user_core.runtime.dds.files import FOLDER, PORT, files_named
+from user_core.runtime.dds.files import FOLDER, PORT, STARTS, files_named
 from user_core.runtime.dds.half_made_ports import named_mutex
 
 _log = logging.getLogger(__name__)
@@ -147,12 +147,13 @@ class SentPorts:
 def _mapped(maps: bytes, line: re.Pattern[bytes]) -> Iterator[tuple[int, int, str]]:
     """Address, inode and name of the files whose lines in ``/proc/self/maps`` match; looks at theirs only, since a
     process with many libraries has thousands."""
-    at = maps.find(b"fastdds_port")
-    while at >= 0:
-        start, end = maps.rfind(b"\n", 0, at) + 1, maps.find(b"\n", at)
-        if found := line.match(maps[start:end]):
-            yield int(found[1], 16), int(found[2]), found[3].decode()
-        at = maps.find(b"fastdds_port", max(end, at + 1))
+    for name in STARTS:
+        at = maps.find(b"/%b_port" % name.encode())
+        while at >= 0:
+            start, end = maps.rfind(b"\n", 0, at) + 1, maps.find(b"\n", at)
+            if found := line.match(maps[start:end]):
+                yield int(found[1], 16), int(found[2]), found[3].decode()
+            at = maps.find(b"/%b_port" % name.encode(), end)
 
 
 def port_flags(start: bytes, port: str) -> tuple[int, int]:
@@ -166,7 +167,7 @@ def port_flags(start: bytes, port: str) -> tuple[int, int]:
     if sys.byteorder != "little":
         return 0, 0
     words = np.frombuffer(start, np.uint32, len(start) // 4)
-    number = int(port.removeprefix("fastdds_port"))
+    number = int(port.rpartition("port")[2])
     for i in np.flatnonzero(words[: max(0, len(words) - _WORDS + 1)] == number):
         _, listeners, check_ms, wait_ms, capacity, waiting, flags = words[i : i + _WORDS].tolist()
         if (
