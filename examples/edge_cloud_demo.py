@@ -217,12 +217,20 @@ def parser() -> Parser:
     made.add_argument("--task", default="peg_insertion", choices=["reach", "peg_insertion"])
     made.add_argument("--rate", type=float, default=20.0, help="of the link, Mbit/s")
     made.add_argument("--rtt", type=float, default=80.0, help="of the link, milliseconds")
-    made.add_argument("--cuts", type=float, nargs="*", default=[5.0, 10.0, 15.0], help="seconds")
+    made.add_argument(
+        "--cuts",
+        type=float,
+        nargs="*",
+        default=[5.0, 10.0, 15.0],
+        help="how long the link is cut each time, seconds",
+    )
     made.add_argument("--minutes", type=float, default=10.0, help="longest time to learn")
     made.add_argument("--speed", type=float, default=1.0, help="simulated seconds in a second")
-    made.add_argument("--demonstrations", type=int, default=20)
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--runs", type=Path, default=Path("runs"))
+    made.add_argument(
+        "--demonstrations", type=int, default=20, help="episodes of the scripted expert"
+    )
+    made.add_argument("--seed", type=int, default=0, help="of starts and of learning")
+    made.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     made.add_argument("--domain", type=int, default=42, help="ROS domain; the next one too")
     made.add_argument("--proxy", action="store_true", help="a proxy, also where there is root")
     return made

@@ -55,6 +55,10 @@ def test_episodes_are_listed_and_filtered(store, capsys):
 
 
 def test_edits_from_the_shell_are_seen_and_taken_back(store, capsys):
+    assert (
+        "no edits" in user(episodes, "log", store)[1]
+        and "no columns" in user(reward, "columns", store)[1]
+    )
     assert user(episodes, "exclude", store, "1", "3", "--reason", "the cup fell")[0] == 0
     assert user(episodes, "tag", store, "0-2", "--add", "blue")[0] == 0
     assert user(episodes, "relabel", store, "2", "--as", "success")[0] == 0

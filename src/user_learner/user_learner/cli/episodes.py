@@ -353,6 +353,9 @@ def _log(options: argparse.Namespace, console: Console, view: EditedEpisodes) ->
     if options.json:
         print(json.dumps([_entry(edit, view) for edit in view.log.edits]))
         return 0
+    if not view.log.edits:
+        console.print("no edits: all is as it was recorded")
+        return 0
     table = folding("#", "when", "who", "what", "episodes", "why")
     for edit in view.log.edits:
         when = datetime.datetime.fromtimestamp(edit.time_ns / 1e9).strftime("%Y-%m-%d %H:%M:%S")

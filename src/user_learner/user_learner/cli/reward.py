@@ -372,6 +372,11 @@ def _columns(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         print(json.dumps(rows))
         return 0
+    if not rows:
+        console.print(
+            "no columns: samplers use the recorded rewards (user reward relabel makes one)"
+        )
+        return 0
     table = folding("column", "used", "reward", "why, and by whom", "judged")
     for row in rows:
         given = yaml.safe_dump(row["params"], sort_keys=False) if row["params"] else ""
