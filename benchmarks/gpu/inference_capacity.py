@@ -6,8 +6,10 @@
   are answered in batches (``most`` 16) and one after the other (``most`` 1) take turns in one run. As many robots have
   room as get 99 % of their answers within one period.
 - **Admission**: twice as many robots as have room, with admission and without.
+- **Preparing**: four robots while a version is made ready that keeps the device busy for 12 s: a lock, and sleep, in
+  place of a GPU. Whether robots lose their places by that.
 
-    python benchmarks/gpu/inference_capacity.py [--seconds 3] [--rates 10,20,50] [--only passes,robots,admission]
+    python benchmarks/gpu/inference_capacity.py [--seconds 3] [--rates 10,20,50] [--only passes,robots,admission,preparing]
 """
 
 from __future__ import annotations
@@ -21,27 +23,32 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rclpy.serialization import serialize_message
 
+from user_comm import topics
 from user_comm.converters import (
     RobotDescription,
     observation_to_message,
     robot_description_to_message,
 )
 from user_comm.net.sessions import ZenohConfig, open_session
+from user_comm.policy_blobs.server import PolicyServer
 from user_core.codecs.images import encode_observation
 from user_core.command_line import Parser
 from user_core.interfaces import Query
 from user_core.plugins import build
+from user_core.policies import policy_config_hash
 from user_core.specs import ArraySpec, RobotSpec
-from user_core.types import Observation, Task
+from user_core.types import Observation, PolicyVersion, Task
 from user_testing.ports import claim_domain, free_endpoint
 from user_testing.processes import NodeProcess
 from user_testing.waiting import wait_until
+from user_testing.worlds.acting import GraphProbe
 
 SPEC = RobotSpec(
     "arm",
@@ -53,6 +60,12 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "tanh_gaussian": ("tanh_gaussian", {"seed": 0}),
     "flow": ("flow", {"backbone": "transformer", "rows": 16}),
 }
+#: A policy that is slow to prepare, for how long, and how many robots it has.
+SLOW = (
+    "user_testing.worlds.remote_parts:SlowToPrepare",
+    {"prepare_s": 12.0, "piece_s": 0.25, "answer_s": 0.03},
+)
+FEW_ROBOTS = 4
 MOST_ROBOTS = 32
 COUNTS = (1, 2, 4, 8, 16, 32)
 #: In CDR: after the encapsulation comes the stamp; an answer's start_ns follows an empty frame, two numbers of 8 bytes.
@@ -169,16 +182,19 @@ class Robots:
 class World:
     """A bridge, and inference nodes whose robots have the names of their mode."""
 
-    def __init__(self, stack: ExitStack, policy: str, modes: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self, stack: ExitStack, policy: tuple[str, dict[str, Any]], modes: dict[str, dict[str, Any]],
+        count: int = MOST_ROBOTS,
+    ) -> None:  # fmt: skip
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        env = {
+        self.env = env = {
             "ROS_DOMAIN_ID": str(stack.enter_context(claim_domain())),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
         endpoint = free_endpoint()
         config = ZenohConfig(mode="router", listen=(endpoint,), shared_memory=False)
-        session = open_session(config)
-        self.names = {mode: [f"{mode}{i}" for i in range(MOST_ROBOTS)] for mode in modes}
+        self.session = session = open_session(config)
+        self.names = {mode: [f"{mode}{i}" for i in range(count)] for mode in modes}
         every = [name for names in self.names.values() for name in names]
         bridge = {
             "role": "learner", "inference_for": every, "max_robots": len(every),
@@ -189,7 +205,7 @@ class World:
                 "user_comm.nodes.bridge", bridge, folder, "bridge", namespace="/learner", env=env
             )
         ]
-        plugin, params = POLICIES[policy]
+        plugin, params = policy
         for mode, batching in modes.items():
             node = {
                 "policy": {"plugin": plugin, "params": params}, "robots": self.names[mode],
@@ -225,7 +241,7 @@ def robots(rates: Sequence[float], seconds: float) -> dict[tuple[str, float], in
             "on": {"most": 16, "budget_s": 60.0}, "off": {"most": 1, "wait_s": 0.0, "budget_s": 60.0},
         }  # fmt: skip
         with ExitStack() as stack:
-            world = World(stack, policy, modes)
+            world = World(stack, POLICIES[policy], modes)
             for rate_hz in rates:
                 best = dict.fromkeys(modes, (0, ""))
                 ended: dict[str, str] = {}
@@ -263,7 +279,7 @@ def admission(policy: str, rate_hz: float, seconds: float) -> None:
     )
     print("|---|---|---|---|---|---|---|")
     with ExitStack() as stack:
-        world = World(stack, policy, modes)
+        world = World(stack, POLICIES[policy], modes)
         for mode, names in world.names.items():
             world.robots.run(names, rate_hz, 1.0)
             world.robots.run(names, rate_hz, max(seconds, 5.0))  # overload lasts before it counts
@@ -282,11 +298,41 @@ def admission(policy: str, rate_hz: float, seconds: float) -> None:
         print("\n" + next(iter(world.robots.refused.values()), ""))
 
 
+def preparing(rate_hz: float, seconds: float) -> None:
+    """A version that takes long to be made ready, beside robots that are answered."""
+    plugin, params = SLOW
+    print(
+        "\n| | answers a second, of the robot with the fewest | p50, p99 | turned away |\n|---|---|---|---|"
+    )
+    with ExitStack() as stack:
+        modes = {"r": {"wait_s": 0.01, "budget_s": 0.4}}
+        world = World(stack, SLOW, modes, FEW_ROBOTS)
+        names, robots = world.names["r"], world.robots
+        os.environ.update(world.env)
+        probe = GraphProbe()
+        stack.callback(probe.close)
+        announce = probe.speaker(replace(topics.POLICY, name="/learner/policy"))
+        server = stack.enter_context(PolicyServer(world.session, "learner/policy", announce))
+        arrays = build("policies", plugin, params, SPEC).arrays()
+        version = PolicyVersion(1, arrays, policy_config_hash(plugin, params, SPEC), created_ns=1)
+        for what, lasts_s in (
+            ("before", seconds), (f"while it is prepared, {params['prepare_s']:.0f} s", params["prepare_s"] - 1.0),
+            ("after it", 2 * seconds),
+        ):  # fmt: skip
+            if what.startswith("while"):
+                server.publish(version)
+            robots.run(names, rate_hz, lasts_s)
+            fewest = min(len(robots.took_s[name]) for name in names) / lasts_s
+            p50, p99 = (robots.percentile_ms(p) for p in (50, 99))
+            away = len(robots.refused)
+            print(f"| {what} | {fewest:.1f} | {p50:.0f}, {p99:.0f} ms | {away} |", flush=True)
+
+
 def main() -> None:
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each trial")
     parser.add_argument("--rates", default="10,20,50", help="Hz")
-    parser.add_argument("--only", default="passes,robots,admission")
+    parser.add_argument("--only", default="passes,robots,admission,preparing")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rates = [float(rate) for rate in given.rates.split(",")]
@@ -296,6 +342,8 @@ def main() -> None:
             passes()
         elif name == "robots":
             robots(rates, given.seconds)
+        elif name == "preparing":
+            preparing(5.0, given.seconds)
         else:
             for policy in POLICIES:
                 admission(policy, rates[0], given.seconds)
