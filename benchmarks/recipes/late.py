@@ -202,11 +202,15 @@ def _corrected(job: Job, scale: float) -> Job:
                 way = _way("real_time" if name == "none" else name, delay)
                 found[name] = evaluated(hal, policy, episodes, each=True, **way)
             return found
-        free = policy_of({**job, "params": {**job["params"], "guidance": 0.0}}, hal.spec)
-        free.load(policy.arrays())
+        free, smooth = (
+            policy_of({**job, "params": {**job["params"], **params}}, hal.spec)
+            for params in ({"guidance": 0.0}, {"smoothing": 0.5})
+        )
+        for other in (free, smooth):
+            other.load(policy.arrays())
         ways = (
-            ("real_time", "real_time", policy), (_FREE, "real_time", free), ("sequential", "sequential", policy),
-            ("ensemble", "ensemble", policy),
+            ("real_time", "real_time", policy), (_SMOOTH, "real_time", smooth), (_FREE, "real_time", free),
+            ("sequential", "sequential", policy), ("ensemble", "ensemble", policy),
         )  # fmt: skip
         for delay in (0, 3, 6, 9):
             for name, execution, acting in ways:
@@ -218,6 +222,8 @@ def _corrected(job: Job, scale: float) -> Job:
 
 #: Real-time chunking that holds on to nothing after the rows that are carried out in any case.
 _FREE = "real_time, guidance 0"
+#: Its rows moved half of the way to the mean of their neighbours.
+_SMOOTH = "real_time, smoothing 0.5"
 
 
 def _way(execution: str, delay: int) -> Job:
@@ -249,7 +255,8 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
         {
             "kind": "delays", "name": name, "task": "pick_place", "policy": "flow", "demonstrations": 200, "seed": seed,
             "updates": 4000, "rows": 20, "delays": [0, 3, 6, 9], "rounds": 15, "round_updates": 400,
-            "params": {"prefix_rows": 9, "deterministic_noise": 0.0}, "cloning": {"weight_decay": 0.1, "after_end": "fade"},
+            "params": {"prefix_rows": 9, "prefix_weights": "own", "deterministic_noise": 0.0},
+            "cloning": {"weight_decay": 0.1, "after_end": "fade", "waits": 0.1},
             **more,
         }
         for seed in seeds

@@ -110,6 +110,36 @@ def test_the_light_form_does_what_the_network_does(name, prefix):
     np.testing.assert_allclose(policy.act_from(seen, noise), there, atol=1e-4)
 
 
+@pytest.mark.parametrize("weights", ["shared", "own"])
+def test_the_light_form_is_told_of_given_rows_as_the_network_is(weights):
+    """Also of several robots, of which one has nothing given: by that one no further weights count."""
+    policy = stirred(make("flow", hidden=[24, 24, 16], prefix_rows=2, prefix_weights=weights))
+    network = policy.network()
+    state = np.array([[0.3, -0.7, 1.1], [0.1, 0.4, -0.2]], np.float32)
+    seen = {"x": state}
+    light = policy._model(policy._scaled(policy.features.vectors(seen, 2), None))
+    model = model_of(network, network.inputs(seen))
+    x = np.stack([policy.noise(), policy.noise()])
+    mask = np.float32([[1, 1, 0, 0], [0, 0, 0, 0]])
+    said = light(x, 0.3, mask)
+    with torch.no_grad():
+        there = model(torch.from_numpy(x), 0.3, torch.from_numpy(mask)).numpy()
+    np.testing.assert_allclose(said, there, atol=1e-4)
+    np.testing.assert_allclose(said[1], light(x, 0.3, None)[1], atol=1e-5)
+    assert ("denoiser.given.weight" in policy.arrays()) == (weights == "own")
+
+
+def test_half_of_the_windows_have_nothing_given():
+    """Plans begin: if few windows showed it, a chunk that nothing precedes would be made as one that goes on."""
+    network = make("flow", hidden=[8], prefix_rows=3).network()
+    seen, told = [], network.denoiser.forward
+    network.denoiser.forward = lambda *given: seen.append(given[3]) or told(*given)
+    inputs = network.inputs({"x": np.zeros((2000, 3), np.float32)})
+    network.loss(inputs, torch.zeros((2000, 8)), None, torch.Generator().manual_seed(0))
+    counts = seen[0].sum(1).int().bincount(minlength=4) / 2000
+    np.testing.assert_allclose(counts, [4 / 7, 1 / 7, 1 / 7, 1 / 7], atol=0.04)
+
+
 def test_the_gradient_written_by_hand_is_that_of_autograd():
     policy = stirred(make("flow", hidden=[24, 24, 16]))
     network = policy.network()
@@ -191,6 +221,48 @@ def test_a_network_that_is_told_what_is_carried_out_is_held_to_the_rows_after_th
         free = policy.act(seen, deterministic=True)
         left = (1 - guidance * soft_mask(4, 3, 1)[1:, None] / 8) ** 8
         np.testing.assert_allclose(made[1:] - plan[1:], (free - plan)[1:] * left, atol=1e-5)
+
+
+def test_a_diffusion_that_is_told_is_held_to_the_rows_after_that_as_well():
+    seen, plan = {"x": np.zeros(3, np.float32)}, np.tile(np.float32([0.5, 3.0]), (3, 1))
+    off = {}
+    for guidance in (0.0, 0.5, 1.0, 2.0):
+        policy = make("diffusion", prefix_rows=2, guidance=guidance)
+        made = policy.continue_plan(seen, plan, 1, deterministic=True)
+        np.testing.assert_array_equal(made[:1], plan[:1])
+        off[guidance] = np.abs(made - policy.act(seen, deterministic=True))
+    np.testing.assert_allclose(off[0.0][1:], 0, atol=1e-6)
+    assert (off[0.5][1:3] > 1e-3).all() and (off[1.0][1:3] > off[0.5][1:3]).all()
+    assert (off[1.0][1] > off[1.0][2]).all(), "less and less"
+    np.testing.assert_allclose(off[1.0][3], 0, atol=1e-6)  # the plan before has ended
+    np.testing.assert_array_equal(off[2.0], off[1.0])
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "transformer"])
+def test_smoothing_takes_rows_between_their_neighbours_and_leaves_what_is_carried_out_and_grippers(
+    backbone,
+):
+    gripped = RobotSpec("r", NUMBERS.observation, ACTION, grippers=(1,))
+    rough, smooth = (
+        make("flow", gripped, rows=6, backbone=backbone, prefix_rows=3, smoothing=share)
+        for share in (0.0, 0.5)
+    )  # fmt: skip
+    hashes = {policy_config_hash("flow", policy.config, gripped) for policy in (rough, smooth)}
+    assert len(hashes) == 1, "actors may differ from who trains"
+    seen = {"x": np.float32([0.3, -0.7, 1.1])}
+    plan = np.float32([[0.1, 3], [-0.2, 3], [0.3, 3], [0.1, 2], [0.0, 1]])
+    for given, frozen in ((None, 0), (plan, 2)):
+        query = Query(seen, deterministic=True, plan=given, frozen=frozen)
+        was, now = (policy.act_batch([query, query])[1] for policy in (rough, smooth))
+        wanted, kept = was.copy(), max(1, frozen)  # a row at the beginning has nothing before it
+        wanted[kept:-1, 0] = was[kept:-1, 0] / 2 + (was[kept - 1 : -2, 0] + was[kept + 1 :, 0]) / 4
+        np.testing.assert_allclose(now, wanted, atol=1e-5)
+        assert np.abs(np.diff(now[:, 0], 2)).mean() < np.abs(np.diff(was[:, 0], 2)).mean()
+        alone = (
+            smooth.act(seen, deterministic=True) if given is None
+            else smooth.continue_plan(seen, plan, frozen, deterministic=True)
+        )  # fmt: skip
+        np.testing.assert_allclose(now, alone, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
@@ -367,6 +439,10 @@ def test_what_cannot_be_is_refused_in_words():
         make("flow", EYES, backbone="mlp")
     with pytest.raises(ConfigError, match="fewer than rows"):
         make("flow", prefix_rows=4)
+    with pytest.raises(ConfigError, match="prefix_rows above 0"):
+        make("flow", prefix_weights="own")
+    with pytest.raises(ConfigError, match="of a transformer"):
+        make("flow", EYES, prefix_rows=2, prefix_weights="own")
     with pytest.raises(ConfigError, match="multiple of heads"):
         make("act", embedding=17)
     with pytest.raises(SpecError, match="finite bounds"):

@@ -175,10 +175,9 @@ def identity(config: Config) -> dict[str, Any]:
     without = getattr(type(config), "NOT_IN_HASH", ())
     found = {}
     for item in config_fields(type(config)):
-        value = getattr(config, item.name)
+        value = item.setting.counted(getattr(config, item.name))
         if item.name in without or (item.setting.late and value == item.default):
             continue
-        value = item.setting.counted(value)
         key = item.setting.formerly or item.name
         found[key] = identity(value) if isinstance(value, Config) else _plain(value)
     return found

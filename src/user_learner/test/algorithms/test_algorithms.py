@@ -10,12 +10,13 @@ from user_core.config import from_mapping
 from user_core.conformance import check_algorithm
 from user_core.errors import ConfigError, PolicyError, SpecError, StoreError
 from user_core.fakes import LinearGaussianConfig, LinearGaussianPolicy
+from user_core.plugins import build
 from user_core.policies.action_chunks import ActionChunksConfig, ActionChunksPolicy
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.reasons import ACTIONS_OUTSIDE, NOTHING_AFTER_END
 from user_core.specs import ActionKind, ArraySpec, RobotSpec
 from user_core.types import Batch
-from user_learner.algorithms.common.batches import AfterTheEnd, Minibatcher
+from user_learner.algorithms.common.batches import AfterTheEnd, Minibatcher, Waits
 from user_learner.algorithms.common.torch_tools import random_shift
 from user_learner.algorithms.imitation.bc import BC
 from user_learner.algorithms.off_policy.rlpd import RLPD
@@ -422,6 +423,74 @@ def test_an_end_that_nobody_tells_is_warned_of():
     fading(replace(open_ended, extras={}))
     assert "pad_windows" in fading.warnings()[0].text
     assert "action_kind" in AfterTheEnd(STATE, 0.5).warnings()[0].text
+
+
+def test_windows_that_wait_stand_still_first_and_then_do_what_was_done():
+    """The first element is a change, the second an opening, the third a choice of which 1 changes nothing."""
+    action = ArraySpec((3,), low=(-1.0, 0.0, 0.0), high=(1.0, 4.0, 2.0), categorical=(2,))
+    spec = RobotSpec(
+        "r", STATE.observation, action, action_kind=ActionKind.EE_DELTA, grippers=(1,), hold_choices=(1,)
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    done = rng.uniform(0.1, 1.0, (400, 5, 3)).astype(np.float32)
+    done[:, :, 2] = 2.0
+    mask = np.arange(5) < 4
+    mask = np.tile(mask, (400, 1))
+    mask[300:, 0] = False  # what was somebody else's: it is given already
+    kept, none = done.copy(), np.zeros((400, 5), np.float32)
+    x = np.zeros((400, 3), np.float32)
+    batch = Batch({"x": x}, done, none, none, {"x": x}, {"mask": mask})
+    made = Waits(spec, 0.5, 3, seed=0)(batch, 7)
+    acted, counts = np.asarray(made.action), np.asarray(made.extras["mask"])
+    waits = counts[:300].argmax(1)
+    assert set(waits.tolist()) == {0, 1, 2, 3} and 100 < (waits > 0).sum() < 200
+    for i, wait in enumerate(waits):
+        np.testing.assert_array_equal(acted[i, wait:], done[i, : 5 - wait])
+        np.testing.assert_array_equal(counts[i], (np.arange(5) >= wait) & (np.arange(5) < 4 + wait))
+        np.testing.assert_array_equal(acted[i, :wait, 0], np.zeros(wait))
+        np.testing.assert_array_equal(acted[i, :wait, 1], np.full(wait, done[i, 0, 1]))
+        np.testing.assert_array_equal(acted[i, :wait, 2], np.ones(wait))
+    np.testing.assert_array_equal(acted[300:], done[300:])
+    np.testing.assert_array_equal(counts[300:], mask[300:])
+    np.testing.assert_array_equal(done, kept, "what the sampler has is left alone")
+    again, other = (np.asarray(Waits(spec, 0.5, 3, seed=0)(batch, at).action) for at in (7, 8))
+    np.testing.assert_array_equal(again, acted, "a training that is resumed draws the same")
+    assert (other != acted).any()
+    whole = Waits(spec, 0.5, 3, seed=0)(replace(batch, extras={}), 7)
+    np.testing.assert_array_equal(np.asarray(whole.extras["mask"])[:300].argmax(1), waits)
+
+
+def test_waiting_is_refused_where_nobody_is_told_of_it_or_nothing_says_what_stands_still():
+    config = from_mapping(BC.Config, {"waits": 0.1})
+    moving = replace(STATE, action_kind=ActionKind.EE_DELTA, grippers=(1,))
+    with pytest.raises(ConfigError, match="prefix_rows"):
+        BC(config, moving, chunks_for(moving))
+    told = {"rows": 4, "hidden": [8], "prefix_rows": 2}
+    BC(config, moving, build("policies", "flow", told, moving))
+    with pytest.raises(SpecError, match="action_kind"):
+        BC(config, STATE, build("policies", "flow", told, STATE))
+
+
+def test_a_plan_that_goes_on_from_standing_still_does_what_is_left_to_do():
+    """Whatever is seen, the task ends after one motion. Told that the robot stands still for two rows, a network that
+    never saw this plans nothing, and one that did the motion."""
+    spec = replace(STATE, action_kind=ActionKind.EE_DELTA, grippers=(1,))
+    x, action = np.zeros((64, 3), np.float32), np.tile(np.float32([0.8, 3.0]), (64, 4, 1))
+    mask = np.tile(np.arange(4) < 1, (64, 1))
+    none, ended = np.zeros((64, 4), np.float32), np.tile(np.float32([0, 1, 1, 1]), (64, 1))
+    params = {"rows": 4, "hidden": [32, 32], "prefix_rows": 2, "prefix_weights": "own",
+              "deterministic_noise": 0.0, "action_normalization": "bounds"}  # fmt: skip
+    still, moved = np.tile(np.float32([0.0, 3.0]), (3, 1)), []
+    for waits in (0.0, 0.3):
+        settings = {"learning_rate": 1e-2, "after_end": "hold", "waits": waits, "weight_decay": 0.0}
+        policy = build("policies", "flow", params, spec)
+        algorithm = BC(from_mapping(BC.Config, settings), spec, policy)
+        for _ in range(400):
+            algorithm.update(Batch({"x": x}, action, none, ended, {"x": x}, {"mask": mask}))
+        policy.load(algorithm.policy_arrays())
+        moved.append(policy.continue_plan({"x": x[0]}, still, 2, deterministic=True)[2, 0])
+        assert policy.act({"x": x[0]}, deterministic=True)[0, 0] == pytest.approx(0.8, abs=0.1)
+    assert moved[0] < 0.3 and moved[1] > 0.6, moved
 
 
 @pytest.mark.parametrize("after_end", ["fade", "hold"])

@@ -60,7 +60,11 @@ class Perceptron(nn.Module):
             parts.append(x.new_zeros(x.shape[:2]) if mask is None else mask)
         h = torch.cat([*parts, x.flatten(1)], 1)
         for i in range(len(self.layout.hidden)):
-            after = F.silu(self._linear(f"layer{i}", h))
+            z = self._linear(f"layer{i}", h)
+            if i == 0 and self.layout.apart and mask is not None:
+                given: Any = self._modules["given"]
+                z = z + (mask[:, :1] * seen) @ given.weight
+            after = F.silu(z)
             square = i > 0 and h.shape[1] == after.shape[1]
             h = h + after if square else after
         return self._linear("head", h).view(*x.shape[:2], -1)

@@ -95,12 +95,30 @@ class GenerativeConfig(ChunkConfig):
         "do not count (sampler.strata, before_steps) are always given, up to so many.",
         ge=0,
     )
+    prefix_weights: Literal["shared", "own"] = setting(
+        "shared",
+        doc="own: where rows are given, what is seen also counts by weights of its own, so that plans that go on and such "
+        "that begin are kept apart; shared: by the same. Of perceptrons with prefix_rows.",
+        late=True,
+    )
     guidance: float = setting(
         1.0,
-        doc="Largest weight of that guidance (Black et al. 2025, beta, who take 5); of a flow that was trained with "
-        "prefix_rows, of the rows after those that it is given. It may differ from that of the training: actors only use it.",
+        doc="Largest weight of that guidance (Black et al. 2025, beta, who take 5); of a policy that was trained "
+        "with prefix_rows, of the rows after those that it is given (of diffusion more than 1 is as 1). It may differ from that of the training: actors only use it.",
         ge=0,
         counts_as=5.0,
+    )
+
+    smoothing: float = setting(
+        0.0,
+        doc="How far each planned row is moved towards the mean of the row before and the row after it; rows that are "
+        "carried out in any case, grippers and choices stay. As what comes next is planned, too, nothing is delayed by it. It "
+        "may differ from that of the training: actors only use it. 0: not at all.",
+        ge=0,
+        le=0.5,
+        read_only=False,
+        late=True,
+        counts_as=0.0,
     )
 
     def validate(self) -> None:
@@ -108,6 +126,10 @@ class GenerativeConfig(ChunkConfig):
         if self.prefix_rows >= self.rows and self.prefix_rows:
             raise ConfigError(
                 "prefix_rows", got=self.prefix_rows, expected=f"fewer than rows, {self.rows}"
+            )
+        if self.prefix_weights == "own" and not self.prefix_rows:
+            raise ConfigError(
+                "prefix_weights", got="own", expected="shared, or prefix_rows above 0"
             )
 
 

@@ -41,12 +41,17 @@ class PerceptronLayout:
         told: Whether it is told which rows are given.
         hidden: Units of its layers.
         parts: Numbers that it says of each number of a chunk, P.
+        apart: Whether an observation counts by further weights where rows are given. What is to be done after given
+            rows depends on the observation in another way than what is to be done at once, and by one set of weights
+            plans that begin repeat motions that given rows would have made: they overshoot.
     """
 
     def __init__(
-        self, state: int, rows: int, size: int, told: bool, hidden: tuple[int, ...], parts: int = 1
-    ) -> None:
+        self, state: int, rows: int, size: int, told: bool, hidden: tuple[int, ...], parts: int = 1,
+        apart: bool = False,
+    ) -> None:  # fmt: skip
         self.state, self.rows, self.size, self.told = state, rows, size, told
+        self.apart = apart
         self.masked = rows if told else 0
         self.hidden = hidden
         widths = (state + TIME_SIZE + self.masked + rows * size, *hidden)
@@ -54,6 +59,8 @@ class PerceptronLayout:
         for i, (inputs, units) in enumerate(pairwise(widths)):
             self.shapes[f"layer{i}.weight"] = (inputs, units)
             self.shapes[f"layer{i}.bias"] = (units,)
+        if apart:
+            self.shapes["given.weight"] = (state, widths[1])
         said = rows * parts * size
         self.shapes["head.weight"] = (widths[-1], said)
         self.shapes["head.bias"] = (said,)
@@ -93,10 +100,13 @@ class NumpyPerceptron:
         ends = np.cumsum([layout.state, TIME_SIZE, layout.masked])
         self._of_state, self._of_time, self._of_mask, self._of_chunk = np.split(first, ends)
         self._seen = self._layers[0][1]
+        self._given = arrays["given.weight"] if layout.apart else None
+        self._seen_given: Array | None = None
 
     def see(self, state: Array) -> None:
         """The observation, normalised, (O,); of several robots (N, O)."""
         self._seen = state @ self._of_state + self._layers[0][1]
+        self._seen_given = None if self._given is None else state @ self._given
 
     def __call__(self, x: Array, t: float, mask: Array | None) -> Array:
         velocity: Array = self._velocity.of(self._forward(x, t, mask)[0], x)
@@ -127,6 +137,8 @@ class NumpyPerceptron:
         z = z + x.reshape(*x.shape[:-2], -1) @ self._of_chunk
         if mask is not None:
             z = z + mask @ self._of_mask
+            if self._seen_given is not None:
+                z = z + mask[..., :1] * self._seen_given
         before, h = [z], _silu(z)
         for weight, bias in self._layers[1:]:
             z = h @ weight + bias

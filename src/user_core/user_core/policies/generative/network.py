@@ -296,7 +296,9 @@ class GenerativeNetwork(ChunkNetwork):
         if weight is not None:
             counts = self.code.weights(weight)
         if most:
-            given = torch.randint(0, most + 1, (count, 1), generator=generator, device=device)
+            # In half of the windows nothing is given: so plans begin, and all go on from these.
+            given = torch.randint(-most, most + 1, (count, 1), generator=generator, device=device)
+            given = given.clamp_min(0)
             if counts is not None:
                 # The first rows that do not count are what led to the others: they are given, and not one to be
                 # guessed.

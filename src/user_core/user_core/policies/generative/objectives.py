@@ -9,7 +9,7 @@ Time t goes from 0, pure noise, to 1, the chunk. All is written for numpy arrays
   from which both follow at every t; sampling is DDIM (Song et al. 2020), without noise of its own.
 
 Rows of a plan that goes on may be given. A network that was trained for it is told which rows will be carried out, and
-sees them as they are; a flow's estimate of the rows after them is moved towards the plan before, less and less the
+sees them as they are; its estimate of the rows after them is moved towards the plan before, less and less the
 later they are. For any other network the sampling is guided: of a flow by the gradient of the distance between its
 estimate of the chunk and the given rows (Black et al., "Real-Time Execution of Action Chunking Flow Policies", 2025),
 of a diffusion by moving that estimate towards them, as in-painting does.
@@ -179,7 +179,7 @@ class Diffusion:
             said = model(x, k / steps, given.frozen[..., 0] if told and given is not None else None)
             chunk = (a * x - s * said).clip(*bounds)
             if given is not None:
-                weight = given.frozen if told else given.weight
+                weight = _painted(given)
                 chunk = weight * given.code + (1 - weight) * chunk
             noise = (x - a * chunk) / s
             a, s = _schedule((k + 1) / steps)
@@ -192,6 +192,14 @@ def _guidance(t: float, given: Given) -> float:
     left = 1 - t
     spread = left**2 / (t**2 + left**2)
     return min(given.strength, left / (t * spread)) if t > 0 else given.strength
+
+
+def _painted(given: Given) -> Any:
+    """How much of each row of a diffusion's estimate is the plan before: of a network that is told the frozen rows,
+    those, and of the rows after them what the soft mask and ``strength`` leave."""
+    if not given.told:
+        return given.weight
+    return given.frozen + min(given.strength, 1.0) * (given.weight - given.frozen)
 
 
 def _schedule(t: float) -> tuple[float, float]:

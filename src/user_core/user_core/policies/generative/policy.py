@@ -261,10 +261,15 @@ class GenerativePolicy(ChunkPolicy):
                 hint=f"Or leave them out: ignored_observations {list(self.features.image_names)}",
             )  # fmt: skip
         if config.backbone == "transformer" or images:
+            if config.prefix_weights == "own":
+                raise ConfigError(
+                    f"prefix_weights of {type(self).__name__}", got="own, of a transformer", expected="shared",
+                    hint="It tells given rows from others by their times; only perceptrons have such weights",
+                )  # fmt: skip
             return None
         return PerceptronLayout(
             self.features.conditioning_size, config.rows, self.code.size, config.prefix_rows > 0,
-            config.hidden, self._velocity.parts,
+            config.hidden, self._velocity.parts, config.prefix_weights == "own",
         )  # fmt: skip
 
     def _first(self) -> dict[str, Array]:
@@ -344,7 +349,8 @@ class GenerativePolicy(ChunkPolicy):
         if self._layout is None:
             return self._with_torch(self._seen(seen), noise, joined)
         state = self._scaled(self.features.vectors(seen, len(queries)), seen.get(INSTRUCTION))
-        return list(self._to_robot(self._sample(self._model(state), noise, joined)))
+        made = self._sample(self._model(state), noise, joined)
+        return list(self._to_robot(self._smoothed(made, joined)))
 
     def continue_plan(
         self, observation: Arrays, plan: Array, frozen: int, *, deterministic: bool = False
@@ -392,7 +398,27 @@ class GenerativePolicy(ChunkPolicy):
         if self._layout is None:
             return self._with_torch(self._inputs(observation), noise[None], _joined([given]))[0]
         model = self._model(self._state(observation))
-        return self._to_robot(self._sample(model, noise, given))
+        return self._to_robot(self._smoothed(self._sample(model, noise, given), given))
+
+    def _smoothed(self, code: Array, given: Given | None) -> Array:
+        """Codes (..., T, D) with less between neighbouring rows, see ``smoothing``. A mean over the row before and the
+        row after has no lag; the rows at both ends have one neighbour only, and stay."""
+        share, even = self.generation.smoothing, self._even
+        if not share or not len(even):
+            return code
+        between = code[..., 1:-1, even]
+        moved = between + share * ((code[..., :-2, even] + code[..., 2:, even]) / 2 - between)
+        if given is not None:
+            moved = np.where(given.frozen[..., 1:-1, :] > 0, between, moved)
+        smooth = code.copy()
+        smooth[..., 1:-1, even] = moved
+        return smooth
+
+    @property
+    def _even(self) -> Array:
+        """Which numbers of codes are motions and no grippers'."""
+        elements = self.code.scale.continuous
+        return np.flatnonzero(~np.isin(elements, list(self.spec.grippers)))
 
     def _state(self, observation: Arrays) -> Array:
         """The numbers of an observation in the scale of the data, (O,), and those of the instruction."""
@@ -422,6 +448,7 @@ class GenerativePolicy(ChunkPolicy):
         import torch
 
         network, device = self._network, self._device  # type: Any, Any
+        plan = given
         with torch.no_grad():
             if given is not None:
                 code, weight, frozen = (
@@ -429,7 +456,7 @@ class GenerativePolicy(ChunkPolicy):
                 )
                 given = Given(code, weight, frozen, given.told, given.strength)
             made = network.sample(inputs, torch.from_numpy(noise).to(device), self._steps, given)
-        return list(self._to_robot(made.float().cpu().numpy()))
+        return list(self._to_robot(self._smoothed(made.float().cpu().numpy(), plan)))
 
     def _torch_model(self, network: Any, inputs: dict[str, Any]) -> Model:
         from user_core.policies.generative.network import model_of

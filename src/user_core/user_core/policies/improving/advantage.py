@@ -60,7 +60,9 @@ class AdvantageFlowPolicy(PlainFlowPolicy):
         plain = super()._layout
         if plain is None:
             return None
-        return PerceptronLayout(plain.state + 1, plain.rows, plain.size, plain.told, plain.hidden)
+        return PerceptronLayout(
+            plain.state + 1, plain.rows, plain.size, plain.told, plain.hidden, apart=plain.apart
+        )
 
     def _fresh(self) -> AdvantageNetwork:
         from user_core.policies.improving.advantage_network import AdvantageNetwork

@@ -265,6 +265,57 @@ class AfterTheEnd:
         return [Reason(NOTHING_AFTER_END, f"after_end: {text}") for text in found]
 
 
+class Waits:
+    """Windows in which the robot stands still before it does what was done.
+
+    A late plan goes on from rows that are carried out meanwhile. Demonstrations show such rows as part of what leads on,
+    so near the end of a task a network learns that nothing is left to do after them; where they did not lead on, or stand
+    still themselves, each later plan stands still as well, just outside the goal. Here some windows begin with a few rows
+    that do not move, after which what was done follows, from where the robot still is: true of a scene that does not move
+    by itself. The first rows do not count, so that a network with ``prefix_rows`` is given them.
+
+    Args:
+        spec: The robot's.
+        share: Of the windows.
+        most: Rows that do not move, at most; each number from 1 is as likely.
+        seed: Of which windows, and how many rows.
+
+    Raises:
+        SpecError: The spec does not say what stands still.
+    """
+
+    def __init__(self, spec: RobotSpec, share: float, most: int, seed: int) -> None:
+        if any(view.spec.action_kind is ActionKind.GENERIC for view in group_views(spec)):
+            raise SpecError(
+                "action_kind of a robot that is to wait", got=ActionKind.GENERIC.value,
+                expected="one that says what stands still: a change, a velocity or a position",
+                hint="Say it in the robot's spec (of imported data: kind of the action in their mapping), or set waits to 0",
+            )  # fmt: skip
+        moves, still = standing_still(spec)
+        self._moves = torch.from_numpy(moves)
+        self._still = torch.from_numpy(still.astype(spec.action.dtype))
+        self._share, self._most, self._seed = share, most, seed
+
+    def __call__(self, batch: Batch, update: int) -> Batch:
+        """The batch of an update, of windows, actions (B, T, A) and ``extras["mask"]`` (B, T) of what counts; all where
+        that is not there. Rewards and discounts stay as they were. Windows whose first row does not count stay, too:
+        something is given there already."""
+        action = torch.as_tensor(batch.action)
+        count, rows, size = action.shape
+        mask = torch.as_tensor(batch.extras.get("mask", np.ones((count, rows), bool)))
+        rng = np.random.default_rng([self._seed, update])
+        drawn = rng.integers(1, self._most + 1, count) * (rng.random(count) < self._share)
+        waits = torch.from_numpy(drawn) * mask[:, 0]
+        at = torch.arange(rows) - waits[:, None]
+        before, source = at < 0, at.clamp_min(0)
+        moved = action.gather(1, source[:, :, None].expand(-1, -1, size))
+        made = torch.where(before[:, :, None] & self._moves, self._still, moved)
+        if action.is_pinned():  # a copy of other memory to a GPU may wait for what runs there
+            made = made.pin_memory()
+        counts = mask.gather(1, source) & ~before
+        return replace(batch, action=made, extras={**batch.extras, "mask": counts})
+
+
 class Minibatcher:
     """Cuts batches into minibatches for one network, on one device.
 

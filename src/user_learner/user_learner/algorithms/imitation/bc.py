@@ -22,6 +22,7 @@ from user_learner.algorithms.common.batches import (
     Inputs,
     Minibatch,
     Minibatcher,
+    Waits,
     buffers_state,
     load_buffers,
     network_of,
@@ -79,6 +80,16 @@ class BCConfig(Config):
         doc="What chunks learn to do after a task has ended (terminated), of which there are no data: nothing, which leaves "
         "most of a chunk near the goal to chance; fade: the last motion goes on, halved from row to row; hold: it ends at "
         "once. Positions, grippers and choices stay as they were. Needs sampler.pad_windows.",
+        read_only=False,
+        late=True,
+    )
+    waits: float = setting(
+        0.0,
+        doc="Share of windows in which the robot first stands still for up to prefix_rows rows, which are given, and then does "
+        "what was done: else plans that come late go on standing once they stand. Of policies with prefix_rows, in scenes that "
+        "do not move by themselves.",
+        ge=0,
+        le=0.5,
         read_only=False,
         late=True,
     )
@@ -198,6 +209,7 @@ class BC(Algorithm):
         self._after_the_end: AfterTheEnd | None = None
         if config.after_end != "nothing":
             self._after_the_end = AfterTheEnd(spec, _LEFT_OF_A_MOTION[config.after_end])
+        self._waits = self._waiting(spec, name) if config.waits else None
         self._updates, self._parts = 0, config.accumulate
         around = getattr(self.network, "noise_from", None)
         self._graphed = GraphedUpdate(
@@ -206,6 +218,15 @@ class BC(Algorithm):
             notes_on=getattr(self.network, "notes_on", ""),
         )  # fmt: skip
         self._let_graphs()
+
+    def _waiting(self, spec: RobotSpec, name: str) -> Waits:
+        """What has windows wait. Raises ConfigError where that would be learned by who is not told of it."""
+        share = self.config.waits
+        most = getattr(getattr(self.network, "generation", None), "prefix_rows", 0)
+        if self.looks_ahead or not most:
+            why = "a policy with prefix_rows" if not most else "an algorithm that learns no values"
+            raise ConfigError(f"waits of {name}", got=share, expected=f"0, or {why}")
+        return Waits(spec, share, most, self.config.seed)
 
     def _cloned(self) -> dict[str, Parameter]:
         """The parameters that learn to do what was done."""
@@ -231,6 +252,8 @@ class BC(Algorithm):
     def update(self, batch: Batch) -> Mapping[str, float]:
         if self._after_the_end is not None:
             batch = self._after_the_end(batch)
+        if self._waits is not None:
+            batch = self._waits(batch, self._updates)
         (minibatch,) = self._minibatcher.cut(batch, 1)
         if self._minibatcher.factors is not None:
             self._optimizer.rescale("layer0.weight", self._minibatcher.factors)
