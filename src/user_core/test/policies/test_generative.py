@@ -46,7 +46,7 @@ def test_each_keeps_the_promises_of_a_policy(name, spec):
 
 @pytest.mark.parametrize("name", ["flow", "diffusion"])
 def test_a_transformer_sees_numbers_too(name):
-    policy = make(name, backbone="transformer", prefix_rows=2)
+    policy = make(name, backbone="transformer", prefix_rows=2, prefix_weights="own")
     check_policy(policy, NUMBERS).require()
     assert not policy.acts_without_torch
 
@@ -441,8 +441,6 @@ def test_what_cannot_be_is_refused_in_words():
         make("flow", prefix_rows=4)
     with pytest.raises(ConfigError, match="prefix_rows above 0"):
         make("flow", prefix_weights="own")
-    with pytest.raises(ConfigError, match="of a transformer"):
-        make("flow", EYES, prefix_rows=2, prefix_weights="own")
     with pytest.raises(ConfigError, match="multiple of heads"):
         make("act", embedding=17)
     with pytest.raises(SpecError, match="finite bounds"):

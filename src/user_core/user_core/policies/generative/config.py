@@ -98,7 +98,8 @@ class GenerativeConfig(ChunkConfig):
     prefix_weights: Literal["shared", "own"] = setting(
         "shared",
         doc="own: where rows are given, what is seen also counts by weights of its own, so that plans that go on and such "
-        "that begin are kept apart; shared: by the same. Of perceptrons with prefix_rows.",
+        "that begin are kept apart; shared: by the same. Of perceptrons with prefix_rows: a transformer tells given rows by "
+        "their times, and has none.",
         late=True,
     )
     guidance: float = setting(

@@ -261,11 +261,6 @@ class GenerativePolicy(ChunkPolicy):
                 hint=f"Or leave them out: ignored_observations {list(self.features.image_names)}",
             )  # fmt: skip
         if config.backbone == "transformer" or images:
-            if config.prefix_weights == "own":
-                raise ConfigError(
-                    f"prefix_weights of {type(self).__name__}", got="own, of a transformer", expected="shared",
-                    hint="It tells given rows from others by their times; only perceptrons have such weights",
-                )  # fmt: skip
             return None
         return PerceptronLayout(
             self.features.conditioning_size, config.rows, self.code.size, config.prefix_rows > 0,
