@@ -456,3 +456,22 @@ def test_who_finds_no_command_is_told_what_else_is_listened_to() -> None:
         proposed({"/joint_states": ARM}, told(("/go", "maker_msgs/msg/Odd")))
     with pytest.raises(ConfigError, match="Is its controller running"):
         proposed({"/joint_states": ARM}, [])
+
+
+def test_joint_states_that_are_limits_or_targets_are_no_reading() -> None:
+    """A driver that tells limits by the type of joint states, under a name that sorts before the state's."""
+    seen = (*ARM, "hand")
+    params, draft = proposed(
+        {"/joint_limits": [*seen, "aperture"], "/joint_states": seen, "/joint_command": seen},
+        told(("/ctl/follow_joint_trajectory", FOLLOW)),
+    )
+    assert params["observation"]["joint_position"]["topic"] == "/joint_states"
+    assert "aperture" not in params["joints"]
+    text = text_of(draft)
+    assert (
+        "/joint_limits is a JointState, and by its name no state" in text
+        and "two robots" not in text
+    )
+    assert "Are these the joints of /ctl/follow_joint_trajectory?" in text, "nobody told"
+    params, _ = proposed({"/joint_command": ARM}, told(("/ctl/follow_joint_trajectory", FOLLOW)))
+    assert params["observation"]["joint_position"]["topic"] == "/joint_command", "there is no other"

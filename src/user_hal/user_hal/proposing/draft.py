@@ -11,6 +11,7 @@ from user_core.specs import ActionKind
 from user_hal.checking.streams import rounded_up, skew_of
 from user_hal.proposing.commands import PERIOD_S, CommandKeys, shared
 from user_hal.proposing.grouping import (
+    JOINT_RANKS,
     Grouping,
     Part,
     Way,
@@ -54,6 +55,7 @@ def draft_of(found: Survey, ask: Ask = lambda question: None, robot: str = "") -
 
 class _Drafter:
     def __init__(self, found: Survey, ask: Ask) -> None:
+        found.without_what_is_no_state()
         self.found, self.names = with_distinct_names(found)
         found = self.found
         self.result = Draft(person=ask)
@@ -330,7 +332,7 @@ class _Drafter:
                 f"{path}.joints",
                 f"TODO: Are the numbers of {way.topic} these joints, in this order?",
             )
-        elif not way.joints and len(self.grouping.parts) > 1 and part.joints:
+        elif not way.joints and part.joints and way.rank < JOINT_RANKS:
             self.result.comment(f"{path}.joints", f"TODO: Are these the joints of {way.topic}?")
         return way
 

@@ -43,7 +43,7 @@ _HANDS_BY_FIELDS: dict[str, Mapping[str, Any]] = {
 #: Types of makers that are nothing but commands.
 MAKERS_COMMANDS = {*_WAYS_BY_FIELDS, *_HANDS_BY_FIELDS}
 #: Ranks below this are commands to joints.
-_JOINT_RANKS = 5
+JOINT_RANKS = 5
 #: Fewest joints of an arm that is told from another by the beginning of their names.
 _FEWEST = 3
 
@@ -325,7 +325,7 @@ def _numbered(joints: list[str]) -> list[str]:
 def _by_topic(ways: Sequence[Way], joints: Sequence[str]) -> list[Part]:
     """Parts of several controllers that tell no joints, where words of their names are those of
     joints: ``/arm_controller`` has ``arm_1_joint``, ``/torso_controller`` ``torso_lift_joint``."""
-    nodes = {controller_node(way.topic) for way in ways if way.rank < _JOINT_RANKS}
+    nodes = {controller_node(way.topic) for way in ways if way.rank < JOINT_RANKS}
     found: dict[str, tuple[str, ...]] = {}
     for node in sorted(nodes):
         said = set(words(node.rpartition("/")[2])) - (_COMMON - {"arm"})

@@ -47,6 +47,11 @@ _TARGETS = {
     "value",
     "values",
 }
+#: Words of topics of JointState that say something else than where joints are.
+_NO_STATE = {
+    "limit", "limits", "command", "commands", "cmd", "desired", "reference", "references", "target", "targets", "goal",
+    "goals", "setpoint", "setpoints", "planned", "fake", "leader", "master",
+}  # fmt: skip
 _NUMBERS = re.compile(r"(sequence<)?(double|float)(, \d+)?(>|\[\d+\])$")
 
 
@@ -134,6 +139,20 @@ class Survey:
             and (topic.published or not published)
             and (topic.heard or not heard)
         ]
+
+    def without_what_is_no_state(self) -> None:
+        """Leave out JointState topics that by their names are limits, targets or a person's device, where others are
+        left: some drivers fill this type with what it is not for."""
+        odd = [
+            t
+            for t in self.joints
+            if set(re.split(r"[^a-z]+", t.rpartition("/")[2].lower())) & _NO_STATE
+        ]
+        if len(odd) == len(self.joints):
+            return
+        for topic in odd:
+            del self.joints[topic]
+            self.notes.append(f"{topic} is a JointState, and by its name no state of the robot")
 
     def controller(self, topic: str) -> Controller | None:
         """The controller of a topic or action, as far as controller_manager tells."""
