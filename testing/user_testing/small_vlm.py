@@ -3,11 +3,13 @@ and a pi0 of two layers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 _SPECIAL = {
@@ -222,11 +224,44 @@ def two_layers_of_pi0() -> Iterator[None]:
         modeling.get_gemma_config = whole
 
 
+#: As many words as PaliGemma has.
+_WORDS = 257152
+
+
+def make_small_fast(folder: Path, rows: int, size: int) -> dict[str, Any]:
+    """Write a tokenizer of actions, (rows, size) each, as LeRobot's MolmoAct2 has it in its own files, and one of words;
+    return settings of pi0-FAST that use them. Its words are as many as ever: networks at random say any of them."""
+    own = pytest.importorskip("lerobot.policies.molmoact2.molmoact2_hf_model.action_tokenizer")
+    chunks = [np.random.default_rng(i).uniform(-2, 2, (rows, size)) for i in range(50)]
+    fast = own.UniversalActionProcessor.fit(
+        chunks, scale=10, vocab_size=512, time_horizon=rows, action_dim=size
+    )
+    actions, words = folder / "actions", folder / "words"
+    for one in (actions, words):
+        one.mkdir()
+    fast.tokenizer.save_pretrained(actions)
+    name = "UniversalActionProcessor"
+    about = {
+        "processor_class": name, "auto_map": {"AutoProcessor": f"of_actions.{name}"}, "scale": 10, "vocab_size": 512,
+        "min_token": fast.min_token, "time_horizon": rows, "action_dim": size,
+    }  # fmt: skip
+    (actions / "processor_config.json").write_text(json.dumps(about))
+    (actions / "of_actions.py").write_text(f"from {own.__name__} import {name}\n")
+    known = ("reach", "the", "target", "Task", "State", "Action", ":", ",", ";", "|")
+    lacking = _WORDS - len(known) - 5  # of which four are special, and one stands for an image
+    make_tokenizer(words, (*known, *(f"w{i}" for i in range(lacking))), {"image_token": "<image>"})
+    return {
+        "action_tokenizer_name": str(actions), "text_tokenizer_name": str(words), "chunk_size": rows,
+        "n_action_steps": rows, "max_action_tokens": 64, "max_decoding_steps": 8, "tokenizer_max_length": 32,
+        "fast_skip_tokens": 0, "max_state_dim": 8, "max_action_dim": 8, "validate_action_token_prefix": False,
+    }  # fmt: skip
+
+
 @contextmanager
-def tiny_pi0() -> Iterator[None]:
-    """Within this LeRobot makes pi0 with two narrow layers of each kind, for a CPU; only its table of words is as long
-    as ever."""
-    modeling = pytest.importorskip("lerobot.policies.pi0.modeling_pi0")
+def tiny_pi0(kind: str = "pi0") -> Iterator[None]:
+    """Within this LeRobot makes pi0, or ``pi0_fast``, with two narrow layers of each kind, for a CPU; only its table of
+    words is as long as ever."""
+    modeling = pytest.importorskip(f"lerobot.policies.{kind}.modeling_{kind}")
     names = ("get_gemma_config", "CONFIG_MAPPING", "PaliGemmaForConditionalGenerationWithPiGemma")
     whole = {name: getattr(modeling, name) for name in names}
 

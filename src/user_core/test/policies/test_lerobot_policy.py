@@ -20,6 +20,7 @@ from user_core.specs import ArraySpec, RobotSpec
 from user_core.types import Task
 from user_testing.small_vlm import (
     make_small_clip,
+    make_small_fast,
     make_small_florence,
     make_small_internvl,
     make_small_qwen,
@@ -419,6 +420,30 @@ def test_unknown_types_and_chunks_that_begin_before_now():
     assert policy.act(past).shape[1] == 3, "it acts"
     with pytest.raises(PolicyError, match="n_obs_steps: 1"):
         policy.network()
+
+
+def test_pi0_fast_learns_acts_and_is_saved(tmp_path, monkeypatch):
+    dynamic = pytest.importorskip("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with tiny_pi0("pi0_fast"):
+        policy = make(type="pi0_fast", config=make_small_fast(tmp_path, 8, 3))
+        policy.reset(TASK)
+        before = policy.act(seen(), deterministic=True)
+        assert before.shape == (8, 3)
+        network = learned(policy, 2)
+        now = network.arrays()
+        assert any(
+            name.startswith("policy.") and not np.array_equal(one, now[name])
+            for name, one in policy.arrays().items()
+        )
+        policy.load(network.arrays())
+        policy.save(tmp_path / "saved")
+        # LeRobot does not write which words its tokens of actions are among
+        again = make(type="pi0_fast", checkpoint=str(tmp_path / "saved"), config={})
+        again.reset(TASK)
+        np.testing.assert_array_equal(
+            again.act(seen(), deterministic=True), policy.act(seen(), deterministic=True)
+        )
 
 
 def test_what_lerobot_trains_in_a_way_of_its_own_says_so(others):

@@ -403,7 +403,11 @@ def _processors(
     try:
         with _quiet(), _tokenizers({} if saved else config.processors):
             if saved:
-                overrides = {"device_processor": {"device": config.device}, **config.processors}
+                overrides = {
+                    "device_processor": {"device": config.device},
+                    **_not_saved(theirs),
+                    **config.processors,
+                }
                 before, after = factory.make_pre_post_processors(
                     theirs, pretrained_path=_place(config), preprocessor_overrides=overrides,
                     pretrained_revision=config.revision or None,
@@ -426,6 +430,17 @@ def _processors(
         if not given:
             require_statistics(normalising(before, after), {}, config.checkpoint)
     return given, before, after
+
+
+def _not_saved(theirs: Any) -> dict[str, Any]:
+    """Settings of steps that LeRobot does not write with its processors, and fetches from the hub instead."""
+    if theirs.type != "pi0_fast":
+        return {}
+    words = {
+        "paligemma_tokenizer_name": theirs.text_tokenizer_name,
+        "fast_skip_tokens": theirs.fast_skip_tokens,
+    }
+    return {"action_tokenizer_processor": words}
 
 
 #: One thread at a time changes what belongs to all of them.
