@@ -11,7 +11,6 @@ import yaml
 from rich.console import Console
 
 from user_bringup.cli import demos, evaluate, up
-from user_bringup.report import write_report
 from user_core.command_line import Parser
 
 _EXPERT_NOISE = 0.3
@@ -46,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
         return result
     console.rule("evaluation of the final policy")
     evaluate.main([str(folder), "--episodes", "20", "--require", str(arguments.require)])
+    from user_bringup.report import write_report  # matplotlib takes a second to import
+
     console.print(f"[bold]Look at {write_report(folder)}[/bold], its plots and policy.gif")
     return 0
 
