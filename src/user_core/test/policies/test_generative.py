@@ -235,7 +235,7 @@ def test_a_diffusion_that_is_told_is_held_to_the_rows_after_that_as_well():
     assert (off[0.5][1:3] > 1e-3).all() and (off[1.0][1:3] > off[0.5][1:3]).all()
     assert (off[1.0][1] > off[1.0][2]).all(), "less and less"
     np.testing.assert_allclose(off[1.0][3], 0, atol=1e-6)  # the plan before has ended
-    np.testing.assert_array_equal(off[2.0], off[1.0])
+    assert (off[2.0][1:3] > off[1.0][1:3]).all()
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "transformer"])

@@ -105,7 +105,7 @@ class GenerativeConfig(ChunkConfig):
     guidance: float = setting(
         1.0,
         doc="Largest weight of that guidance (Black et al. 2025, beta, who take 5); of a policy that was trained "
-        "with prefix_rows, of the rows after those that it is given (of diffusion more than 1 is as 1). It may differ from that of the training: actors only use it.",
+        "with prefix_rows, of the rows after those that it is given. It may differ from that of the training: actors only use it.",
         ge=0,
         counts_as=5.0,
     )

@@ -196,10 +196,12 @@ def _guidance(t: float, given: Given) -> float:
 
 def _painted(given: Given) -> Any:
     """How much of each row of a diffusion's estimate is the plan before: of a network that is told the frozen rows,
-    those, and of the rows after them what the soft mask and ``strength`` leave."""
+    those, and of the rows after them as much as a flow takes up by the same soft mask: one that is moved towards them at
+    a rate of ``strength`` x weight leaves exp(-strength x weight) of what is between."""
     if not given.told:
         return given.weight
-    return given.frozen + min(given.strength, 1.0) * (given.weight - given.frozen)
+    rate = given.strength * (given.weight - given.frozen)
+    return given.frozen + (1 - math.e ** (-rate))
 
 
 def _schedule(t: float) -> tuple[float, float]:
