@@ -26,17 +26,17 @@ _ROOT = Path(__file__).parents[2]
 DEFINITIONS = _ROOT / "testing" / "interfaces"
 _KINDS = ("msg", "srv", "action")
 
-#: Only what Python needs: C++ and introspection would take three times as long.
+#: Only what Python needs: C++ and, since Fast DDS 3, introspection would take three times as long.
 _PROJECT = """\
 cmake_minimum_required(VERSION 3.20)
 project(user_testing_interfaces LANGUAGES C CXX)
 find_package(ament_cmake REQUIRED)
-foreach(package rosidl_cmake rosidl_generator_type_description rosidl_generator_c rosidl_typesupport_c
+foreach(package {introspection} rosidl_cmake rosidl_generator_type_description rosidl_generator_c rosidl_typesupport_c
     rosidl_typesupport_fastrtps_c rosidl_generator_py action_msgs builtin_interfaces geometry_msgs sensor_msgs
     service_msgs std_msgs trajectory_msgs unique_identifier_msgs)
-  find_package(${package} REQUIRED)
+  find_package(${{package}} REQUIRED)
 endforeach()
-list(FILTER AMENT_EXTENSIONS_rosidl_generate_idl_interfaces EXCLUDE REGEX "_cpp:|introspection")
+list(FILTER AMENT_EXTENSIONS_rosidl_generate_idl_interfaces EXCLUDE REGEX "_cpp:|{left_out}")
 """
 _PACKAGE = """\
 project({name} LANGUAGES C CXX)
@@ -60,6 +60,25 @@ _MANIFEST = """\
 """
 
 
+_TYPESUPPORTS = ("typesupport_introspection_c", "typesupport_fastrtps_c")
+
+
+def has_fast_dds_2() -> bool:
+    """Whether the middleware is that of ROS 2 Jazzy and before, which was built with a package that there is no more."""
+    from ament_index_python.packages import get_packages_with_prefixes
+
+    return "fastrtps_cmake_module" in get_packages_with_prefixes()
+
+
+def _project() -> str:
+    # Fast DDS 2 takes no type of which it is not told the fields.
+    told = has_fast_dds_2()
+    return _PROJECT.format(
+        introspection="rosidl_typesupport_introspection_c" if told else "",
+        left_out="introspection_cpp" if told else "introspection",
+    )
+
+
 @cache
 def provide() -> dict[str, str]:
     """Make all packages of :data:`DEFINITIONS` importable; returns variables for the environment
@@ -71,7 +90,7 @@ def provide() -> dict[str, str]:
     modules = [str(folder / path.name / "rosidl_generator_py") for path in missing]
     libraries = [str(folder / path.name) for path in missing]
     for directory in libraries:
-        for part in ("generator_c", "typesupport_fastrtps_c", "typesupport_c", "generator_py"):
+        for part in ("generator_c", *_TYPESUPPORTS, "typesupport_c", "generator_py"):
             for library in Path(directory).glob(f"lib*__rosidl_{part}.so"):
                 ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     sys.path[:0] = [path for path in modules if path not in sys.path]
@@ -86,7 +105,7 @@ def _is_missing(path: Path) -> bool:
 
 
 def _build(packages: list[Path]) -> Path:
-    digest = hashlib.sha256((_PROJECT + _PACKAGE + sys.prefix + sys.version).encode())
+    digest = hashlib.sha256((_project() + _PACKAGE + sys.prefix + sys.version).encode())
     for package in packages:
         for file in _files(package):
             digest.update(f"{file.relative_to(DEFINITIONS)}\n{file.read_text()}".encode())
@@ -111,7 +130,7 @@ def _compile(packages: list[Path], folder: Path) -> None:
         (source / package.name / "CMakeLists.txt").write_text(_PACKAGE.format(name=package.name))
         (source / package.name / "package.xml").write_text(_MANIFEST.format(name=package.name))
     lines = [f"add_subdirectory({package.name})\n" for package in packages]
-    (source / "CMakeLists.txt").write_text(_PROJECT + "".join(lines))
+    (source / "CMakeLists.txt").write_text(_project() + "".join(lines))
     environment = {
         **os.environ,
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]),

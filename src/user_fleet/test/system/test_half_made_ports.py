@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from user_testing.interfaces import has_fast_dds_2
 from user_testing.processes import Process
 from user_testing.waiting import wait_until
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
-packages = pytest.importorskip("ament_index_python.packages", reason="needs ROS 2")
 
 NODE = """
 import os, rclpy, sys, time
@@ -75,10 +75,7 @@ from user_core.runtime.dds.half_made_ports import mend_half_made_ports
 print(*mend_half_made_ports())
 """
 WHOLE = b"\2\0\0\0"
-#: Fast DDS 2, of Humble and Jazzy, was built with this package.
-START = (
-    "fastrtps" if "fastrtps_cmake_module" in packages.get_packages_with_prefixes() else "fastdds"
-)
+START = "fastrtps" if has_fast_dds_2() else "fastdds"
 
 
 class Apart:
