@@ -99,15 +99,17 @@ def main() -> int:
         learner = network.add("learner", "learner").folder
         credentials = network.add("robot", ROBOT).folder
         common = ["--runs", str(folder), "--no-table"]
+        driver = {"real_time": True, "speed": arguments.speed, "seed": arguments.seed}
+        # At another speed a period is shorter by the clock; what an action does in it is the same.
+        same = [] if arguments.speed == 1.0 else ["learner.data.accept_differences:=[period]"]
         cloud = far.start(
             "cloud",
             ["user", "up", "cloud", f"network:={network.folder}", f"router:={far.listen}",
              f"credentials:={learner}", "algorithm:=rlpd_cpu", f"seed:={arguments.seed}",
-             f"demonstrations:={demonstrations}", "--run", "cloud", *common],
+             f"demonstrations:={demonstrations}", *same, "--run", "cloud", *common],
             folder / "cloud.txt",
         )  # fmt: skip
         stack.callback(end, cloud)
-        driver = {"real_time": True, "speed": arguments.speed, "seed": arguments.seed}
         edge = far.start(
             "edge",
             ["user", "up", "edge", f"name:={ROBOT}", f"router:={far.connect}",
@@ -118,20 +120,30 @@ def main() -> int:
             folder / "edge.txt",
         )  # fmt: skip
         stack.callback(end, edge)
-        cut_s = watch(folder, far.link, edge, arguments)
+        cut_s = watch(folder, far.link, (cloud, edge), arguments)
+        alone = cloud.poll() is not None and edge.poll() is None
         end(edge)
         end(cloud)
+        if alone:
+            said = folder / "cloud.txt"
+            print(
+                f"the learner's host has ended: {last_line(said, ' given up: ', 'see')}\n  {said}"
+            )
+            return 1
         return report(folder, far.link, cut_s, account(folder), arguments)
 
 
 def watch(
-    folder: Path, link: Any, edge: subprocess.Popen[str], arguments: argparse.Namespace
+    folder: Path,
+    link: Any,
+    hosts: tuple[subprocess.Popen[str], ...],
+    arguments: argparse.Namespace,
 ) -> list[float]:
-    """Say how it goes, and cut the link now and then, until the robot's host has ended."""
+    """Say how it goes, and cut the link now and then, until one of the hosts has ended."""
     began_s = said_s = time.monotonic()
     cuts = [(30.0 + 30.0 * n, length) for n, length in enumerate(arguments.cuts)]
     done: list[float] = []
-    while edge.poll() is None:
+    while all(host.poll() is None for host in hosts):
         now_s = time.monotonic() - began_s
         if cuts and now_s >= cuts[0][0]:
             _, length_s = cuts.pop(0)
@@ -194,10 +206,10 @@ def committed(folder: Path) -> int:
     return 0
 
 
-def last_line(file: Path) -> str:
-    """The newest line about steps."""
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if " steps" in line]
-    return lines[-1] if lines else "starting"
+def last_line(file: Path, about: str = " steps", without: str = "starting") -> str:
+    """The newest line with these words."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if about in line]
+    return lines[-1] if lines else without
 
 
 def end(process: subprocess.Popen[str]) -> None:
