@@ -87,3 +87,27 @@ def test_a_warning_of_what_is_over_disappears():
     now_s[0] = 11.0
     assert not lately.grew("a", 3)
     assert lately.grew("a", 4)
+
+
+def test_what_a_few_of_always_are_is_news_when_it_is_new_or_many():
+    now_s = [0.0]
+    lately = Lately(10.0, lambda: now_s[0])
+
+    def said(each_s: float, late: int) -> list[bool]:
+        """Of a minute of 20 steps a second, of which some are late every so many seconds."""
+        found = []
+        for second in range(60):
+            now_s[0] += 1.0
+            total["steps"] += 20
+            total["late"] += late if second % each_s == 0 else 0
+            found.append(lately.grew_much("late", total["late"], total["steps"]))
+        return found
+
+    total = {"steps": 0, "late": 0}
+    assert not any(said(1, 0))
+    few = said(5, 1)
+    assert all(few[:9]) and not any(few[10:])
+    assert all(said(1, 10)[1:])  # half of all, for as long as it lasts
+    assert not any(said(5, 1)[10:])
+    burst = said(30, 15)
+    assert burst[0] and burst[30] and not burst[29]

@@ -339,11 +339,16 @@ class Lately:
         clock_s: Monotonic seconds.
     """
 
+    #: Of what a count is counted in, growth by less is no news; nor is growth by fewer within a window.
+    SHARE, FEW = 0.05, 10
+
     def __init__(
         self, window_s: float = 60.0, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._window_s, self._clock_s = window_s, clock_s
         self._seen: dict[str, tuple[float, float]] = {}
+        self._bases: dict[str, tuple[float, float, float]] = {}  # count, of, time
+        self._news_s: dict[str, float] = {}
 
     def grew(self, name: str, count: float) -> bool:
         """Whether a count has grown within the window; the first look counts what is there."""
@@ -353,3 +358,18 @@ class Lately:
             since_s = now_s if count > before else since_s
             self._seen[name] = (count, since_s)
         return now_s - since_s < self._window_s
+
+    def grew_much(self, name: str, count: float, of: float) -> bool:
+        """The same of a count within another, where a few belong to it: steps that were late, of all steps.
+
+        The first is news; after it, at least :attr:`FEW` of a window, and :attr:`SHARE` of ``of`` in it.
+        """
+        now_s = self._clock_s()
+        before, then, since_s = self._bases.setdefault(name, (0.0, 0.0, now_s))
+        grown, enough = count - before, max(self.FEW, self.SHARE * (of - then))
+        if grown >= enough or (not before and count):
+            self._news_s[name] = now_s
+            self._bases[name] = count, of, now_s
+        elif now_s - since_s >= self._window_s or grown < 0:
+            self._bases[name] = count, of, now_s
+        return now_s - self._news_s.get(name, -math.inf) < self._window_s

@@ -341,16 +341,18 @@ class ActorLoop:
         timing, actions = self.episodes.timing, self.episodes.actions
         recorder, arbiter = self.episodes.recorder, actions.arbiter
         counts = {
-            "steps began without a newer observation": timing.starved,
             "commands were sent again for want of an answer": timing.asked_again,
             "decisions were never answered": recorder.unanswered,
+            "commands of the person did not fit the robot": arbiter.misfits,
+        }
+        late = {  # of which a busy machine always makes a few
+            "steps began without a newer observation": timing.starved,
             "deadlines were skipped": self.pacer.skipped,
             "answers of the remote policy came too late": actions.stale_answers,
             "commands of the person were too old": arbiter.stale,
-            "commands of the person did not fit the robot": arbiter.misfits,
         }
         for kind in (Feedback.LATE, Feedback.FOREIGN, Feedback.MISSING):
-            counts[f"steps had {kind.value} feedback"] = recorder.feedback[kind]
+            late[f"steps had {kind.value} feedback"] = recorder.feedback[kind]
         said = []
         if self._last_failure:  # first: the counts below are what follows from it
             said.append(Reason(self._last_failure.code, f"an episode failed: {self._last_failure}"))
@@ -360,6 +362,9 @@ class ActorLoop:
             if self._lately.grew(text, number):
                 cause = self._last_aborted if text.endswith("never answered") else ""
                 said.append(Reason(STEPS_IRREGULAR, f"{number} {text}{cause}"))
+        for text, number in late.items():
+            if self._lately.grew_much(text, number, self.stats.steps):
+                said.append(Reason(STEPS_IRREGULAR, f"{number} {text}"))
         holders = [actions.policies]
         if actions.fallback is not None:
             holders.append(actions.fallback.policies)
