@@ -148,3 +148,6 @@ def test_a_difference_is_spelled_out():
     assert any(line.startswith("goal: only in the first") for line in lines)
     assert any(line.startswith("wrench: only in the second") for line in lines)
     assert difference(old, old) == []
+    lines = difference(old, new, sides=("here", "there"))
+    assert "image.shape: [64, 64, 3] here, [128, 128, 3] there" in lines
+    assert "wrench: only there ({'shape': [6]})" in lines

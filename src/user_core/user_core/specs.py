@@ -575,23 +575,37 @@ def digest(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def difference(old: Any, new: Any, path: str = "") -> list[str]:
-    """Spell out how two pieces of plain data differ, one line a difference, with its path."""
+def difference(
+    old: Any, new: Any, path: str = "", sides: tuple[str, str] | None = None
+) -> list[str]:
+    """Spell out how two pieces of plain data differ, one line a difference, with its path.
+
+    Args:
+        old: The first.
+        new: The second.
+        path: Where they stand; empty: at the top.
+        sides: Where the first and the second were found, in words; None: the second came after the first.
+    """
     here = path or "(top)"
+    first, second = sides or ("in the first", "in the second")
+
+    def differ(one: Any, other: Any) -> str:
+        return f"{one} {first}, {other} {second}" if sides else f"{one} became {other}"
+
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
         for key in sorted(old.keys() | new.keys(), key=str):
             below = f"{path}.{key}" if path else str(key)
             if key not in new:
-                lines.append(f"{below}: only in the first ({old[key]!r})")
+                lines.append(f"{below}: only {first} ({old[key]!r})")
             elif key not in old:
-                lines.append(f"{below}: only in the second ({new[key]!r})")
+                lines.append(f"{below}: only {second} ({new[key]!r})")
             else:
-                lines += difference(old[key], new[key], below)
+                lines += difference(old[key], new[key], below, sides)
         return lines
     if _is_list(old) and _is_list(new):
-        return [] if list(old) == list(new) else [f"{here}: {list(old)} became {list(new)}"]
-    return [] if old == new else [f"{here}: {old!r} became {new!r}"]
+        return [] if list(old) == list(new) else [f"{here}: {differ(list(old), list(new))}"]
+    return [] if old == new else [f"{here}: {differ(repr(old), repr(new))}"]
 
 
 def _is_list(value: Any) -> bool:

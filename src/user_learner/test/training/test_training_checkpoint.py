@@ -110,7 +110,7 @@ def test_a_foreign_one_is_set_aside_and_the_difference_spelled_out(tmp_path):
     store = CheckpointStore(tmp_path, other)
     store.write(checkpoint(4))
     assert store.newest().info.update == 4
-    assert "config.critics: 10 became 2" in store.refused[0]
+    assert "config.critics: 10 configured now, 2 in the checkpoint" in store.refused[0]
     with pytest.raises(ConfigError, match="another configuration"):
         store.read(next((tmp_path / "refused").glob("*.safetensors")))
 

@@ -240,8 +240,8 @@ class CheckpointStore:
     def _foreign(self, path: Path, mine: Mapping[str, Any], its: Mapping[str, Any]) -> ConfigError:
         return ConfigError(
             f"checkpoint {path.name} belongs to another configuration",
-            got="; ".join(difference(mine, its)),
-            expected="the first of each pair, which is configured now",
+            got="; ".join(difference(mine, its, sides=("configured now", "in the checkpoint"))),
+            expected="the same in both",
             hint="Configure it as it was, or go on without this checkpoint",
         )
 
