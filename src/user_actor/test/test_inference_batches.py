@@ -1,6 +1,7 @@
 """Several robots and one policy: batches, places, and robots that send rubbish."""
 
 import contextlib
+import errno
 import itertools
 import subprocess
 import sys
@@ -550,6 +551,21 @@ def test_before_anything_else_is_known_what_takes_long_while_a_policy_is_prepare
     assert not made.admit("a", 1.0) and "room for 1 robots" in made.admit("b", 1.0)
     made.measured(1, 0.05, 2.0)
     assert made.takes_s(1) == 0.05 and not made.admit("b", 2.0)
+    made.measured(1, 0.6, 2.6)  # with what is forgotten it would be the second slow one
+    assert made.takes_s(1) == 0.05
+
+
+def test_without_locks_each_knows_of_what_it_prepares_itself(tmp_path, monkeypatch, caplog):
+    def none_here(*_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("user_actor.inference.preparing.fcntl.fcntl", none_here)
+    preparing = Preparing()
+    preparing.share(tmp_path / "gpu")
+    assert "is not known: [Errno 22]" in caplog.text
+    with preparing():
+        assert preparing.since(preparing.over()) == 1
+    assert preparing.since(preparing.over()) == 0
 
 
 def test_what_another_process_prepares_on_the_same_gpu_is_known_until_it_dies(tmp_path):

@@ -129,6 +129,7 @@ class Admission:
                 self._usual_s,
                 self._quickest_s,
                 self._newest_of,
+                self._expected_s,
             ):
                 known.clear()
         return True

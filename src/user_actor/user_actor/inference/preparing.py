@@ -30,12 +30,15 @@ class Preparing:
     def share(self, path: Path) -> None:
         """Know of other processes that share this file, and let them know. Once, and while nothing is prepared.
 
-        Who prepares holds a lock on it, which ends with its process. Where it cannot be opened (it is another user's),
-        each knows of itself only.
+        Who prepares holds a lock on it, which ends with its process. Where it cannot be opened (it is another user's)
+        or has no such locks (gVisor), each knows of itself only.
         """
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+            with self._lock:
+                self._look()
         except OSError as error:
+            self.close()
             _log.warning("what other processes prepare on this GPU is not known: %s", error)
 
     def close(self) -> None:

@@ -277,14 +277,15 @@ class InferenceServer:
             for number in range(_TRIES):
                 if self._ending:
                     return
-                begin_ns = time.perf_counter_ns()
+                begin_ns, over = time.perf_counter_ns(), self._preparing.over()
                 with policies.pass_in(ready.policy):
                     made = self._try(ready.policy, seen, plans, task)
                 if number >= prepares:
                     took_s = (time.perf_counter_ns() - begin_ns) * 1e-9
+                    period = self._preparing.since(over)  # of another process on this GPU
                     with self._changed:
                         now_s = self._clock.monotonic_ns() * 1e-9
-                        self.admission.measured(size, took_s, now_s)
+                        self.admission.measured(size, took_s, now_s, period)
                 if goes_on:  # most plans do, and they may take longer
                     plans = made
             if size > 1 and self.admission.takes_s(size) > self._batching.budget_s:
