@@ -11,7 +11,7 @@ from user_core.conformance import check_policy
 from user_core.errors import ConfigError, PolicyError, SpecError
 from user_core.interfaces import Query
 from user_core.plugins import build
-from user_core.policies import policy_config_hash
+from user_core.policies import differences_in_words, policy_config_hash, policy_made_for
 from user_core.policies.tanh_gaussian import TanhGaussianConfig, TanhGaussianPolicy
 from user_core.policies.tanh_gaussian_network import TanhGaussian
 from user_core.policies.torch_policy import Network, TorchPolicy, TorchPolicyConfig, in_precision
@@ -306,6 +306,17 @@ def test_plain_data_and_configuration_hash_alike():
     )
     with pytest.raises(ConfigError, match="hiden"):
         policy_config_hash(name, {"hiden": [3]}, spec)
+
+
+def test_a_difference_far_into_a_long_value_is_told():
+    def made_for(last):
+        action = ArraySpec((12,), low=(-1.0,) * 12, high=(1.234567,) * 11 + (last,))
+        return policy_made_for("tanh_gaussian", {}, RobotSpec("r", STATE, action))
+
+    (there,), (here,), of_the_robot = differences_in_words(made_for(2.5), made_for(3.5))
+    assert of_the_robot and there != here and max(len(there), len(here)) < 130
+    assert there.startswith("of the robot action.high ...") and there.endswith("2.5]")
+    assert here.startswith("of the robot action.high ...") and here.endswith("3.5]")
 
 
 def test_a_log_std_range_the_wrong_way_round_is_refused():

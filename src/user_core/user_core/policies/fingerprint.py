@@ -62,24 +62,33 @@ def differences_in_words(
     wrong = [n for n in dict.fromkeys([*ours, *others]) if ours.get(n) != others.get(n)]
     of_policy = [name for name in wrong if not name.startswith("spec.")]
 
-    def told(leaves: Mapping[str, str]) -> list[str]:
+    def told(leaves: Mapping[str, str], beside: Mapping[str, str]) -> list[str]:
         some = (of_policy or wrong)[:_TOLD]
         more = [f"and {len(wrong) - len(some)} more"] * (len(wrong) > len(some))
-        return [f"{_readable(name)} {leaves.get(name, 'none')}" for name in some] + more
+        texts = ((name, _shown(leaves.get(name, "none"), beside.get(name, ""))) for name in some)
+        return [f"{_readable(name)} {text}" for name, text in texts] + more
 
-    return told(others), told(ours), not of_policy
+    return told(others, ours), told(ours, others), not of_policy
 
 
 def _leaves(data: Any, path: str = "") -> dict[str, str]:
-    """Values by their path, as short texts."""
+    """Values by their path, as texts."""
     if isinstance(data, Mapping) and data:
         return {
             k: v
             for key in data
             for k, v in _leaves(data[key], f"{path}.{key}" if path else str(key)).items()
         }
-    text = str(data)
-    return {path: text if len(text) <= _SHORT else f"{text[:_SHORT]}..."}
+    return {path: str(data)}
+
+
+def _shown(text: str, beside: str) -> str:
+    """A text, or of a long one the part where it begins to differ from another."""
+    pairs = enumerate(zip(text, beside, strict=False))
+    differs = next((at for at, (one, other) in pairs if one != other), len(beside))
+    start = max(0, min(differs - _SHORT // 2, len(text) - _SHORT))
+    end = start + _SHORT
+    return "..." * (start > 0) + text[start:end] + "..." * (end < len(text))
 
 
 def _readable(path: str) -> str:
