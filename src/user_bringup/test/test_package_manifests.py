@@ -63,7 +63,8 @@ OPTIONAL = {
     "submitit",
     "Box2D",
     "draccus",
-    "lerobot",  # the second brings the first
+    "lerobot",
+    "transformers",  # the second brings the others
     "ur_dashboard_msgs",
     "ffmpeg_image_transport_msgs",
     "foxglove_msgs",
