@@ -66,6 +66,7 @@ SLOW = (
     {"prepare_s": 12.0, "piece_s": 0.25, "answer_s": 0.03},
 )
 FEW_ROBOTS = 4
+PARTS = ("passes", "robots", "admission", "preparing")
 MOST_ROBOTS = 32
 COUNTS = (1, 2, 4, 8, 16, 32)
 #: In CDR: after the encapsulation comes the stamp; an answer's start_ns follows an empty frame, two numbers of 8 bytes.
@@ -332,8 +333,10 @@ def main() -> None:
     parser = Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each trial")
     parser.add_argument("--rates", default="10,20,50", help="Hz")
-    parser.add_argument("--only", default="passes,robots,admission,preparing")
+    parser.add_argument("--only", default=",".join(PARTS), help="some of these")
     given = parser.parse_args()
+    if wrong := set(given.only.split(",")) - set(PARTS):
+        parser.error(f"--only: got {', '.join(sorted(wrong))}, expected some of {','.join(PARTS)}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rates = [float(rate) for rate in given.rates.split(",")]
     for name in given.only.split(","):
