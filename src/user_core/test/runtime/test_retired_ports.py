@@ -2,11 +2,14 @@
 
 import fcntl
 import os
+import shutil
 import struct
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from user_core.runtime.dds.half_made_ports import mutex_of
 from user_core.runtime.dds.retired_ports import (
     LOOKED_AT,
     SentPorts,
@@ -59,6 +62,24 @@ def test_what_only_senders_have_opened_is_left(port):
     port.write_bytes(content(int(port.name[12:]), flags=0b001))
     port.with_name(f"{port.name}_el").touch()
     assert retire_ports_of_dead(port.parent) == []
+
+
+@pytest.mark.root
+def test_a_user_marks_his_port_where_another_made_its_mutex(port):
+    mutex = Path(f"/dev/shm/sem.{port.name}_mutex")
+    with mutex_of(port.name, Path("/").stat()) as held:
+        assert held
+    mutex.chmod(0o666)
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        os.chown(folder, 12345, 12345)
+        for file in (port, port.with_name(f"{port.name}_el")):
+            os.chown(shutil.move(file, folder), 12345, 12345)
+        os.seteuid(12345)
+        try:
+            assert retire_ports_of_dead(Path(folder)) == [port.name]
+        finally:
+            os.seteuid(0)
+    assert mutex.stat().st_uid == 0
 
 
 @pytest.mark.parametrize("change", [{"wait_ms": 500}, {"flags": 0x010101}], ids=str)

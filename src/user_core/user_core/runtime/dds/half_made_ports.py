@@ -96,10 +96,8 @@ def _mend(name: str) -> bool:
         owner = port.stat()
         if os.geteuid() not in (owner.st_uid, 0):
             return False
-        if not stack.enter_context(named_mutex(f"/{name}_mutex")):
+        if not stack.enter_context(mutex_of(name, owner)):
             return False
-        # A mutex that root has made anew must be open to the user whose port it is for.
-        os.chown(FOLDER / f"sem.{name}_mutex", owner.st_uid, owner.st_gid)
         descriptor = os.open(port, os.O_RDWR | os.O_CLOEXEC)
         stack.callback(os.close, descriptor)
         if _state(descriptor) == _WHOLE or _suspended_user(port):
@@ -155,8 +153,14 @@ class _Time(ctypes.Structure):
 
 
 @contextmanager
-def named_mutex(name: str) -> Iterator[bool]:
-    """Hold a named mutex as FastDDS does, also in place of a dead holder; false: not to be had."""
+def mutex_of(port: str, owner: os.stat_result) -> Iterator[bool]:
+    """Hold the named mutex of a port as FastDDS does, also in place of a dead holder; false: not to be had.
+
+    Args:
+        port: Its name.
+        owner: The state of its file: a mutex that root makes anew must be open to the user whose port it is for.
+    """
+    name = f"/{port}_mutex"
     library = ctypes.CDLL(None, use_errno=True)
     library.sem_open.restype = ctypes.c_void_p
     semaphore = _open(library, name)
@@ -168,6 +172,10 @@ def named_mutex(name: str) -> Iterator[bool]:
             library.sem_close(semaphore)
             semaphore = None
     try:
+        if semaphore and os.geteuid() == 0:
+            # Anybody may put a link in place of a file there.
+            file = FOLDER / f"sem.{port}_mutex"
+            os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=False)
         yield semaphore is not None
     finally:
         if semaphore:

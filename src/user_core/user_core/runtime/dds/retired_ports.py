@@ -17,8 +17,8 @@ anew.
 - :class:`SentPorts` does it within this process, for files that were removed in another way: a driver that is no node
   of ours was killed and started anew.
 
-Sources: ``SharedMemGlobal.hpp`` of Fast DDS 3.2, 2.14 and 2.6, which are alike in this (``PortNode``, ``update_status_all_listeners``, ``is_zombie``,
-``open_port_internal``).
+Sources: ``SharedMemGlobal.hpp`` of Fast DDS 3.2, 2.14 and 2.6, which are alike in this (``PortNode``,
+``update_status_all_listeners``, ``is_zombie``, ``open_port_internal``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from user_core.runtime.dds.files import FOLDER, PORT, STARTS, files_named
-from user_core.runtime.dds.half_made_ports import named_mutex
+from user_core.runtime.dds.half_made_ports import mutex_of
 
 _log = logging.getLogger(__name__)
 #: What describes the port is found at bytes 276 of a file of 52 KB.
@@ -76,16 +76,16 @@ def _retire_if_dead(port: Path) -> bool:
         if flags & (_IS_OK | _IS_READ) != _IS_OK | _IS_READ:
             return False
         # A listener that is coming must not find the lock taken, by this very look.
-        if not stack.enter_context(named_mutex(f"/{port.name}_mutex")):
+        if not stack.enter_context(mutex_of(port.name, owner)):
             return False
-        # What root has made anew must be open to the user whose port it is for.
-        os.chown(FOLDER / f"sem.{port.name}_mutex", owner.st_uid, owner.st_gid)
         held = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, held)
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False  # it lives
+        # A process that another thread starts meanwhile has the lock, too, until its program begins.
+        stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
         if os.stat(port).st_ino != os.fstat(descriptor).st_ino:
             return False  # made anew meanwhile
         os.pwrite(descriptor, bytes([flags & ~_IS_OK]), at)
