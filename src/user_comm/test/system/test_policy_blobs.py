@@ -1,11 +1,13 @@
 """Real Zenoh sessions, in this process and in others; no ROS."""
 
+import json
 import os
 import signal
 import sys
 import textwrap
 import threading
 import time
+import traceback
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +19,7 @@ from user_comm.policy_blobs import server
 from user_comm.policy_blobs.pieces import pack_note, parse_piece_key
 from user_comm.policy_blobs.puller import PolicyPuller, PullPace, RelayPatience
 from user_comm.policy_blobs.server import PolicyServer, ServerProbe
-from user_core.errors import ConfigError, TransportError
+from user_core.errors import ConfigError, PolicyError, TransportError
 from user_core.policies import policy_made_for
 from user_core.specs import ArraySpec, RobotSpec, digest
 from user_core.types import PolicyVersion
@@ -232,8 +234,6 @@ import sys
 import numpy as np
 from user_comm.net.sessions import ZenohConfig, open_session
 from user_comm.policy_blobs.server import PolicyServer
-from user_core.policies import policy_made_for
-from user_core.specs import ArraySpec, RobotSpec, digest
 from user_core.types import PolicyVersion
 
 config = ZenohConfig(mode="router", listen=(sys.argv[1],), shared_memory=False)
@@ -243,6 +243,25 @@ with open_session(config) as session:
         s.publish(PolicyVersion(int(sys.argv[2]), {"w": weights}, "c" * 64))
         sys.stdin.read()
 """
+
+
+def test_versions_that_are_refused_for_weeks_keep_no_memory():
+    theirs, mine = {"policy": "other"}, {"policy": "mine"}
+    announced = PolicyAnnouncement(1, "a" * 64, digest(theirs), "p/1/a", 10, 10)
+
+    class Learner:
+        def ask(self, key, timeout_s):
+            return json.dumps(theirs).encode()
+
+    puller = PolicyPuller(lambda ending: None, mine)
+    puller.close()
+
+    def frames():
+        with pytest.raises(PolicyError, match="another policy") as refused:
+            puller._check_configuration(Learner(), announced)
+        return len(list(traceback.walk_tb(refused.value.__traceback__)))
+
+    assert len({frames() for _ in range(5)}) == 1
 
 
 def test_a_learner_with_another_policy_is_told_with_what_each_side_has(served, endpoint):

@@ -481,7 +481,7 @@ class PolicyPuller(Closing):
             error = _of_another(wanted.config_hash, theirs, self._config_hash, self._made_for)
             if theirs is not None:
                 self._others[wanted.config_hash] = error
-        raise error
+        raise error.with_traceback(None)  # else it keeps the frames of each time that it was raised
 
     def _ask_what_it_is_for(
         self, transfer: PieceTransfer, wanted: PolicyAnnouncement
