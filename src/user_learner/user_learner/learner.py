@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from user_core.config import Config, from_mapping, setting
-from user_core.errors import ConfigError
+from user_core.errors import ConfigError, StoreCorrupt
 from user_core.interfaces import Algorithm, Policy, PolicySink
 from user_core.meaning import MEANINGS, check_accepted
 from user_core.plugins import PluginChoice, load
@@ -170,13 +170,16 @@ def check_meaning(
 def require_data(config: LearnerConfig, spec: RobotSpec) -> None:
     """Whether the data that a run begins with are what this robot shows and does: demonstrations, older stores, the
     store of a run that is continued, and what ``start_from`` has learned. It reads the heads of stores and writes nothing.
+    The store of this run may have a damaged index: it is rebuilt when it is opened to write.
 
     Raises:
         StoreError: A store is not there, or is none.
         SchemaMismatch: One has other arrays, or means other things.
         ConfigError, PolicyError: ``start_from`` is none, or one of another robot, policy or algorithm.
     """
-    stores = [("store of this run", config.store)] if not is_new(config.store) else []
+    stores = list[tuple[str, Path]]()
+    with suppress(StoreCorrupt):
+        stores += [("store of this run", config.store)] if not is_new(config.store) else []
     stores += [("older store", Path(older.path).expanduser()) for older in config.history]
     if config.demonstrations:
         stores.append(("demonstrations", Path(config.demonstrations).expanduser()))

@@ -381,6 +381,20 @@ def test_what_is_no_store_and_no_training_is_told_with_what_makes_one(tmp_path: 
     )
 
 
+@pytest.mark.parametrize("index", [b"", b"no database"])
+def test_a_run_whose_index_a_power_cut_damaged_goes_on(tmp_path: Path, index: bytes) -> None:
+    """Its learner rebuilds it from the segments."""
+    asked = request("Pendulum-v1")
+    given = asked["processes"][2]["parameters"]
+    (tmp_path / "index.sqlite").write_bytes(index)
+    given["demonstrations"] = str(tmp_path)
+    [(_, text)] = find_out(asked).of_data
+    assert "damaged" in text, "what is only read stays as it is"
+    given |= {"demonstrations": "", "store": str(tmp_path)}
+    found = find_out(asked)
+    assert found.of_data == [] and found.notes == []
+
+
 def test_robots_with_another_policy_than_the_learner_are_told_which_side_has_what() -> None:
     """Each by itself is right: they would refuse every version."""
     asked = request("Pendulum-v1")
