@@ -238,6 +238,10 @@ def test_two_measurements_must_agree_before_a_robot_is_said_to_move_wrongly() ->
     assert not section.failed and "WARN not measured: j1 0.26 of what it was told, and 0.52" in text
     assert "too busy" in text
     robot = Changing(SmallArmConfig())
+    robot.shares = (0.0, 5.0)
+    report = check_of(robot)
+    assert verdicts(report) == ["stopped", "not tried"] and "went +0." in report.trouble, report
+    robot = Changing(SmallArmConfig())
     robot.shares = (0.5, 0.5)
     assert verdicts(check_of(robot)) == ["other scale", "moved"]
 

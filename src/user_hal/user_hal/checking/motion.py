@@ -343,10 +343,12 @@ class MotionCheck:
             return
         again = Moved(result.name, result.unit, interrupted=result.interrupted)
         self._try(element, again)
-        if again.verdict in ("stopped", "not tried"):
+        if again.verdict == "not tried":
             return
         first, second = result.share, again.share
         vars(result).update(vars(again))
+        if again.verdict == "stopped":  # nothing else may be moved
+            return
         late = self._of_velocity(element) and again.late_s > _LATE_SHARE * again.took_s
         if again.verdict == "moved":
             result.detail = (
