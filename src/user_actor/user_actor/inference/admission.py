@@ -25,8 +25,8 @@ _AWAY_S, _AWAY_MOST_S = 10.0, 320.0
 #: Overload must last before a robot loses its place, seconds.
 _PATIENCE_S = 3.0
 #: After so many periods of preparing in a row that took more of the time than what lay between them, that is how the host
-#: is.
-_IN_A_ROW = 3
+#: is. So it is after one that goes on for this long, seconds: processes that prepare in turn, or one that hangs.
+_IN_A_ROW, _LONG_S = 3, 1800.0
 #: More robots than one host ever serves.
 _MOST = 4096
 
@@ -43,7 +43,7 @@ class Admission:
 
     While a policy is prepared beside the one that acts (weights are loaded, graphs are recorded) batches may take many
     times as long, and that passes: they do not count, unless nothing else is known yet. Where versions come so often
-    that for most of the time one is prepared, they count as all do.
+    that for most of the time one is prepared, or it goes on for half an hour, they count as all do.
 
     Args:
         config: Budget and sizes.
@@ -119,7 +119,7 @@ class Admission:
             self._periods[-1][0 if period else 1] += since_s
         whole = list(self._periods)[:-1]  # the newest goes on
         mostly = len(whole) == _IN_A_ROW and all(during > after for during, after in whole)
-        if period and not mostly:
+        if period and not mostly and self._periods[-1][0] < _LONG_S:
             return not self._between_known
         if not self._between_known:
             self._between_known = True
