@@ -376,6 +376,9 @@ def test_what_is_no_store_and_no_training_is_told_with_what_makes_one(tmp_path: 
     given |= {"demonstrations": "", "start_from": str(tmp_path)}
     [(_, text)] = find_out(asked).of_data
     assert "start_from" in text and "policy" in text
+    given["start_from"] = "a" * 300
+    [note] = find_out(asked).notes
+    assert "its data could not be looked at" in note and "name too long" in note
     assert fit._sign(asked["processes"], False) == "", (
         "data may change: they are looked at each time"
     )

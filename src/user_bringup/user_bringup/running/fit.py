@@ -356,14 +356,16 @@ def _judge_data(fit: Fit, entry: Mapping[str, Any], spec: RobotSpec) -> None:
     from user_learner.node_configs import LearnerNodeConfig
 
     name = entry["name"]
+    doing(f"{name} the data that it begins with")
     config = from_mapping(LearnerNodeConfig, entry["parameters"], "learner")
     try:
         require_data(config, spec)
-    except SuiteError as error:
+    except Exception as error:  # of files that cannot be read, too
+        text = Reason.of(error).text
         if may_pass(error):  # another process has the store now
-            fit.notes.append(f"{name}: its data could not be looked at: {error}")
+            fit.notes.append(f"{name}: its data could not be looked at: {text}")
         else:
-            fit.of_data.append((name, f"{name}: {error}"))
+            fit.of_data.append((name, f"{name}: {text}"))
 
 
 def _judge(reward: Reward, spec: RobotSpec) -> None:
