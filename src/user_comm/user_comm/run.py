@@ -235,7 +235,7 @@ def _look_at_ports(own: OwnPorts, sent: SentPorts, node: LifecycleNode) -> None:
     dead one is cured."""
     for port in sent.retire_removed(own.names):
         node.get_logger().warning(
-            f"{port} of DDS was removed while this process sent to it: its listener was killed. It is opened anew"
+            f"{port} of DDS was removed while this process sent to it: its listener was killed, or taken for dead. It is opened anew"
         )
     if lost := own.replaced():
         error = TransportError(
