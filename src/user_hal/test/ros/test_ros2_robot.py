@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,8 @@ def test_several_publishers_of_the_joints_are_named(sim: SimProcess, io: RosTopi
         (warning,) = robot.warnings()
         assert warning.code == SEVERAL_PUBLISHERS
         assert "/sim_ros_robot" in warning.text
+        if int(version("rclpy").partition(".")[0]) < 8:
+            pytest.skip("rclpy of Jazzy does not tell whose a message is")
         message = publisher.new()
         message.name, message.position = ["a_finger_of_somebody"], [0.0]
 
