@@ -329,8 +329,8 @@ def _demonstrations(place: Path, **changes: Any) -> Path:
     schema = TrajectorySchema.of(spec)
     with StoreWriter(place) as writer:
         columns = blank_episode(schema, 5)
-        writer.append(whole_episode(EpisodeKey("a", 1, 1), schema, columns, Outcome.SUCCESS))
-        writer.commit()
+        writer.append(whole_episode(EpisodeKey("a", 1, 0), schema, columns, Outcome.SUCCESS))
+        assert writer.commit()
     write_meaning(place, spec)
     return place
 
@@ -389,13 +389,16 @@ def test_a_run_whose_index_a_power_cut_damaged_goes_on(tmp_path: Path, index: by
     """Its learner rebuilds it from the segments."""
     asked = request("Pendulum-v1")
     given = asked["processes"][2]["parameters"]
-    (tmp_path / "index.sqlite").write_bytes(index)
-    given["demonstrations"] = str(tmp_path)
+    store = _demonstrations(tmp_path / "store")
+    (store / "index.sqlite").write_bytes(index)
+    given["demonstrations"] = str(store)
     [(_, text)] = find_out(asked).of_data
     assert "damaged" in text, "what is only read stays as it is"
-    given |= {"demonstrations": "", "store": str(tmp_path)}
+    given |= {"demonstrations": "", "store": str(store)}
     found = find_out(asked)
     assert found.of_data == [] and found.notes == []
+    with StoreWriter(store) as writer:
+        assert "index rebuilt" in " ".join(writer.warnings)
 
 
 def test_robots_with_another_policy_than_the_learner_are_told_which_side_has_what() -> None:
