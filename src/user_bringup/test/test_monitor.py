@@ -384,6 +384,16 @@ def test_the_line_of_a_log_shows_returns_where_there_is_no_success():
     assert "return -800.00  success 0%" in one_line(state)
 
 
+def test_late_steps_are_told_last():
+    state = full_state(Clock())
+    late = actor(warnings=["3 steps were late"], warning_codes=["steps_irregular"])
+    state.take("ActorStatus", "/robot0/actor_status", late)
+    flagged = replay(warnings=["disk is slow"], warning_codes=[""])
+    state.take("ReplayStatus", "/replay_status", flagged)
+    assert state.warnings()[-1] == "actor0: 3 steps were late [steps_irregular]"
+    assert "disk is slow" in str(state.warnings()[:-1])
+
+
 def test_the_history_tells_robots_apart_and_whose_data_look_wrong(tmp_path):
     clock = Clock()
     state = full_state(clock)

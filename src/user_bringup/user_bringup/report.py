@@ -25,6 +25,7 @@ from user_bringup.monitor.shares import (
 )
 from user_bringup.monitor.state import EVALUATION, ONLINE
 from user_bringup.monitor.table import number, percent, size
+from user_core.command_line import many
 from user_core.errors import SuiteError
 from user_core.types import Outcome
 
@@ -433,15 +434,21 @@ def _summary_of(series: RunSeries) -> str:
     evaluations = Evaluations.of(series.episodes)
     version, newest = evaluations.newest
     share, versions = evaluations.shown
+    unknown = f", {evaluations.unknown} that nobody could judge" if evaluations.unknown else ""
     rows = [
         ("duration", f"{_last(series.state('actor_rate_hz').minutes):.1f} min"),
         ("episodes while collecting", f"{collected}, success of the last 20 {_share(online)}"),
-        ("evaluation episodes", f"{evaluated}, {evaluations.unknown} that nobody could judge"),
-        (f"success of policy version {version or '-'}, evaluated last", str(newest)),
-        (
-            "success of the newest policy versions, as many as tell",
-            f"{share} of {named(versions)}" if versions else "-",
-        ),
+        ("evaluation episodes", f"{evaluated}{unknown}"),
+    ]
+    if versions:
+        rows += [
+            (f"success of policy version {version}, evaluated last", str(newest)),
+            (
+                "success of the newest policy versions, as many as tell",
+                f"{share} of {named(versions)}",
+            ),
+        ]
+    rows += [
         ("environment steps", f"{_last(series.state('environment_steps').values):.0f}"),
         ("gradient updates", f"{_last(series.state('update').values):.0f}"),
         ("updates per step", number(_last(series.state("utd_ratio").values), 2)),
@@ -454,7 +461,7 @@ def _summary_of(series: RunSeries) -> str:
         for episode in [e for e in series.episodes if e["source"] == ONLINE][:20]:
             first.add(Corrected.of(episode))
         for name, some in (("first", first.lately), ("last", corrections.lately)):
-            rows.append((f"corrections, {name} {some.episodes} episodes", str(some)))
+            rows.append((f"corrections, {name} {many(some.episodes, 'episode')}", str(some)))
     if len(standbys := series.state("standbys").values):
         memory = size(_last(series.state("standby_bytes").values))
         rows.append(("standbys, and their memory", f"{_last(standbys):.0f}, {memory}"))
@@ -526,7 +533,7 @@ def _evaluation_of(run_dir: Path) -> str:
     result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     judged = result["episodes"] - result.get("aborted", 0) - result.get("unknown", 0)
     return (
-        f"**Final evaluation:** success {Share(result['successes'], judged)}; {result['successes']} of {result['episodes']} episodes succeed, "
+        f"**Final evaluation:** success {Share(result['successes'], judged)}; {result['successes']} of {many(result['episodes'], 'episode')} succeed, "
         f"mean return {result['mean_return']:.2f}, policy version {result['policy_version']}."
     )
 

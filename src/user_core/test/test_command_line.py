@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from user_core.command_line import Parser, of_files
+from user_core.command_line import Parser, many, of_files
 
 
 def parser() -> Parser:
@@ -113,3 +113,8 @@ def test_what_the_system_says_of_a_file_is_told_with_what_to_do(tmp_path: Path) 
         assert "test_command_line.py line" in text or "pathlib" in text
     assert of_files(OSError(5, "Input/output error")) is None
     assert of_files(BrokenPipeError()) is None
+
+
+def test_one_of_something_is_one():
+    said = [many(count, "step") for count in (0, 1, 2000, 1.0, 0.5)]
+    assert said == ["0 steps", "1 step", "2,000 steps", "1 step", "0.5 steps"]

@@ -75,6 +75,12 @@ class Parser(argparse.ArgumentParser):  # noqa: TID251
                 yield word
 
 
+def many(count: float, noun: str) -> str:
+    """So many of something, for people: ``1 episode``, ``2,000 episodes``, ``0.5 minutes``."""
+    number = f"{count:g}" if isinstance(count, float) else f"{count:,}"
+    return f"{number} {noun}" if count == 1 else f"{number} {noun}s"
+
+
 def refusal(program: str, what: str, near: Sequence[str] = ()) -> str:
     """One line: what is wrong with a command line, what may have been meant, where all are listed."""
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

@@ -653,7 +653,7 @@ def test_a_bag_is_checked_as_it_would_be_imported(
 ) -> None:
     bag = write(tmp_path / "bag", motion(4.0))
     assert main(["check", str(bag), "--robot", robot_file(tmp_path)]) in (0, 1)
-    assert "1 episodes looked at" in capsys.readouterr().out
+    assert "1 episode looked at" in capsys.readouterr().out
     assert main(["check", str(bag)]) == 2
     assert "--robot FILE" in capsys.readouterr().out
 

@@ -14,6 +14,7 @@ import numpy as np
 from user_actor.outbox.storage import OutboxDatabase
 from user_bringup.chaos.evidence import ChunkName, checksum
 from user_core.codecs.weights import content_hash, read_arrays, read_version
+from user_core.command_line import many
 from user_core.errors import SuiteError
 from user_core.types import Outcome
 from user_learner.replay import StoreReader
@@ -116,13 +117,13 @@ def _steps(run_dir: Path) -> tuple[bool, str]:
     what = f"{lost} lost" if lost > 0 else f"{-lost} doubled" if lost else "0 lost, 0 doubled"
     return lost == 0 and count.aside == 0 and count.committed > 0, (
         f"{count.committed} committed, {count.stored} stored, {count.waiting} on the way, "
-        f"{count.aside} chunks set aside: {what}"
+        f"{many(count.aside, 'chunk')} set aside: {what}"
     )
 
 
 def _store(run_dir: Path) -> tuple[bool, str]:
     report = verify(run_dir / "replay")
-    text = f"{report.rows} rows, {report.chunks} chunks, {report.segments} segments"
+    text = f"{many(report.rows, 'row')}, {many(report.chunks, 'chunk')}, {report.segments} segments"
     trouble = [*report.errors, *report.unread, *report.warnings]
     return report.ok and not report.damages, "; ".join([text, *trouble[:3]])
 
@@ -134,13 +135,13 @@ def _episodes(run_dir: Path) -> tuple[bool, str]:
         for episode in reader.episodes():
             count, last = count + 1, episode
             if episode.gaps:
-                wrong.append(f"{episode.key}: {episode.gaps} rows are missing")
+                wrong.append(f"{episode.key}: {many(episode.gaps, 'row')} are missing")
             if episode.result is None:
                 unfinished += 1
                 continue
             whole = episode.result.outcome is not Outcome.UNFINISHED
             if episode.rows != episode.result.length + whole:
-                wrong.append(f"{episode.key}: {episode.rows} rows, {episode.result}")
+                wrong.append(f"{episode.key}: {many(episode.rows, 'row')}, {episode.result}")
             columns = reader.read_episode(episode)
             # A step that began without a newer observation shows the one before again.
             acted_ns = columns["action_stamp_ns"][~columns["final"]]
@@ -149,11 +150,11 @@ def _episodes(run_dir: Path) -> tuple[bool, str]:
         actors = len(list((run_dir / "outbox").glob("*/outbox.sqlite")))
         if unfinished > actors:
             wrong.append(
-                f"{unfinished} episodes without an end, {actors} actors; {last and last.key}"
+                f"{many(unfinished, 'episode')} without an end, {actors} actors; {last and last.key}"
             )
     finally:
         reader.close()
-    return not wrong and count > 0, "; ".join([f"{count} episodes", *wrong[:3]])
+    return not wrong and count > 0, "; ".join([f"{many(count, 'episode')}", *wrong[:3]])
 
 
 def _contents(run_dir: Path, seen: Mapping[ChunkName, tuple[int, int]]) -> tuple[bool, str]:
@@ -175,12 +176,12 @@ def _contents(run_dir: Path, seen: Mapping[ChunkName, tuple[int, int]]) -> tuple
             columns = {key: np.concatenate([part[key] for part in read]) for key in read[0]}
             compared += 1
             if checksum(columns) != seen[name]:
-                wrong.append(f"{name}: {checksum(columns)[0]} rows differ from those sent")
+                wrong.append(f"{name}: {many(checksum(columns)[0], 'row')} differ from those sent")
     finally:
         reader.close()
     enough = compared > 0 or not seen
     return not wrong and enough, "; ".join(
-        [f"{compared} of {len(pieces)} chunks compared byte by byte", *wrong[:3]]
+        [f"{compared} of {many(len(pieces), 'chunk')} compared byte by byte", *wrong[:3]]
     )
 
 

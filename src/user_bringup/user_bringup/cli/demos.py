@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from user_core.command_line import Parser
+from user_core.command_line import Parser, many
 from user_core.config import from_mapping
 from user_core.plugins import PluginChoice
 from user_core.types import EpisodeResult, Outcome
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         )  # fmt: skip
         gate = gate_summary(opened.hal.status())
     print(
-        f"{recorded.episodes} demonstrations, {recorded.steps} steps, in {arguments.out}"
+        f"{many(recorded.episodes, 'demonstration')}, {many(recorded.steps, 'step')}, in {arguments.out}"
         + (f" ({recorded.failures} attempts failed)" if recorded.failures else "")
     )
     print(gate)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from user_bringup.cli.demos import add_robot_options
-from user_core.command_line import Parser
+from user_core.command_line import Parser, many
 from user_core.errors import SuiteError
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
         gate = gate_summary(robot.hal.status())
     result.write(arguments.run / "evaluation.json")
     print(
-        f"{result.successes} of {result.episodes} episodes succeed with policy version {version}, "
+        f"{result.successes} of {many(result.episodes, 'episode')} succeed with policy version {version}, "
         f"mean return {result.mean_return:.2f}, mean length {result.mean_length:.1f} steps"
         + (f"; {result.aborted} were aborted" if result.aborted else "")
         + (f"; nobody could judge {result.unknown}" if result.unknown else "")

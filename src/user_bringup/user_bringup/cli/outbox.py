@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from user_actor.outbox.inspect import OutboxReport, find_outboxes, inspect
-from user_core.command_line import Parser
+from user_core.command_line import Parser, many
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
         for note in drained.notes:
             print(f"  {note}")
         print(
-            f"{drained.after.producer}: {drained.chunks} chunks delivered, "
+            f"{drained.after.producer}: {many(drained.chunks, 'chunk')} delivered, "
             f"{drained.known} were there already"
         )
         for reason in drained.refused:
@@ -38,14 +38,14 @@ def _show(report: OutboxReport) -> None:
     print(f"{report.folder}")
     print(f"  actor        {report.producer}")
     print(f"  delivers to  {report.store or 'no store has answered yet'}")
-    print(f"  committed    {report.steps} steps in all")
+    print(f"  committed    {many(report.steps, 'step')} in all")
     waiting = "nothing"
     if report.pending:
-        waiting = f"{report.pending} chunks, {report.pending_bytes / 2**20:.1f} MiB"
+        waiting = f"{many(report.pending, 'chunk')}, {report.pending_bytes / 2**20:.1f} MiB"
         waiting += f", the oldest for {report.oldest_age_s:.0f} s"
     print(f"  waiting      {waiting}")
     for aside in report.aside:
-        print(f"  kept aside   {aside.chunks} chunks ({aside.code}): {aside.reason}")
+        print(f"  kept aside   {many(aside.chunks, 'chunk')} ({aside.code}): {aside.reason}")
 
 
 def _parser() -> Parser:

@@ -32,7 +32,7 @@ from user_bringup.running import (
 )
 from user_bringup.running.fit import check_fit
 from user_bringup.running.process_board import ProcessBoard, ProcessLine
-from user_core.command_line import Parser
+from user_core.command_line import Parser, many
 from user_core.config import load_yaml, shared_names
 from user_core.errors import SuiteError
 from user_core.reasons import STORE_REFUSED, WAITS_FOR_GO
@@ -264,10 +264,10 @@ class _Up:
     def _stop_when_done(self, state: SystemState) -> None:
         minutes, share = self.arguments.minutes, self.arguments.until_success
         if minutes and state.elapsed_s > 60 * minutes:
-            self._stop(f"{minutes:g} minutes are over")
+            self._stop(f"after {many(minutes, 'minute')}")
         wanted = self.arguments.steps
         if wanted and any(m.message.environment_steps >= wanted for m in state.learners.values()):
-            self._stop(f"{wanted} steps were learned from")
+            self._stop(f"after {many(wanted, 'step')} that were learned from")
         found, versions = state.evaluations.last(_EVALUATIONS)
         if share and found.count >= _EVALUATIONS and found.rate >= share:
             self._stop(f"evaluation {found} of policy {named(versions)}")
@@ -418,7 +418,7 @@ def one_line(state: SystemState) -> str:
 
     learner = next((latest.message for latest in state.learners.values()), None)
     steps = sum(latest.message.steps for latest in state.actors.values())
-    text = f"{state.elapsed_s:6.0f} s  {steps:6} steps"
+    text = f"{state.elapsed_s:6.0f} s  {steps:6} {'step ' if steps == 1 else 'steps'}"
     if learner is not None:
         text += f"  {learner.update:6} updates at {learner.updates_per_s:5.1f}/s"
         text += f"  policy v{learner.policy_version}"

@@ -18,6 +18,7 @@ from user_bringup.monitor.table import (
     size,
 )
 from user_bringup.running.process_board import ProcessLine
+from user_core.command_line import many
 
 EMERGENCY, STOPPED = 3, 2
 
@@ -228,7 +229,7 @@ def _learner(state: SystemState) -> tuple[str, tuple[tuple[str, str], ...], dict
     for _, latest in sorted(state.replays.items()):
         m = latest.message
         figures += [
-            ("stored", f"{m.steps} steps, {m.episodes} episodes"),
+            ("stored", f"{many(m.steps, 'step')}, {many(m.episodes, 'episode')}"),
             ("store", f"{size(m.disk_bytes)}, {size(m.disk_free_bytes)} free"),
         ]
         numbers.update(stored=float(m.steps))

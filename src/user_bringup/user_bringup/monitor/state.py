@@ -20,6 +20,7 @@ from user_core.reasons import (
     BELOW_PEERS,
     POLICY_RETURNED,
     REWARDS_CONSTANT,
+    STEPS_IRREGULAR,
     WAITS_FOR_GO,
 )
 
@@ -200,7 +201,8 @@ class SystemState:
         return self._clock_s() - latest.received_s > STALE_AFTER_S
 
     def warnings(self) -> list[str]:
-        """What a person should look at, each with the name of who says so."""
+        """What a person should look at, each with the name of who says so; late steps, which a busy machine makes
+        by itself, come last."""
         found = [f"{name} is silent" for name in self.silent()]
         for name, latest in self.actors.items():
             if latest.message.code == WAITS_FOR_GO:  # the one thing that a person must do
@@ -218,13 +220,14 @@ class SystemState:
             if message.state >= 2 and not self._is_old(latest):
                 found.append(with_code(f"{who}: robot stopped, {message.detail}", message.cause))
         found += [f"{name}: {detail}" for name, detail in self.processes.items() if detail]
-        return found + [
+        found += [
             with_code(f"{name}: {latest.message.message}", _value(latest.message, "reason"))
             for name, latest in self.managed.items()
             if level_of(latest.message)
             and not self.processes.get(name)
             and not self._is_old(latest)
         ]
+        return sorted(found, key=lambda text: text.endswith(f"[{STEPS_IRREGULAR}]"))
 
 
 def with_code(text: str, code: str) -> str:

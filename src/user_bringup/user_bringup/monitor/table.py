@@ -14,6 +14,7 @@ from rich.text import Text
 from user_bringup.monitor.shares import named
 from user_bringup.monitor.state import ONLINE, SystemState, level_of
 from user_comm.net.flow_table import HEAD
+from user_core.command_line import many
 from user_core.reasons import LOCAL_POLICY
 
 ACTOR_STATES = ("waiting", "resetting", "running", "paused")
@@ -53,7 +54,7 @@ def _summary(state: SystemState) -> RenderableType:
     if versions:
         text.append(f" of {named(versions)}")
     elif state.evaluations.unknown:
-        text.append(f" {state.evaluations.unknown} episodes that nobody can judge")
+        text.append(f" {many(state.evaluations.unknown, 'episode')} that nobody can judge")
     if state.corrections.total.takeovers:
         text.append(f"\ncorrections  {state.corrections}")
     return text

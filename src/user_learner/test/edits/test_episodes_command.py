@@ -137,7 +137,7 @@ def test_stored_data_is_judged_anew_into_a_column(store, capsys, monkeypatch):
     with StoreWriter(store, config=QUICK) as writer:
         fill(writer, Actor(2), [Plan(3)])
     status, text = user(reward, "relabel", store, "--reward", plugin)
-    assert "3 steps of 1 episodes judged (4 episodes had been before)" in text
+    assert "3 steps of 1 episode judged (4 episodes had been before)" in text
     capsys.readouterr()
     user(reward, "columns", store, "--json")
     (about,) = json.loads(capsys.readouterr().out)

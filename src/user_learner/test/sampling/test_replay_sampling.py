@@ -401,12 +401,21 @@ def test_tensors(tmp_path):
                 source.sample(16)
 
 
+def test_who_learns_from_demonstrations_alone_is_not_told_to_wait_for_robots(tmp_path):
+    strata = (Stratum(sources=(EpisodeSource.DEMONSTRATION,)),)
+    with StoreWriter(tmp_path, config=QUICK) as writer:
+        fill(writer, Actor(), [Plan(3)])
+        with ReplaySource(tmp_path, STILL.replace(strata=strata)) as source:
+            with pytest.raises(StoreError, match=r"nothing to draw.* Give demonstrations"):
+                source.sample(4)
+
+
 def test_an_empty_store_says_so_and_waits(tmp_path):
     with StoreWriter(tmp_path, config=QUICK) as writer:
         with ReplaySource(tmp_path, STILL.replace(prefetch=2)) as source:
             assert len(source) == 0
             assert source.schema is None
-            with pytest.raises(StoreError, match="nothing to draw"):
+            with pytest.raises(StoreError, match=r"nothing to draw.* Wait until robots"):
                 source.sample(4)
             assert not source.wait(1, timeout_s=0)
             fill(writer, Actor(), [Plan(3)])

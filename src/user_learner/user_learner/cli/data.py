@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from user_core.command_line import Parser
+from user_core.command_line import Parser, many
 from user_core.errors import StoreFull, SuiteError
 from user_core.meaning import MEANINGS
 from user_core.types import EpisodeSource, Outcome
@@ -260,7 +260,7 @@ def _export(options: argparse.Namespace, console: Console) -> int:
             hint="Make room, then run the same command again: it continues, or begins anew where a format is one file",
         ) from error  # fmt: skip
     console.print(
-        f"{report.episodes:,} episodes, {report.rows:,} rows written to {report.path}; "
+        f"{many(report.episodes, 'episode')}, {many(report.rows, 'row')} written to {report.path}; "
         f"{report.duplicates:,} were there"
     )
     if report.psnr_db != float("inf"):
@@ -305,7 +305,7 @@ def _push(options: argparse.Namespace, console: Console) -> int:
         )
         api.upload_folder(
             repo_id=options.repository, repo_type="dataset", folder_path=options.data,
-            commit_message=f"{description.episodes} episodes",
+            commit_message=f"{many(description.episodes, 'episode')}",
         )  # fmt: skip
         api.create_tag(options.repository, tag="v3.0", repo_type="dataset", exist_ok=True)
     except Exception as error:  # of the hub's client, of many kinds
@@ -313,5 +313,5 @@ def _push(options: argparse.Namespace, console: Console) -> int:
             f"upload of {options.data} to {options.repository}", got=in_one_line(error),
             expected="a hub that takes it", hint="`hf auth login` says who you are",
         ) from error  # fmt: skip
-    console.print(f"{description.episodes:,} episodes are at {options.repository}")
+    console.print(f"{many(description.episodes, 'episode')} pushed to {options.repository}")
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from user_core.command_line import many
 from user_learner.cli.running import (
     add_format,
     counting,
@@ -94,7 +95,9 @@ def _check(store: Path, options: argparse.Namespace, console: Console) -> int:
     console.print(table if report.findings else "nothing was found")
     for line in skipped[:20]:
         console.print(f"[yellow]left out:[/] {escape(line)}", soft_wrap=True)
-    console.print(f"{report.episodes:,} episodes looked at; nothing was changed", soft_wrap=True)
+    console.print(
+        f"{many(report.episodes, 'episode')} looked at; nothing was changed", soft_wrap=True
+    )
     if options.out:
         console.print(f"pictures: {page}", soft_wrap=True)
     return 1 if report.findings else 0

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
+from user_core.command_line import many
 from user_core.errors import SuiteError
 from user_learner.cli.running import list_lines, progress
 from user_learner.replay.config import CompressionConfig, RetentionConfig, StoreConfig
@@ -93,7 +94,7 @@ def _backup(options: argparse.Namespace, console: Console) -> int:
     with progress(console, "copying") as update:
         report = backup(options.store, options.to, update)
     console.print(
-        f"{report.steps:,} rows in {report.segments:,} segments are at {options.to}: "
+        f"{many(report.steps, 'row')} in {report.segments:,} segments are at {options.to}: "
         f"{report.nbytes / _MB:,.1f} MB of {report.copied:,} segments were copied, "
         f"{report.removed:,} removed"
     )
@@ -103,7 +104,9 @@ def _backup(options: argparse.Namespace, console: Console) -> int:
 def _restore(options: argparse.Namespace, console: Console) -> int:
     with progress(console, "copying") as update:
         report = restore(options.backup, options.store, update)
-    console.print(f"{report.rows:,} rows, {report.episodes:,} episodes are at {options.store}")
+    console.print(
+        f"{many(report.rows, 'row')}, {many(report.episodes, 'episode')} are at {options.store}"
+    )
     list_lines(console, "broken", report.errors, "red")
     list_lines(console, "note", report.warnings, "yellow")
     return 0 if report.ok else 1
@@ -124,7 +127,7 @@ def _retain(options: argparse.Namespace, console: Console) -> int:
     with StoreWriter(options.store, config=StoreConfig()) as writer:
         gone = retain(writer, policy)
     rows = sum(one.rows for one in gone)
-    console.print(f"{rows:,} rows of {len(gone):,} segments were dropped")
+    console.print(f"{many(rows, 'row')} of {len(gone):,} segments were dropped")
     return 0
 
 

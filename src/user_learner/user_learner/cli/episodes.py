@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from user_core.command_line import Parser
+from user_core.command_line import Parser, many
 from user_core.errors import SpecError
 from user_core.types import PLAN, EpisodeSource, Outcome
 from user_learner.cli.running import folding, progress, run
@@ -209,7 +209,9 @@ def _list(options: argparse.Namespace, console: Console, view: EditedEpisodes) -
             *((values["episode"],) if keys else ()),
         )  # fmt: skip
     console.print(table)
-    console.print(f"{len(found):,} episodes, {sum(i.episode.steps for i in found):,} steps")
+    console.print(
+        f"{many(len(found), 'episode')}, {many(sum(i.episode.steps for i in found), 'step')}"
+    )
     return 0 if found else 1
 
 

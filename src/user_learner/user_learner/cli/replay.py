@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from user_core.command_line import Parser
+from user_core.command_line import Parser, many
 from user_core.meaning import MEANINGS, describe_meaning, outside_bounds
 from user_core.types import EpisodeSource, Outcome
 from user_learner.cli.running import counting, folding, list_lines, run
@@ -184,7 +184,9 @@ def _export(options: argparse.Namespace, console: Console) -> int:
         report = export_episodes(
             options.store, options.file, sources, options.compress, update, edited
         )
-    console.print(f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.file}")
+    console.print(
+        f"{many(report.episodes, 'episode')}, {many(report.rows, 'row')} written to {options.file}"
+    )
     list_lines(console, "left out", report.skipped, "yellow")
     return 1 if report.skipped else 0
 
@@ -196,7 +198,7 @@ def _convert(options: argparse.Namespace, console: Console) -> int:
         report = convert(options.store, target, wanted, data)
     list_lines(console, "meaning", report.notes, "yellow")
     console.print(
-        f"{report.episodes:,} episodes, {report.rows:,} rows written to {options.into}; "
+        f"{many(report.episodes, 'episode')}, {many(report.rows, 'row')} written to {options.into}; "
         f"{report.duplicates:,} were there"
     )
     list_lines(console, "left out", report.skipped, "yellow")
@@ -251,10 +253,10 @@ def _show_store(reader: StoreReader, console: Console) -> None:
     table.add_row("schema", reader.schema.hash if reader.schema else "none yet")
     table.add_row("on disk", f"{used / 2**20:,.1f} MiB")
     table.add_row(
-        "segments", f"{len(reader.tables.segments):,}, of {reader.meta.segment_rows:,} rows"
+        "segments", f"{len(reader.tables.segments):,}, of {many(reader.meta.segment_rows, 'row')}"
     )
     table.add_row("commits", f"{reader.meta.commit_id:,}")
-    table.add_row("retired", f"{retired[0]:,} segments, {retired[1]:,} rows")
+    table.add_row("retired", f"{retired[0]:,} segments, {many(retired[1], 'row')}")
     console.print(table)
 
 
@@ -323,7 +325,7 @@ def _show_meaning(reader: StoreReader, console: Console) -> None:
             outside += int(outside_bounds(action, spec.action).sum())
     share = outside / steps if steps else 0.0
     colour = "yellow" if share > _MANY_OUTSIDE else "default"
-    text = f"[{colour}]{outside:,} of {steps:,} steps ({100 * share:.2g} %)[/]"
+    text = f"[{colour}]{outside:,} of {many(steps, 'step')} ({100 * share:.2g} %)[/]"
     table.add_row("actions outside the bounds", text)
     console.print(table)
 

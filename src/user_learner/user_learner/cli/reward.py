@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from user_core.command_line import Parser
+from user_core.command_line import Parser, many
 from user_core.config import Config, from_mapping, yaml_value
 from user_core.errors import ConfigError
 from user_core.plugins import PluginChoice
@@ -171,9 +171,9 @@ def _relabel(options: argparse.Namespace, console: Console) -> int:
         with progress(console, "judging episodes") as update:
             report = relabel(view, choice, column, options.author, options.reason, update)
         console.print(
-            f"{report.steps:,} steps of {report.episodes:,} episodes judged ({report.before:,} episodes had "
-            f"been before); {report.changed:,} steps differ from what was recorded; a success in "
-            f"{report.successes:,} episodes",
+            f"{many(report.steps, 'step')} of {many(report.episodes, 'episode')} judged ({many(report.before, 'episode')} had "
+            f"been before); {many(report.changed, 'step')} differ from what was recorded; a success in "
+            f"{many(report.successes, 'episode')}",
             soft_wrap=True,
         )
         list_lines(console, "left out", report.skipped, "yellow")
@@ -209,9 +209,9 @@ def _ask(options: argparse.Namespace, console: Console) -> int:
             report = label_episodes(view, judge)
             if report.asked or report.cached or not options.watch:
                 console.print(
-                    f"{report.labelled:,} episodes labelled, {report.tagged:,} tagged for a person "
+                    f"{many(report.labelled, 'episode')} labelled, {report.tagged:,} tagged for a person "
                     f"(user episodes ls --tag {TEXT_TAG}, --tag {UNSURE_TAG}), {len(report.left):,} without "
-                    f"an answer; {report.asked:,} calls, {report.cached:,} answers were known",
+                    f"an answer; {many(report.asked, 'call')}, {report.cached:,} answers were known",
                     soft_wrap=True,
                 )
             for line in [*report.left[:5], *([report.ended] if report.ended else [])]:
@@ -228,7 +228,7 @@ def _train(options: argparse.Namespace, console: Console) -> int:
     model, network, about = _trained(TrainConfig, train, options, console)
     write_model(options.out, model, network)
     console.print(
-        f"{about['successes']:,} of {about['episodes']:,} episodes are successes. Each was judged by a network that had not "
+        f"{about['successes']:,} of {many(about['episodes'], 'episode')} are successes. Each was judged by a network that had not "
         f"seen it: at threshold {model.threshold:.3f} precision {about['precision']:.3f}, recall {about['recall']:.3f}. "
         f"Written to {options.out}",
         soft_wrap=True,
@@ -384,7 +384,7 @@ def _columns(options: argparse.Namespace, console: Console) -> int:
         table.add_row(
             row["column"], "yes" if row["used"] else "", escape(f"{row['plugin']}\n{given}".strip()),
             escape(f"{row['reason']} {by}".strip()),
-            f"{row['episodes']:,} episodes\n{row['steps']:,} steps",
+            f"{many(row['episodes'], 'episode')}\n{many(row['steps'], 'step')}",
         )  # fmt: skip
     console.print(table)
     return 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from user_core.command_line import many
 from user_core.errors import SuiteError
 from user_core.runtime.files import write_atomically
 from user_core.specs import Array
@@ -100,8 +101,8 @@ def write_page(
         "<!doctype html><meta charset=utf-8><title>Data check</title><style>body{font:15px/1.5 "
         "sans-serif;max-width:60em;margin:2em auto;padding:0 1em}img{max-width:100%;border:1px solid "
         "#ccc}td,th{padding:.1em 1em .1em 0;text-align:left}code{background:#eee}</style>",
-        f"<h1>{html.escape(report.store)}</h1><p>{report.episodes:,} episodes looked at, "
-        f"{len(report.findings):,} findings. Nothing was changed.</p><table>",
+        f"<h1>{html.escape(report.store)}</h1><p>{many(report.episodes, 'episode')} looked at, "
+        f"{many(len(report.findings), 'finding')}. Nothing was changed.</p><table>",
     ]
     counts = report.counts
     for kind, meaning in KINDS.items():

@@ -220,9 +220,15 @@ class ReplaySource(Closing):
                 f"nothing to draw from {self._catalog.stores[0].reader.path}",
                 got="no step that fits the strata and has a next observation",
                 expected="at least one",
-                hint="Wait until robots have collected something",
+                hint=self._what_to_wait_for(),
             )
         return self._gatherer.next(batch_size)
+
+    def _what_to_wait_for(self) -> str:
+        wanted = {source for stratum in self.config.strata for source in stratum.sources}
+        if wanted == {EpisodeSource.DEMONSTRATION}:  # no robot brings them by itself
+            return "Give demonstrations (demonstrations:=FOLDER; user demos record makes some), or let a person show it"
+        return "Wait until robots have collected something"
 
     def refresh(self) -> bool:
         """Look for new rows now; return whether there were any. The background does so too."""

@@ -25,6 +25,7 @@ from user_bringup.console.pages.episode_list import (
 )
 from user_bringup.console.pages.frame import INK, LINES, Frame
 from user_bringup.console.pages.run_curves import curves_of, known_runs
+from user_core.command_line import many
 from user_core.errors import SuiteError
 from user_core.specs import Arrays
 from user_core.types import EpisodeSource, Outcome
@@ -116,7 +117,7 @@ async def _listing(episodes: EpisodeList) -> None:
             return
         shown, quality = len(found.episodes), found.quality
         more = f", the newest {shown} shown" if found.matching > shown else ""
-        count.set_text(f"{found.matching} of {found.total} episodes{more}")
+        count.set_text(f"{found.matching} of {many(found.total, 'episode')}{more}")
         is_measuring = chosen.needs_statistics and not quality.is_complete
         said = (
             f"measured {quality.done} of {quality.total or found.total} so far"
@@ -192,11 +193,11 @@ async def _episode(console: Console, frame: Any, episodes: EpisodeList, key: str
     rows = info.rows
     ui.link("all episodes", "/episodes")
     ui.label(
-        f"{info.robot}, {info.task}: {row['outcome']} after {row['steps']} steps, return {_text(row['return'])}"
+        f"{info.robot}, {info.task}: {row['outcome']} after {many(row['steps'], 'step')}, return {_text(row['return'])}"
     ).classes("text-xl font-bold")
     said = [_when(row["start"]), row["source"], f"policy v{row['version']}", row["reason"]]
     if info.gaps:
-        said.append(f"{info.gaps} rows never came")
+        said.append(f"{many(info.gaps, 'row')} never came")
     ui.label(", ".join(text for text in said if text)).classes("opacity-70")
     for damage in await asyncio.to_thread(episodes.damages, episode):
         ui.label(f"damaged, and not learned from: {damage}").classes("text-negative")
