@@ -53,7 +53,7 @@ def record_demonstrations(
     on_episode: Callable[[EpisodeResult], None] = lambda result: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Recorded:
-    """Let a teleoperator solve a task this many times; keep the successes.
+    """Let a teleoperator solve a task this many times; keep the successes, each once it has ended.
 
     An episode begins to count when the person engages for the first time. It ends when the
     reward or the person says so, at a limit of the robot or of ``config``, or when the robot
@@ -92,9 +92,9 @@ def record_demonstrations(
         while kept < episodes:
             robot.await_ready()
             result = loop.run(seed=seed + kept + failures)
-            if result is not None:
-                on_episode(result)
             if result is None or result.outcome is not Outcome.SUCCESS:
+                if result is not None:
+                    on_episode(result)
                 failures += 1
                 unknown += result is not None and result.outcome is Outcome.UNKNOWN
                 sink.rows.clear()
@@ -119,6 +119,8 @@ def record_demonstrations(
                     schema.hash, replace(result, key=key), robot_name, task,
                 )
             )  # fmt: skip
+            writer.commit()  # what a person has shown stays, however the recording ends
+            on_episode(result)
     return Recorded(kept, steps, failures)
 
 

@@ -139,6 +139,28 @@ def test_demonstrations_of_the_expert_are_in_the_store(tmp_path):
         reader.close()
 
 
+def test_a_recording_that_is_ended_keeps_what_was_shown(tmp_path):
+    shown = []
+
+    def end(result):
+        shown.append(result.outcome)
+        if shown.count(Outcome.SUCCESS) == 2:
+            raise KeyboardInterrupt
+
+    params = {"robot": "panda", "task": "reach"}
+    file = from_mapping(RobotFile, {"robot": {"plugin": "mujoco", "params": params}})
+    with open_robot(file, build("teleops", "expert"), state_dir=None) as robot:
+        with pytest.raises(KeyboardInterrupt):
+            record_demonstrations(
+                robot, REWARD, tmp_path, 5, robot_name="panda", task="reach", on_episode=end
+            )
+    reader = StoreReader(tmp_path)
+    try:
+        assert len(list(reader.episodes())) == 2
+    finally:
+        reader.close()
+
+
 def test_failures_are_not_demonstrations(tmp_path):
     class Lazy(Quick):
         def read(self, observation):

@@ -41,7 +41,14 @@ def main(argv: Sequence[str]) -> int:
     reward = from_mapping(PluginChoice, actor.pop("reward"), "actor.reward").build("rewards")
     config = from_mapping(ActorLoopConfig, actor.pop("loop"), "actor.loop")
     _refuse(actor)
+    kept = 0
+
+    def tell_kept() -> None:
+        print(f"{many(kept, 'demonstration')} kept, in {arguments.out}")
+
     with ExitStack() as stack:
+        unless_whole = stack.enter_context(ExitStack())  # the last that is said: nothing is lost
+        unless_whole.callback(tell_kept)
         opened = stack.enter_context(
             open_robot(
                 file,
@@ -57,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
         )
 
         def show(result: EpisodeResult) -> None:
+            nonlocal kept
+            kept += result.outcome is Outcome.SUCCESS
             display.ended(result, counts=result.outcome is Outcome.SUCCESS)
 
         recorded = record_demonstrations(
@@ -64,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
             task=file.task, seed=arguments.seed, config=config, on_episode=show,
             on_step=display.refresh,
         )  # fmt: skip
+        unless_whole.pop_all()
         gate = gate_summary(opened.hal.status())
     print(
         f"{many(recorded.episodes, 'demonstration')}, {many(recorded.steps, 'step')}, in {arguments.out}"
