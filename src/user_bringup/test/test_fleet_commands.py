@@ -219,6 +219,20 @@ def test_a_plan_with_reports_needs_no_scheduler(tmp_path: Path) -> None:
         fleet.main(["plan", "nothing"])
 
 
+def test_what_is_said_of_many_is_said_once(tmp_path: Path) -> None:
+    crowd = [Resource(id=f"h1/robot/r{n}", kind="robot", site="hall") for n in range(9)]
+    report = REPORT.replace(resources=(*crowd, *ROBOTS))
+    (tmp_path / "h1.json").write_bytes(report.to_json())
+    (tmp_path / "one.yaml").write_text(EXPERIMENT)
+    words = ["plan", str(tmp_path / "one.yaml"), "--report", str(tmp_path / "h1.json")]
+    out = StringIO()
+    fleet.main(words, Console(file=out, width=200))
+    assert "h1/robot/r0, h1/robot/r1, h1/robot/r2 and 7 more" in out.getvalue()
+    out = StringIO()
+    fleet.main([*words, "--all"], Console(file=out, width=200))
+    assert "h1/robot/r8" in out.getvalue() and "more" not in out.getvalue()
+
+
 def test_without_a_scheduler_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="file of a scheduler"):
         fleet.main(["ls", "--state", str(tmp_path / "none.sqlite")])

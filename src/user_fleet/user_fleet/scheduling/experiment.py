@@ -81,7 +81,7 @@ class Requirement(Config):
             return [f"it is a {item.kind}, no {self.kind}"]
         found = []
         if self.joints and item.joints not in self.joints:
-            got = f"{item.joints} joints" if item.joints else "joints that nobody has told"
+            got = f"{item.joints} joints" if item.joints else "joints unknown"
             found.append(f"{got}, asked for {_any(self.joints)}")
         if self.action_kinds and item.action_kind not in self.action_kinds:
             found.append(f"action {item.action_kind or 'unknown'}, asked {_any(self.action_kinds)}")

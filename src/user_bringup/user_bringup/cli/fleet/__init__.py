@@ -143,7 +143,8 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
         return 0 if found.verdict == "now" else 1
     for line in found.in_words():
         console.print(escape(line), soft_wrap=True)
-    shown = why_not if arguments.all else why_not[:_REASONS_SHOWN]
+    rows = why_not if arguments.all else _alike(why_not)
+    shown = rows if arguments.all else rows[:_REASONS_SHOWN]
     if shown:
         table = Table(title="Why not the others", title_justify="left")
         for column in ("resource", "for", "why not"):
@@ -152,8 +153,23 @@ def _plan(arguments: argparse.Namespace, console: Console) -> int:
             table.add_row(*map(escape, row))
         console.print(table)
     if len(shown) < len(why_not):
-        console.print(f"[dim]and {len(why_not) - len(shown)} more: --all[/]")
+        console.print("[dim]each by itself: --all[/]")
     return 0 if found.verdict == "now" else 1
+
+
+def _alike(why_not: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Those that are not chosen, in one row where the same is said of several: the nearest first."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for item, role, text in why_not:
+        alike.setdefault((role, text), []).append(item)
+    rows = sorted(
+        alike.items(),
+        key=lambda row: (not row[0][1].startswith("it fits"), row[0][1].count("; "), len(row[1])),
+    )
+    return [
+        (", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else ""), role, text)
+        for (role, text), ids in rows
+    ]
 
 
 def _of_reports(files: Sequence[Path] | None) -> list[Resource]:
