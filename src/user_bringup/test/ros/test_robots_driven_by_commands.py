@@ -133,7 +133,7 @@ def test_a_person_with_a_gamepad_demonstrates(io: Any, sim: SimProcess, tmp_path
     finally:
         pad.close()
     text = record.log
-    assert "1 demonstrations" in text, text
+    assert "1 demonstration, " in text, text
     passed, changed, refused = counts(text)
     assert changed > 0, "the gate limits 0.2 m/s to 0.1 m/s"
     assert "velocity" in text and refused == 0
