@@ -383,7 +383,8 @@ def test_a_process_that_others_took_for_dead_ends_and_says_so(
     said = last_words.take(words)
     assert said is not None and not said.final and said.code == "transport"
     assert "undo configure" in it.said, "in good order"
-    assert all(Path(port).name in "".join(it.log) for port in ports)
+    # It may look between the two, and ends for the first.
+    assert any(Path(port).name in "".join(it.log) for port in ports)
 
 
 def test_who_deactivates_a_node_keeps_it_so(
