@@ -305,7 +305,7 @@ def _push(options: argparse.Namespace, console: Console) -> int:
         )
         api.upload_folder(
             repo_id=options.repository, repo_type="dataset", folder_path=options.data,
-            commit_message=f"{many(description.episodes, 'episode')}",
+            commit_message=many(description.episodes, "episode"),
         )  # fmt: skip
         api.create_tag(options.repository, tag="v3.0", repo_type="dataset", exist_ok=True)
     except Exception as error:  # of the hub's client, of many kinds

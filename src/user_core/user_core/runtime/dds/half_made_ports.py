@@ -106,7 +106,7 @@ def _mend(name: str) -> bool:
         locks = [port.with_name(f"{name}_{kind}") for kind in ("el", "sl")]
         held = [lock for lock in locks if lock.exists()]
         for lock in held:
-            stack.callback(os.close, _lock(lock))
+            stack.enter_context(lock_held(lock))
         port.unlink()
         for lock in held:
             lock.unlink()
@@ -117,15 +117,18 @@ def _mend(name: str) -> bool:
     return True
 
 
-def _lock(file: Path) -> int:
-    """Raises OSError while somebody has it."""
+@contextmanager
+def lock_held(file: Path) -> Iterator[None]:
+    """Hold the lock of a listener that is dead. Raises OSError while one that lives has it."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        try:
+            yield
+        finally:  # a process that another thread starts meanwhile has it, too, until its program begins
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
         os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _suspended_user(port: Path) -> int:

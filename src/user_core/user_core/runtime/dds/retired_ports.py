@@ -23,7 +23,6 @@ Sources: ``SharedMemGlobal.hpp`` of Fast DDS 3.2, 2.14 and 2.6, which are alike 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -35,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from user_core.runtime.dds.files import FOLDER, PORT, STARTS, files_named
-from user_core.runtime.dds.half_made_ports import mutex_of
+from user_core.runtime.dds.half_made_ports import lock_held, mutex_of
 
 _log = logging.getLogger(__name__)
 #: What describes the port is found at bytes 276 of a file of 52 KB.
@@ -78,14 +77,7 @@ def _retire_if_dead(port: Path) -> bool:
         # A listener that is coming must not find the lock taken, by this very look.
         if not stack.enter_context(mutex_of(port.name, owner)):
             return False
-        held = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, held)
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False  # it lives
-        # A process that another thread starts meanwhile has the lock, too, until its program begins.
-        stack.callback(fcntl.flock, held, fcntl.LOCK_UN)
+        stack.enter_context(lock_held(lock))  # raises where it lives
         if os.stat(port).st_ino != os.fstat(descriptor).st_ino:
             return False  # made anew meanwhile
         os.pwrite(descriptor, bytes([flags & ~_IS_OK]), at)
@@ -147,13 +139,14 @@ class SentPorts:
 def _mapped(maps: bytes, line: re.Pattern[bytes]) -> Iterator[tuple[int, int, str]]:
     """Address, inode and name of the files whose lines in ``/proc/self/maps`` match; looks at theirs only, since a
     process with many libraries has thousands."""
-    for name in STARTS:
-        at = maps.find(b"/%b_port" % name.encode())
+    for start_of_name in STARTS:
+        mark = f"/{start_of_name}_port".encode()
+        at = maps.find(mark)
         while at >= 0:
             start, end = maps.rfind(b"\n", 0, at) + 1, maps.find(b"\n", at)
             if found := line.match(maps[start:end]):
                 yield int(found[1], 16), int(found[2]), found[3].decode()
-            at = maps.find(b"/%b_port" % name.encode(), end)
+            at = maps.find(mark, end)
 
 
 def port_flags(start: bytes, port: str) -> tuple[int, int]:
