@@ -6,13 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
@@ -21,6 +19,7 @@ from user_core.errors import TransportError
 from user_core.runtime.dds.files import FOLDER, PORT
 from user_core.runtime.dds.replaced_ports import OwnPorts
 from user_core.runtime.dds.retired_ports import LOOKED_AT, SentPorts, port_flags
+from user_testing.spinning import spinning
 from user_testing.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no shared memory here")
@@ -42,18 +41,8 @@ rclpy.spin(node)
 
 @pytest.fixture
 def node(ros_domain: int) -> Iterator[Node]:
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=ros_domain)
-    node = Node("tester", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
-    yield node
-    executor.shutdown()
-    thread.join()
-    node.destroy_node()
-    rclpy.try_shutdown(context=context)
+    with spinning(partial(Node, "tester")) as (node,):
+        yield node
 
 
 @pytest.fixture

@@ -11,17 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import serialize_message
 from std_srvs.srv import Trigger
@@ -35,6 +34,7 @@ from user_core.runtime.dds.files import LOCK_OF_PORT
 from user_core.runtime.processes import last_words
 from user_core.types import ActionChunk
 from user_testing.failing_middleware import failing_middleware
+from user_testing.spinning import spinning
 from user_testing.waiting import wait_until
 
 TIMEOUT_S = 60.0
@@ -141,18 +141,8 @@ class World:
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     """A node of this process, spun in a thread."""
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    node = Node("tester", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
-    yield node
-    executor.shutdown()
-    thread.join()
-    node.destroy_node()
-    rclpy.try_shutdown(context=context)
+    with spinning(partial(Node, "tester")) as (node,):
+        yield node
 
 
 @pytest.fixture(scope="module")
@@ -376,15 +366,16 @@ def test_a_process_that_others_took_for_dead_ends_and_says_so(
     if not ports:
         pytest.skip("this middleware has no shared memory")
     removed, *replaced = ports
+    os.kill(it.process.pid, signal.SIGSTOP)  # or it may look between the two, and end for the first
     os.unlink(removed)
     for port in replaced:
         os.replace(shutil.copy(port, f"{port}.anew"), port)
+    os.kill(it.process.pid, signal.SIGCONT)
     assert it.wait() == 1, "to be started again"
     said = last_words.take(words)
     assert said is not None and not said.final and said.code == "transport"
     assert "undo configure" in it.said, "in good order"
-    # It may look between the two, and ends for the first.
-    assert any(Path(port).name in "".join(it.log) for port in ports)
+    assert all(Path(port).name in "".join(it.log) for port in ports)
 
 
 def test_who_deactivates_a_node_keeps_it_so(
