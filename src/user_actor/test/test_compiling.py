@@ -84,6 +84,26 @@ def test_actions_are_the_same_and_versions_bring_no_compilation_to_who_waits(plu
     assert not vars(policy._network).keys() & {"generate", "forward"}, "as it was made"
 
 
+def test_sizes_are_tried_again_only_for_weights_that_lie_elsewhere(monkeypatch):
+    tried = []
+    of_all = Compiler._try_sizes
+    monkeypatch.setattr(Compiler, "_try_sizes", lambda self, p: tried.append(p) or of_all(self, p))
+    holder, compiler, _ = holder_of("act", ACT)
+    policy = holder.acting
+    ((owner, _),) = policy.acting_calls()
+    weight = next(owner.parameters())
+    with torch.no_grad():
+        weight += 0.1
+    compiler.warm(policy)
+    assert tried == [policy]
+    weight.data = weight.data.clone()
+    compiler.warm(policy)
+    compiler.warm(policy)
+    assert tried == [policy, policy]
+    holder.load(PolicyVersion(1, {}, ""), lambda spare: spare.load(other_weights(policy)))
+    assert tried[2:] == [holder.current().policy] and not compiler.why_not
+
+
 def test_batches_are_filled_up_to_what_is_warm_and_other_forms_are_computed_as_they_are():
     sizes = Compiler(6, SPEC, Task("t"), no_context)
     assert [sizes.size(count) for count in (1, 2, 3, 5, 6)] == [1, 2, 4, 6, 6]

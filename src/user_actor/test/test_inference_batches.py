@@ -592,7 +592,7 @@ def test_what_another_process_prepares_on_the_same_gpu_is_known_until_it_dies(tm
         assert process.stdout.readline().strip() == wanted
 
     try:
-        assert here.since(here.over()) == 0 and here.for_s == 0.0
+        assert here.since(here.over()) == 0 and here.for_s == here.took_s == 0.0
         tell("begun")
         over.append(here.over())
         assert here.since(over[0]) == 1 and here.for_s > 0
@@ -601,7 +601,7 @@ def test_what_another_process_prepares_on_the_same_gpu_is_known_until_it_dies(tm
         assert here.since(over[0]) == 1
         tell("over")
         assert here.since(over[0]) == 1  # it was there in part
-        assert here.since(here.over()) == 0
+        assert here.since(here.over()) == 0 and here.took_s > 0
         tell("begun")
         assert here.since(here.over()) == 2
         process.kill()

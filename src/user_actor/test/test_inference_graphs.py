@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from user_actor.inference.compiling import PreparedCalls
-from user_actor.inference.graphs import CallGraphs, _addresses, _keep_weights_in
+from user_actor.inference.compiling import PreparedCalls, addresses_of
+from user_actor.inference.graphs import CallGraphs, _keep_weights_in
 from user_actor.loop.acting.policy import PolicyHolder, planned, planned_together
 from user_core.fakes import PolicyMailbox
 from user_core.interfaces import Query
@@ -123,14 +123,14 @@ def test_weights_kept_in_bfloat16_act_as_those_that_autocast_rounds():
     with torch.autocast("cpu", torch.bfloat16):
         expected = planned(policy, query, None, True)
         ((owner, _),) = policy.graphed_calls()
-        before = _addresses(owner)
+        before = addresses_of(owner)
         _keep_weights_in(torch.bfloat16, owner)
         found = planned(policy, query, None, True)
     np.testing.assert_array_equal(found, expected)
     kinds = {type(m).__name__: {p.dtype for p in m.parameters(recurse=False)} for m in owner.modules()}  # fmt: skip
     assert kinds["Linear"] == kinds["Conv2d"] == {torch.bfloat16}
     assert kinds["LayerNorm"] == {torch.float32}
-    assert _addresses(owner) != before
+    assert addresses_of(owner) != before
 
 
 # --- on a GPU

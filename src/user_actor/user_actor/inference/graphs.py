@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from user_actor.inference.compiling import PreparedCalls
+from user_actor.inference.compiling import PreparedCalls, addresses_of
 from user_core.interfaces import Policy
 
 _log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class CallGraphs(PreparedCalls):
         self._keep_coarsely(policy)
         for owner, _ in self._calls(policy):
             kept = self._of.get(owner)
-            if kept is not None and kept.addresses != _addresses(owner):
+            if kept is not None and kept.addresses != addresses_of(owner):
                 del self._of[owner]
         with self._recording:
             super().warm(policy)
@@ -149,7 +149,7 @@ class CallGraphs(PreparedCalls):
                 self._launched(name)
                 return own(*arguments, **keywords)
             if kept is None:
-                kept = _OfOwner(_addresses(owner), torch.cuda.graph_pool_handle())
+                kept = _OfOwner(addresses_of(owner), torch.cuda.graph_pool_handle())
                 self._of[owner] = kept
             found = kept.graphs[form] = _recorded(own, given, kept.pool)
         for there, new in zip(tensors_of(found.arguments), tensors_of(given), strict=True):
@@ -204,12 +204,3 @@ def _device_of(policy: Policy) -> Any:
             if tensor is not None and tensor.is_cuda:
                 return tensor.device
     return None
-
-
-def _addresses(owner: Any) -> tuple[int, ...]:
-    """Where what a graph reads besides its arguments lies."""
-    import torch
-
-    if not isinstance(owner, torch.nn.Module):
-        return ()
-    return tuple(t.data_ptr() for t in (*owner.parameters(), *owner.buffers()))

@@ -24,7 +24,7 @@ class Preparing:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._begun = self._here = 0
-        self._goes_on, self._since_s = False, 0.0
+        self._goes_on, self._since_s, self._took_s = False, 0.0, 0.0
         self._file: int | None = None
 
     def share(self, path: Path) -> None:
@@ -80,6 +80,13 @@ class Preparing:
             self._look()
             return time.monotonic() - self._since_s if self._goes_on else 0.0
 
+    @property
+    def took_s(self) -> float:
+        """How long the last period took that is over, seconds; 0 before the first."""
+        with self._lock:
+            self._look()
+            return self._took_s
+
     def _look(self) -> None:
         """Whether a period has begun or ended."""
         elsewhere = False
@@ -95,4 +102,6 @@ class Preparing:
         if goes_on and not self._goes_on:
             self._begun += 1
             self._since_s = time.monotonic()
+        elif self._goes_on and not goes_on:
+            self._took_s = time.monotonic() - self._since_s
         self._goes_on = goes_on

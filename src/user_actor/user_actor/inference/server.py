@@ -234,6 +234,11 @@ class InferenceServer:
             f"version is prepared, {when}; no robot loses its place by that"
         )
 
+    @property
+    def prepared_in_s(self) -> float:
+        """How long it took to get the last version ready, here or in another process on this GPU, seconds."""
+        return self._preparing.took_s
+
     # --- the thread that acts
 
     def run(self) -> None:

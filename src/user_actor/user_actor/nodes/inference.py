@@ -378,6 +378,7 @@ class InferenceNode(LifecycleNode):
             "refused": sum(c.counts.refused for c in clients),
             "policy_version": feed.holder.number,
             "versions_come_by": feed.local.last,
+            "prepared_in_s": round(server.prepared_in_s, 2),
             "inference_p50_ms": round(server.inference.percentile_ns(50) * 1e-6, 1),
             "inference_p99_ms": round(server.inference.percentile_ns(99) * 1e-6, 1),
         }
