@@ -389,7 +389,7 @@ def test_the_quota_pauses_collecting_and_space_resumes_it(open_outbox):
 def test_the_file_becomes_smaller_once_much_of_it_is_free(open_outbox, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "_WORTH_SHRINKING_PAGES", 20)
     outbox = open_outbox(chunk_bytes=4096)
-    episode(outbox, 0, 20_000)
+    episode(outbox, 0, 3_000)
     assert outbox.flush(20)
 
     def pages():
