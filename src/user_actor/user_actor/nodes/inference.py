@@ -35,7 +35,7 @@ from user_comm.run import run
 from user_core.errors import ConfigError, PolicyError, SuiteError, TransportError
 from user_core.interfaces import Policy
 from user_core.policies import policy_config_hash
-from user_core.runtime.gpu_turns import FairWait, GpuTurns, file_of, turns_on
+from user_core.runtime.gpu_turns import TOGETHER_S, FairWait, GpuTurns, file_of, turns_on
 from user_core.runtime.scheduling import let_threads_of_torch_sleep, make_process_prompt
 from user_core.types import ActionChunk, Observation, Task
 from user_core.weight_plane.wire import GPU
@@ -210,7 +210,7 @@ class InferenceNode(LifecycleNode):
                 preparing.share(shared)
             if turns is not None:
                 for feed in self._feeds.values():
-                    feed.local.pace = FairWait(turns)
+                    feed.local.pace = FairWait(turns, TOGETHER_S)
             server = InferenceServer(
                 config.batching,
                 needs_version=config.before_first_version == "wait",

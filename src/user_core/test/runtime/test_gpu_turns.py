@@ -139,3 +139,21 @@ def test_work_of_many_small_pieces_goes_on_though_an_answer_is_always_due(monkey
     took_s = now_s[0] - begun_s
     assert took_s < gpu_turns.PATIENCE_S + 0.3 / LEAST_SHARE + 0.1
     assert took_s > 0.3 / LEAST_SHARE  # answers keep the rest
+
+
+def test_pieces_that_are_short_together_wait_together(monkeypatch):
+    """An adapter has hundreds of small arrays: with a wait at each, a version was not there within a minute."""
+    now_s = [100.0]
+    monkeypatch.setattr(gpu_turns.time, "monotonic", lambda: now_s[0])
+    turns, waits = GpuTurns(), []
+    monkeypatch.setattr(turns, "wait", lambda at_most_s: waits.append(at_most_s) or 0.0)
+    wait = FairWait(turns, together_s=2e-3)
+    now_s[0] += 1.0
+    for _ in range(20):
+        wait()
+        now_s[0] += 0.5e-3
+    assert len(waits) == 5
+    wait = FairWait(turns)
+    for _ in range(20):
+        wait()
+    assert len(waits) == 25

@@ -33,6 +33,8 @@ LEAST_SHARE = 0.2
 #: This long others wait at most before they take their share, seconds: longer than robots of a fixed rate make them
 #: wait.
 PATIENCE_S = 1.0
+#: Pieces of a version that take less than this together are one, seconds.
+TOGETHER_S = 2e-3
 _LOOK_S = 5e-5
 #: Intervals that are looked at, and by which share of their median they may differ from it.
 _INTERVALS, _REGULAR = 6, 0.2
@@ -140,15 +142,19 @@ class FairWait:
 
     Args:
         turns: Whose turn it is.
+        together_s: Pieces of work that are shorter than this together are one: hundreds of small ones, each with a wait
+            of its own, would take many times as long, and spare nobody anything.
     """
 
-    def __init__(self, turns: GpuTurns) -> None:
-        self._turns = turns
+    def __init__(self, turns: GpuTurns, together_s: float = 0.0) -> None:
+        self._turns, self._together_s = turns, together_s
         self._patience_s, self._went_on_s = PATIENCE_S, time.monotonic()
 
     def __call__(self) -> float:
         """A place between two pieces of work; returns how long it has waited, seconds."""
         computed_s = time.monotonic() - self._went_on_s
+        if computed_s < self._together_s:
+            return 0.0
         earned_s = computed_s * (1 - LEAST_SHARE) / LEAST_SHARE
         patience_s = min(PATIENCE_S, self._patience_s + earned_s)
         waited_s = self._turns.wait(patience_s)

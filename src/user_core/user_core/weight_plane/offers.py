@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from user_core.codecs.weights import array_bytes
 from user_core.errors import CodecError, SuiteError, in_words
 from user_core.runtime.closing import Closing
-from user_core.runtime.gpu_turns import FairWait, turns_on
+from user_core.runtime.gpu_turns import TOGETHER_S, FairWait, turns_on
 from user_core.specs import Array
 from user_core.types import PolicyVersion
 from user_core.weight_plane.wire import (
@@ -104,7 +104,7 @@ class Offers(Closing):
                 self._snapshots = Snapshots()
                 device = next(t.device for t in tensors.values() if t.is_cuda)
                 if self._gives_way and (turns := turns_on(device)) is not None:
-                    self.pace = FairWait(turns)
+                    self.pace = FairWait(turns, TOGETHER_S)
             snapshots = self._snapshots
         try:
             found = snapshots.take(tensors, rounded, pace)
