@@ -93,13 +93,16 @@ def test_submit_status_drain_release_and_finish(lab: Lab) -> None:
     assert "running" in text and "h1/robot/left" in text
     _, text = lab.run("ls")
     assert "one (robots)" in text and "here" in text
-    assert lab.run("drain", "h1/robot/left", "--why", "new gripper")[0] == 0
+    code, text = lab.run("drain", "h1/robot/left", "--why", "new gripper")
+    assert code == 0 and "h1/robot/left is given to nobody until" in text
     _, text = lab.run("ls")
     assert "asked back" in text and "drained: new gripper" in text
-    assert lab.run("release", "h1/robot/left")[0] == 0
-    assert lab.run("finish", "one")[0] == 0
+    assert lab.run("release", "h1/robot/left") == (0, "h1/robot/left is given again\n")
+    assert "nothing has changed" in lab.run("release", "h1/robot/left")[1]
+    assert lab.run("finish", "one") == (0, "one is done\n")
+    assert lab.run("cancel", "one") == (0, "one is done\n")  # and was not ended by it
     code, text = lab.run("cancel", "nobody")
-    assert code == 1 and "nobody" in text
+    assert code == 1 and "nobody" in text and "[store]" in text
     _, text = lab.run("timeline")
     assert "h1/robot/left |" in text and "A  one" in text
 

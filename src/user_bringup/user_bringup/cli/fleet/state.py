@@ -157,26 +157,41 @@ def _submit(arguments: argparse.Namespace, console: Console) -> int:
     from user_fleet.scheduling.experiment import load_experiment
 
     experiment = load_experiment(file_meant("experiments", arguments.experiment))
-    code = _ask(arguments, console, do="submit", experiment=to_mapping(experiment))
-    if code == 0 and not arguments.json:
-        console.print(f"{escape(experiment.name)} is queued; see `user fleet status`")
-    return code
+    text = f"{experiment.name} is queued; see `user fleet status`"
+    return _ask_and_say(arguments, console, text, do="submit", experiment=to_mapping(experiment))
 
 
 def _cancel(arguments: argparse.Namespace, console: Console) -> int:
-    return _ask(arguments, console, do="cancel", name=arguments.name, at_once=arguments.now)
+    name = arguments.name
+
+    def said(answer: dict[str, Any]) -> str:
+        known = open_store(arguments).find(name)
+        state = "" if known is None else known.state
+        if state == "ending":
+            return f"{name} ends with its episodes; see `user fleet status`"
+        return f"{name} is {state}"
+
+    return _ask_and_say(arguments, console, said, do="cancel", name=name, at_once=arguments.now)
 
 
 def _finish(arguments: argparse.Namespace, console: Console) -> int:
-    return _ask(arguments, console, do="finish", name=arguments.name)
+    text = f"{arguments.name} is done"
+    return _ask_and_say(arguments, console, text, do="finish", name=arguments.name)
 
 
 def _drain(arguments: argparse.Namespace, console: Console) -> int:
-    return _ask(arguments, console, do="drain", resource=arguments.resource, text=arguments.why)
+    name = arguments.resource
+    text = f"{name} is given to nobody until `user fleet release {name}`"
+    return _ask_and_say(arguments, console, text, do="drain", resource=name, text=arguments.why)
 
 
 def _release(arguments: argparse.Namespace, console: Console) -> int:
-    return _ask(arguments, console, do="release", resource=arguments.resource)
+    def said(answer: dict[str, Any]) -> str:
+        if names := answer["released"]:
+            return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} given again"
+        return f"{arguments.resource} was neither drained nor quarantined: nothing has changed"
+
+    return _ask_and_say(arguments, console, said, do="release", resource=arguments.resource)
 
 
 def _reserve(arguments: argparse.Namespace, console: Console) -> int:
@@ -184,19 +199,29 @@ def _reserve(arguments: argparse.Namespace, console: Console) -> int:
         reservation = from_mapping(Reservation, load_yaml(Path(arguments.file)))
     except yaml.YAMLError as error:
         raise ConfigError(arguments.file, got=str(error)) from error
-    return _ask(arguments, console, do="reserve", reservation=to_mapping(reservation))
+    text = f"reservation {reservation.name} is kept; see `user fleet status`"
+    return _ask_and_say(arguments, console, text, do="reserve", reservation=to_mapping(reservation))
 
 
 def _unreserve(arguments: argparse.Namespace, console: Console) -> int:
-    return _ask(arguments, console, do="unreserve", name=arguments.name)
+    def said(answer: dict[str, Any]) -> str:
+        name = arguments.name
+        return f"reservation {name} " + ("has ended" if answer["was_there"] else "is not there")
+
+    return _ask_and_say(arguments, console, said, do="unreserve", name=arguments.name)
 
 
 def _forget(arguments: argparse.Namespace, console: Console) -> int:
-    return _ask(arguments, console, do="forget", host=arguments.host)
+    text = f"{arguments.host} is forgotten"
+    return _ask_and_say(arguments, console, text, do="forget", host=arguments.host)
 
 
-def _ask(arguments: argparse.Namespace, console: Console, **request: Any) -> int:
-    """Leave a request and wait for its answer; 1 when it was refused. Raises StoreError when nobody answers."""
+def _ask_and_say(
+    arguments: argparse.Namespace, console: Console, done: str | Callable[[dict[str, Any]], str],
+    **request: Any,
+) -> int:  # fmt: skip
+    """Leave a request, wait for its answer and say what has happened; 1 when it was refused. Raises StoreError when
+    nobody answers."""
     store = open_store(arguments)
     number = store.ask(request)
     until_s = time.monotonic() + _PATIENCE_S
@@ -211,7 +236,9 @@ def _ask(arguments: argparse.Namespace, console: Console, **request: Any) -> int
     if arguments.json:
         print(json.dumps(answer))
     elif not answer["ok"]:
-        console.print(f"[red]{escape(answer['text'])}[/] [{answer['code']}]")
+        console.print(f"[red]{escape(answer['text'])}[/] {escape('[' + answer['code'] + ']')}")
+    else:
+        console.print(escape(done if isinstance(done, str) else done(answer)))
     return 0 if answer["ok"] else 1
 
 
