@@ -121,14 +121,16 @@ def main() -> int:
         )  # fmt: skip
         stack.callback(end, edge)
         cut_s = watch(folder, far.link, (cloud, edge), arguments)
-        alone = cloud.poll() is not None and edge.poll() is None
+        broken = None
+        if cloud.poll() is not None and edge.poll() is None:
+            broken = ("the learner's host has ended", folder / "cloud.txt")
+        elif edge.poll() and not committed(folder):
+            broken = ("the robot's host has ended before its first step", folder / "edge.txt")
         end(edge)
         end(cloud)
-        if alone:
-            said = folder / "cloud.txt"
-            print(
-                f"the learner's host has ended: {last_line(said, ' given up: ', 'see')}\n  {said}"
-            )
+        if broken is not None:
+            what, said = broken
+            print(f"{what}: {last_line(said, ' given up: ', 'see')}\n  {said}")
             return 1
         return report(folder, far.link, cut_s, account(folder), arguments)
 
@@ -168,11 +170,11 @@ def account(folder: Path) -> tuple[int, int, int]:
     What was experienced in the last moments is sent when the robot's host runs again.
     """
     with StoreWriter(folder / "cloud" / "replay") as writer:
-        (ack,) = writer.acknowledged()
+        stored = max((ack.sequence for ack in writer.acknowledged()), default=0)
     (file,) = (folder / "edge" / "outbox").glob("*/outbox.sqlite")
-    reader, outbox = StoreReader(folder / "cloud" / "replay"), OutboxDatabase(file, ack.producer)
+    reader, outbox = StoreReader(folder / "cloud" / "replay"), OutboxDatabase(file, ROBOT)
     try:
-        unsent = [outbox.read(entry.sequence) for entry in outbox.upcoming(ack.sequence, 10_000)]
+        unsent = [outbox.read(entry.sequence) for entry in outbox.upcoming(stored, 10_000)]
         waiting = sum(int((~chunk.columns["final"]).sum()) for chunk in unsent)
         return outbox.steps, sum(reader.meta.steps.values()), waiting
     finally:
