@@ -18,13 +18,13 @@ pytestmark = pytest.mark.timeout(600)
 
 #: Steps that may come on top of the limit: what is under way from the loop to the learner.
 UNDER_WAY = 400
-STARTS, BACKLOG = 1000, 100  # as sac_small says
+STARTS, BACKLOG = 200, 100
 
 
 def test_a_simulation_waits_for_its_learner(tmp_path, start_process, ros_domain):
     words = [
         "user", "up", "gymnasium", f"backlog:={BACKLOG}", f"random_steps:={STARTS}",
-        "evaluate_every:=0", "algorithm:=sac_small",
+        "evaluate_every:=0", "algorithm:=sac_small", f"learner.training.utd.learning_starts:={STARTS}",
         f"policy_endpoint:={free_endpoint()}", "--runs", str(tmp_path), "--run", "r", "--no-table",
     ]  # fmt: skip
     process = start_process(words, stdout=subprocess.DEVNULL, env=dict(os.environ))

@@ -57,23 +57,6 @@ def _arm(names: Sequence[str], base: str, tool: str, limit: str = "-3.1 3.1 2.0"
     return [*joints, joint(f"{tool}_fixed", links[-1], tool, "fixed")]
 
 
-UR_URDF = urdf(
-    "ur5e",
-    "world",
-    [
-        joint("base_joint", "world", "base_link", "fixed"),
-        *_arm(UR_JOINTS, "base_link", "tool0", "-6.28 6.28 3.14"),
-        joint("robotiq_knuckle", "tool0", "finger_1", "revolute", "0.0 0.8 2.0"),
-        joint(
-            "robotiq_other_knuckle",
-            "tool0",
-            "finger_2",
-            "revolute",
-            "0.0 0.8 2.0",
-            "robotiq_knuckle",
-        ),
-    ],
-)
 TWO_URDF = urdf(
     "two_arms",
     "torso",
@@ -126,30 +109,50 @@ def _image(topic: str, encoding: str, bytes_a_pixel: int, frame: str) -> State:
     return State(topic, "sensor_msgs/msg/Image", frame=frame, every=5, fields=fields)
 
 
-def like_ur(forward: str = "inactive") -> Driver:
+def _ur_urdf(joints: Sequence[str]) -> str:
+    return urdf(
+        "ur5e",
+        "world",
+        [
+            joint("base_joint", "world", "base_link", "fixed"),
+            *_arm(joints, "base_link", "tool0", "-6.28 6.28 3.14"),
+            joint("robotiq_knuckle", "tool0", "finger_1", "revolute", "0.0 0.8 2.0"),
+            joint(
+                "robotiq_other_knuckle",
+                "tool0",
+                "finger_2",
+                "revolute",
+                "0.0 0.8 2.0",
+                "robotiq_knuckle",
+            ),
+        ],
+    )
+
+
+def like_ur(forward: str = "inactive", joints: Sequence[str] = UR_JOINTS) -> Driver:
     """An arm like a UR with a Robotiq gripper and a depth camera; ``forward``: the state of its
     forward_position_controller, whose joints the trajectory controller has when it is not active."""
     trajectory = "inactive" if forward == "active" else "active"
-    position = [f"{name}/position" for name in UR_JOINTS]
-    velocity = [f"{name}/velocity" for name in UR_JOINTS]
+    position = [f"{name}/position" for name in joints]
+    velocity = [f"{name}/velocity" for name in joints]
     return Driver(
-        {**dict(zip(UR_JOINTS, (0.1, -1.5, 1.5, -1.6, -1.6, 0.1))), "robotiq_knuckle": 0.2},
+        {**dict(zip(joints, (0.1, -1.5, 1.5, -1.6, -1.6, 0.1))), "robotiq_knuckle": 0.2},
         (
             State("/joint_states", _JOINT_STATE,
-                  (*UR_JOINTS[2:], "robotiq_knuckle", *UR_JOINTS[:2])),
+                  (*joints[2:], "robotiq_knuckle", *joints[:2])),
             State("/tcp_pose_broadcaster/pose", "geometry_msgs/msg/PoseStamped", frame="base"),
             State("/force_torque_sensor_broadcaster/wrench", "geometry_msgs/msg/WrenchStamped",
                   frame="tool0_controller"),
             _image("/wrist/color/image_raw", "rgb8", 3, "wrist_color_optical_frame"),
             _image("/wrist/depth/image_rect_raw", "16UC1", 2, "wrist_depth_optical_frame"),
-            _described(UR_URDF),
+            _described(_ur_urdf(joints)),
         ),
         (
-            Command("/scaled_joint_trajectory_controller/joint_trajectory", _TRAJECTORY, UR_JOINTS,
+            Command("/scaled_joint_trajectory_controller/joint_trajectory", _TRAJECTORY, joints,
                     needs="" if trajectory == "active" else "trajectory"),
-            Command("/forward_position_controller/commands", _NUMBERS, UR_JOINTS,
+            Command("/forward_position_controller/commands", _NUMBERS, joints,
                     needs="" if forward == "active" else "forward"),
-            Command("/forward_velocity_controller/commands", _NUMBERS, UR_JOINTS, needs="velocity"),
+            Command("/forward_velocity_controller/commands", _NUMBERS, joints, needs="velocity"),
             Command("/servo_node/delta_twist_cmds", "geometry_msgs/msg/TwistStamped", needs="servo"),
             Command("/robotiq_gripper_controller/gripper_cmd", _GRIPPER, ("robotiq_knuckle",)),
         ),
