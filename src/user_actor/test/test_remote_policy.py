@@ -209,6 +209,68 @@ def test_a_person_takes_over_at_once_and_the_policy_comes_back_with_what_it_sees
     assert recorder.feedback["foreign"] == 0
 
 
+def driven(round_trip_ms, replan_every, lost=(), until=60, **port):
+    """A person drives from the tenth step on; the steps asked about meanwhile, how many he drove, and the first after."""
+    setup, elsewhere = remote(
+        round_trip_ms, rows=40,
+        config={"max_episode_steps": 90, "replan_every": replan_every, "arbiter": {"hold_s": 0.0}},
+    )  # fmt: skip
+    vars(elsewhere).update(port, lost=frozenset(lost))
+    begun, asked = [], []
+    usual = elsewhere.ask
+
+    def ask(*given, **more):
+        usual(*given, **more)
+        if begun and not begun[1:]:
+            asked.append((elsewhere.asked[-1][1], len(elsewhere.asked) - 1))
+
+    def script(step):
+        if step in (10, until):
+            begun.append(step)
+        return drives(0.25) if 10 <= step < until else NOBODY
+
+    elsewhere.ask, setup.person.script = ask, script
+    setup.publish(3)
+    setup.run()
+    steps = setup.steps()
+    his = [i for i, step in enumerate(steps) if step.acted_by is ActedBy.HUMAN]
+    assert len(his) == until - 10
+    return asked, [steps[i] for i in his], steps[his[-1] :]
+
+
+@pytest.mark.parametrize(
+    ("round_trip_ms", "replan_every", "apart"),
+    [(7, 20, 1), (33, 20, 3), (83, 20, 9), (83, 7, 7), (83, 2, 5), (83, 0, 1)],
+)
+def test_while_a_person_drives_a_slow_policy_rests_for_as_long_as_its_answers_take(
+    round_trip_ms, replan_every, apart
+):
+    asked, his, after = driven(round_trip_ms, replan_every)
+    assert set(np.diff([step for step, _ in asked])) == {apart}
+    # What it would do is known of all steps but those before its first answer.
+    without = [step.policy_version == 0 for step in his]
+    assert without == [True] * sum(without) + [False] * (len(his) - sum(without))
+    assert sum(without) <= -(-round_trip_ms // 20)
+    assert all((step.action != step.proposed_action).any() for step in his[sum(without) :])
+    assert [step.acted_by for step in after[1:]] == [ActedBy.POLICY] * (len(after) - 1)
+    assert np.diff([step.stamp_ns for step in after[1:]]).max() <= PERIOD
+
+
+@pytest.mark.parametrize("until", range(52, 61))
+def test_who_lets_go_is_followed_by_the_last_plan_within_the_step(until):
+    _, _, after = driven(83, 20, until=until)
+    assert after[1].acted_by is ActedBy.POLICY
+    assert after[1].stamp_ns - after[0].stamp_ns < 2 * PERIOD
+    assert 0 < after[1].plan_row <= 12, "not older than two of its round trips"
+
+
+def test_an_answer_that_is_lost_while_a_person_drives_is_asked_for_again():
+    for may_lose, apart in ((True, [9, 9, 7, 9, 9]), (False, [9, 9])):  # a thread loses nothing
+        numbers = [number for _, number in driven(83, 20, may_lose=may_lose)[0]]
+        asked, _, _ = driven(83, 20, lost=numbers[2:3], may_lose=may_lose)
+        assert np.diff([step for step, _ in asked]).tolist() == apart
+
+
 def test_evaluations_are_asked_for_without_noise_and_random_steps_need_no_answer():
     setup, elsewhere = remote(
         7,

@@ -7,6 +7,7 @@ what the robot plays, and :class:`RemotePolicy` is what the episode loop asks fo
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -534,7 +535,8 @@ class RemotePolicy:
         chunks: How chunks are carried out.
         action: The robot's.
         replan_every: Steps from one observation that is asked about to the next, while what is planned reaches beyond
-            the usual delay of an answer; 0: each is.
+            the usual delay of an answer; 0: each is. While somebody else drives: once the one before is answered, and as
+            long again has passed as that took; so each is by a quick policy, and none later than this.
 
     Attributes:
         waited_ns: How long the last step waited for an answer.
@@ -555,6 +557,9 @@ class RemotePolicy:
         self._asked_step: int | None = None
         #: Of plans that go on, by the step in which they were asked for: the number of the plan that they go on from.
         self._asked_to_follow: dict[int, int] = {}
+        #: While somebody else drives: the last step that was asked about, the first to ask about next, the newest answer.
+        self._asked_beside = self._next_beside = -1
+        self._wanted: Answer | None = None
         self.waited_ns = 0
 
     @property
@@ -586,6 +591,7 @@ class RemotePolicy:
         """A new episode."""
         self.plans.reset()
         self._forget_plans()
+        self._let_go()
         self._port.begin()
 
     def propose(
@@ -594,9 +600,11 @@ class RemotePolicy:
         """What the robot carries out in this step; None: nothing, for no answer came in time.
 
         It waits for an answer, up to the end of the step, only where nothing is planned for this; with ``waits`` false
-        not even then, for another policy drives.
+        not even then, for another policy drives. Where somebody has just let go and none comes, it is the last one that
+        came while he drove, unless that is older than answers are that are waited for.
         """
         step, end_ns = self._pacer.step, self._pacer.due_ns
+        wanted = self._let_go()
         if self._goes_on:
             # In the step in which a plan comes the next one is asked for, which goes on from it.
             self._hand_over(self._port.take(), step)
@@ -610,6 +618,11 @@ class RemotePolicy:
         while planned is None and waits and (answer := self._port.wait(until_ns)) is not None:
             self._hand_over(answer, step)
             planned = self.plans.row(step)
+        if planned is None and waits and wanted is not None:
+            young = step - wanted.step <= 2 * self.delays.expected
+            if young and step - wanted.step < len(wanted.rows_ta):
+                self._hand_over(wanted, step)
+                planned = self.plans.row(step)
         if planned is None and not waits:
             self.plans.interrupt(step)  # the robot moves on
         self.waited_ns = self._clock.monotonic_ns() - begin_ns
@@ -618,16 +631,46 @@ class RemotePolicy:
     def overruled(
         self, observation: Observation, *, deterministic: bool
     ) -> tuple[Array, int] | None:
-        """Somebody else drives in this step: what the policy would do, and its version."""
+        """Somebody else drives in this step: what the policy would do, and its version; None: it has said nothing
+        about this step. It goes on being asked, so that there is a plan once he lets go."""
         step = self._pacer.step
-        self._port.ask(observation, step, deterministic=deterministic)
         self.plans.interrupt(step)
         self._forget_plans()
         self.waited_ns = 0
         answer = self._port.take()
-        if answer is None or step - answer.step >= len(answer.rows_ta):
+        if answer is not None:
+            self._wanted = answer
+            if self._replan_every:
+                self._answered_beside(answer, step)
+        if step >= self._next_beside:
+            self._port.ask(observation, step, deterministic=deterministic)
+            self._asked_beside, self._next_beside = step, self._overdue(step)
+        wanted = self._wanted
+        if wanted is None or step - wanted.step >= len(wanted.rows_ta):
             return None
-        return answer.rows_ta[step - answer.step], answer.version
+        return wanted.rows_ta[step - wanted.step], wanted.version
+
+    def _answered_beside(self, answer: Answer, step: int) -> None:
+        """A slow policy rests for as long as its answer took: asked about each step it leaves its GPU no time to learn,
+        and all of its answers but the last are of no use."""
+        took = step - answer.step
+        self.delays.add(took + 1)  # as that of a plan that takes over while another is played
+        if answer.step == self._asked_beside:
+            self._next_beside = answer.step + min(2 * took - 1, max(took, self._replan_every))
+
+    def _overdue(self, step: int) -> int:
+        """When what is asked about in this step may be lost, and another is asked about."""
+        if not self._replan_every:
+            return step
+        if not self._port.may_lose:
+            return sys.maxsize
+        return step + self._patience(self.delays.expected) + 1
+
+    def _let_go(self) -> Answer | None:
+        """Nobody else drives any more: the last answer that came while he did."""
+        wanted, self._wanted = self._wanted, None
+        self._asked_beside = self._next_beside = -1
+        return wanted
 
     def _forget_plans(self) -> None:
         self._asked_step, self._last_asked = None, -self._replan_every
