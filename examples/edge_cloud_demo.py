@@ -130,7 +130,7 @@ def main() -> int:
         end(cloud)
         if broken is not None:
             what, said = broken
-            print(f"{what}: {last_line(said, ' given up: ', 'see')}\n  {said}")
+            print(f"{what}: {last_line(said, ' given up: ', last_line(said, ': '))}\n  {said}")
             return 1
         return report(folder, far.link, cut_s, account(folder), arguments)
 
