@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 
@@ -20,7 +22,8 @@ _TROUBLE_S = 1.0
 
 
 class EpisodeDisplay:
-    """A bar of episodes with the counts of the safety gate beside; a line for each that failed.
+    """A bar of episodes with the counts of the safety gate beside; why one was aborted is told once of each cause,
+    and at the end how often.
 
     Args:
         title: What the episodes are for.
@@ -45,6 +48,7 @@ class EpisodeDisplay:
         )
         self._bar = self._progress.add_task(title, total=total)
         self._succeeded = 0
+        self._aborted = Counter[str]()
         self._due_s = 0.0
 
     def __enter__(self) -> EpisodeDisplay:
@@ -61,6 +65,10 @@ class EpisodeDisplay:
         self._ended.set()
         self._watch.join(1.0)
         self._show()
+        for cause, count in self._aborted.items():
+            if count > 1:
+                text = f"[yellow]aborted {count} times:[/] {escape(cause)}"
+                self._progress.console.print(text, highlight=False)
         self._progress.stop()
 
     def ended(self, result: EpisodeResult | None, *, counts: bool = True) -> None:
@@ -71,7 +79,10 @@ class EpisodeDisplay:
             self._progress.advance(self._bar)
         if outcome is Outcome.ABORTED:
             why = "it had no step" if result is None else result.reason
-            self._progress.console.print(f"[yellow]aborted:[/] {escape(why)}", highlight=False)
+            cause = _cause(why)
+            self._aborted[cause] += 1
+            if self._aborted[cause] == 1:
+                self._progress.console.print(f"[yellow]aborted:[/] {escape(why)}", highlight=False)
         self._show()
 
     def refresh(self) -> None:
@@ -97,6 +108,16 @@ class EpisodeDisplay:
     def _show(self) -> None:
         status = self._hal.status()
         text = f"{self._title}, {self._succeeded} succeeded"
+        if self._aborted:
+            text += f", {self._aborted.total()} aborted"
         if status.limited or status.refused:
             text += f"; gate: {status.refused} refused, {status.limited} changed"
         self._progress.update(self._bar, description=text)
+
+
+def _cause(why: str) -> str:
+    """What reasons have in common that differ in their figures: ``safety stop: force``."""
+    figure = re.search(r"\d", why)
+    if figure is None:
+        return why
+    return why[: figure.start()].rpartition(": ")[0] or re.sub(r"[\d.]+", "…", why)

@@ -10,6 +10,7 @@ from rich.console import Console
 from user_bringup import episode_display
 from user_bringup.episode_display import EpisodeDisplay
 from user_core.reasons import DEVICE_SILENT, NO_REASON, Reason
+from user_core.types import EpisodeKey, EpisodeResult, EpisodeSource, Outcome
 from user_testing.waiting import wait_until
 
 HAL = SimpleNamespace(status=lambda: SimpleNamespace(limited=0, refused=0))
@@ -43,3 +44,19 @@ def test_a_device_that_is_late_for_a_moment_is_not_told(monkeypatch):
         assert asked.wait(60)
         time.sleep(0.5)
     assert "device" not in text.getvalue()
+
+
+def test_a_cause_that_comes_again_is_told_once_and_counted():
+    text = io.StringIO()
+    display = EpisodeDisplay("demonstrations", 3, HAL)
+    display._progress.live.console = Console(file=text, width=200)
+    with display:
+        for why in ("force: tool feels 82.8 N", "force: tool feels 61 N", "joint elbow is lost"):
+            key = EpisodeKey("demos", 1, 0)
+            demonstration, aborted = EpisodeSource.DEMONSTRATION, Outcome.ABORTED
+            result = EpisodeResult(key, demonstration, aborted, 3, 0.0, reason=why)
+            display.ended(result, counts=False)
+    told = text.getvalue()
+    assert told.count("82.8 N") == 1 and "61 N" not in told
+    assert told.count("aborted: joint elbow is lost") == 1 and "3 aborted" in told
+    assert "aborted 2 times: force\n" in told

@@ -52,6 +52,22 @@ def test_expert_copes_with_its_own_noise(task: str) -> None:
     assert solved >= len(SEEDS) - 1
 
 
+def test_a_noisy_hand_does_not_press_beyond_the_limit_of_force() -> None:
+    """With 60 N as limit, as in `panda_sim`, more insertions were stopped than done."""
+    robot = MujocoRobot(MujocoConfig())
+    robot.connect()
+    pressed = []
+    for seed in range(8):
+        expert, observation, peak_n = ScriptedExpert(robot.spec, 0.3, seed), robot.reset(seed), 0.0
+        while not (observation.task.terminated or observation.task.truncated):
+            robot.command(expert.act(observation.arrays))
+            observation = robot.read()
+            peak_n = max(peak_n, float(np.linalg.norm(observation.arrays["wrench"][:3])))
+        pressed.append(peak_n)
+    robot.close()
+    assert sum(peak_n >= 60.0 for peak_n in pressed) <= 1
+
+
 def test_noise_is_reproducible() -> None:
     robot = MujocoRobot(MujocoConfig())
     robot.connect()
