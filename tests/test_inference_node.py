@@ -70,6 +70,7 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
             "before_first_version": "wait",
             "compile": True,  # there is nothing of torch in it: it acts as it is, and that is said
             "cuda_graphs": "always",
+            "precision": "bfloat16",
             "zenoh": {"connect": [endpoint], "shared_memory": False},
         },
         tmp_path,
@@ -108,6 +109,7 @@ def test_it_answers_with_the_newest_version_and_refuses_what_is_not_of_its_robot
             assert elsewhere.served_bytes > 0 == here.served_bytes
             assert "not compiled: policy" in node.log
             assert "cuda_graphs has no effect: the policy acts on cpu" in node.log
+            assert "precision has no effect: LinearGaussianPolicy acts with numpy" in node.log
             for chunk in answers:  # each names its observation
                 assert asked[chunk.sequence] == chunk.start_ns
                 assert chunk.period_ns == 50_000_000
@@ -183,6 +185,7 @@ def test_one_policy_acts_for_several_robots_and_says_who_is_not_its_own(
             assert "equal specs" in refusals["arm2"][0] and not answers["arm2"]
             assert {len(chunk.actions_ta) for chunk in answers["arm0"]} == {1}
             assert not refusals["arm0"] and not refusals["arm1"]
+            assert "has room for 3 of 3 robots" in node.log  # there are no more that could come
             made = node.log.count("has room for")
             say["arm2"](RobotDescription(SPEC, "task", "base", stamp_ns=2))  # as the others now
 

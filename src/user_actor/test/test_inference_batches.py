@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from user_actor.inference import Admission, Client, InferenceServer
+from user_actor.inference.compiling import Compiler
 from user_actor.inference.config import BatchingConfig
 from user_actor.inference.preparing import Preparing
 from user_actor.loop.acting.policy import PolicyHolder
@@ -267,6 +269,18 @@ def test_measuring_ends_when_the_server_is_to_stop():
     hosts.server.stop()
     hosts.server.measure()
     assert hosts.policy.sizes == [] and hosts.server.admission.takes_s(1) == 0
+
+
+@pytest.mark.parametrize(("most", "robots", "sizes"), [(16, 4, [2, 4]), (16, 3, [2, 3]), (16, 20, [2, 4, 8, 16]), (2, 4, [2]), (16, 1, [])])  # fmt: skip
+def test_what_is_measured_and_prepared_are_batches_that_so_many_robots_can_have(
+    most, robots, sizes
+):
+    batching = BatchingConfig(most=most, wait_s=0.0).for_robots(robots)
+    hosts = Hosts(2, **batching.model_dump())
+    hosts.server.measure()
+    assert sorted(set(hosts.policy.sizes)) == sizes
+    prepared = Compiler(batching.most, SPEC, Task("t"), nullcontext)
+    assert prepared._sizes == [1, *sizes]
 
 
 def test_a_policy_that_fails_while_it_is_measured_answers_all_the_same(caplog):

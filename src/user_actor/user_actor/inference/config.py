@@ -36,3 +36,8 @@ class BatchingConfig(Config):
                 "wait_s", got=f"{self.wait_s} s", expected=f"less than budget_s, {self.budget_s} s",
                 hint="An observation that waits for others is answered within the budget all the same",
             )  # fmt: skip
+
+    def for_robots(self, count: int) -> BatchingConfig:
+        """For no more than so many robots: of each one observation is in a batch, so that larger ones never come, and
+        need not be measured or prepared."""
+        return self.replace(most=min(self.most, count))

@@ -274,8 +274,10 @@ class InferenceServer:
         goes_on = hasattr(ready.policy, "continue_plan")
         prepares = 2 if goes_on else 1  # the first of a kind has all to prepare
         rng = np.random.default_rng(0)
-        size = 1
-        while size <= (self._batching.most if together else 1):
+        most = self._batching.most if together else 1
+        size = 0
+        while size < most:
+            size = min(most, max(1, 2 * size))
             history = ready.policy.observation_history
             seen = [spec.sample_observation(rng, history) for _ in range(size)]
             plans: Sequence[Array | None] = [None] * size
@@ -295,7 +297,6 @@ class InferenceServer:
                     plans = made
             if size > 1 and self.admission.takes_s(size) > self._batching.budget_s:
                 break  # larger ones do not fit either
-            size *= 2
 
     @staticmethod
     def _try(

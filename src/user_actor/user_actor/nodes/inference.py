@@ -168,12 +168,13 @@ class InferenceNode(LifecycleNode):
         task = Task(first.task, config.instruction)
         pass_in, coarse = _in_precision(config.precision), config.precision != "float32"
         prepared: dict[str, PreparedCalls] = {}
+        batching = config.batching.for_robots(len(self._robots))
         if config.compile:
-            compiler = Compiler(config.batching.most, first.spec, task, pass_in, coarse)
+            compiler = Compiler(batching.most, first.spec, task, pass_in, coarse)
             prepared["compiled"], pass_in = compiler, compiler.pass_in
         if config.cuda_graphs != "never" and _may_use_a_gpu(config):
             graphs = CallGraphs(
-                config.batching.most,
+                batching.most,
                 first.spec,
                 task,
                 pass_in,
@@ -212,7 +213,7 @@ class InferenceNode(LifecycleNode):
                 for feed in self._feeds.values():
                     feed.local.pace = FairWait(turns, TOGETHER_S)
             server = InferenceServer(
-                config.batching,
+                batching,
                 needs_version=config.before_first_version == "wait",
                 turns=turns,
                 size=size,
@@ -223,8 +224,9 @@ class InferenceNode(LifecycleNode):
                 self._join(robot, server)
             if len(self._robots) > 1:
                 server.measure()
-                room = server.admission.capacity
-                self.get_logger().info(f"has room for {room} robots, by what batches take")
+                self.get_logger().info(
+                    f"has room for {self._room(server)} of {len(self._robots)} robots, by what batches take"
+                )
             self._takes_versions = (
                 True  # only now: a version that is prepared would make all that is measured slow
             )
@@ -233,6 +235,10 @@ class InferenceNode(LifecycleNode):
             # What was said while nobody was served yet.
             if not stop.is_set() and self._that_counts(self._known()) == made_for:
                 server.run()
+
+    def _room(self, server: InferenceServer) -> int:
+        """How many of the robots can be answered in time."""
+        return min(server.admission.capacity, len(self._robots))
 
     def _join(self, robot: _Robot, server: InferenceServer) -> None:
         """Have a robot answered, if it is one that the policy knows."""
@@ -302,6 +308,9 @@ class InferenceNode(LifecycleNode):
             self.get_logger().warning(
                 f"cuda_graphs has no effect: the policy acts on {_device_of(policy)}"
             )
+        if config.precision != "float32" and policy.acts_without_torch:
+            text = f"precision has no effect: {type(policy).__name__} acts with numpy, in float32"
+            self.get_logger().warning(text)
 
     def _forget(self) -> None:
         self._server, self._takes_versions = None, False
@@ -385,7 +394,7 @@ class InferenceNode(LifecycleNode):
         if len(self._robots) > 1:
             values |= {
                 "robots": len(server.admission.robots),
-                "capacity": server.admission.capacity,
+                "capacity": self._room(server),
                 "turned_away": sum(c.counts.turned_away for c in clients),
                 "late": sum(c.counts.late for c in clients),
                 "late_while_prepared": sum(c.counts.late_preparing for c in clients),
