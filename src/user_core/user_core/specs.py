@@ -23,7 +23,7 @@ name                   unit     content
 A robot whose actions move several things, each in its own way, has *action groups* (two arms,
 an arm and a base). A quantity of one group is named ``<group>.joint_position``,
 ``<group>.tcp_pose`` and so on; where ``joint_position`` is there without a group, it holds the
-joints of all groups, in the order of the groups. :mod:`user_core.action_groups` shows one group
+joints of all groups, in the order of the groups. :mod:`user_core.body.action_groups` shows one group
 as if it were a robot of its own.
 
 Units and axes follow REP-103, frames REP-105; quaternions are x y z w as in ROS messages.

@@ -13,10 +13,10 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from user_core.embodiment import EmbodimentConfig, OwnSpace, space_of
+from user_core.body.embodiment import EmbodimentConfig, OwnSpace, space_of
+from user_core.body.mobility import Mobility, mobility_of
 from user_core.errors import DeviceTimeout, LeaseError, SafetyError, SuiteError
 from user_core.interfaces import Robot
-from user_core.mobility import Mobility, mobility_of
 from user_core.reasons import (
     BUSY,
     EMERGENCY_STOP,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from user_core.body.embodiment import EmbodimentConfig, space_of
 from user_core.config import (
     Config,
     file_meant,
@@ -16,7 +17,6 @@ from user_core.config import (
     setting,
     shared_folders,
 )
-from user_core.embodiment import EmbodimentConfig, space_of
 from user_core.errors import ConfigError, SuiteError
 from user_core.interfaces import Robot
 from user_core.plugins import PluginChoice

@@ -8,7 +8,7 @@ import numpy as np
 
 from user_actor.loop.config import ArbiterConfig
 from user_actor.loop.ports import HumanInput
-from user_core.action_groups import standing_still
+from user_core.body.action_groups import standing_still
 from user_core.specs import Array, RobotSpec
 from user_core.types import ActedBy
 

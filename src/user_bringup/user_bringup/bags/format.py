@@ -14,9 +14,9 @@ import numpy as np
 
 from user_bringup.bags.proposing import propose
 from user_bringup.bags.reading import Bag, in_order, is_bag, ran_twice, rates
+from user_core.body.embodiment import EmbodimentConfig
 from user_core.codecs.trajectory import RecordedEpisode
 from user_core.config import from_mapping, setting
-from user_core.embodiment import EmbodimentConfig
 from user_core.errors import CodecError, ConfigError, SpecError
 from user_core.plugins import load
 from user_core.specs import Array

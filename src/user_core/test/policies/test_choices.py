@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from user_core.action_groups import group_views
+from user_core.body.action_groups import group_views
 from user_core.conformance import check_policy
 from user_core.errors import SpecError
 from user_core.meaning import meaning_differences

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from user_core.action_groups import group_views
+from user_core.body.action_groups import group_views
 from user_core.conformance.report import Report, Skip, expect
 from user_core.errors import DeviceError, SpecError
 from user_core.interfaces import Camera, Robot, Teleop

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from user_core.body.mobility import Mobility
 from user_core.config import from_mapping
 from user_core.errors import ConfigError, DeviceTimeout, ImplausibleReading
-from user_core.mobility import Mobility
 from user_hal.fakes import LocalTopics
 from user_hal.fakes.local_topics import Header, JointState, Time
 from user_hal.robots.ros2.contract import Ros2Config

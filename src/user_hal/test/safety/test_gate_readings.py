@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from user_core.body.mobility import Mobility
 from user_core.config import from_mapping
-from user_core.mobility import Mobility
 from user_core.specs import ActionKind, Array, ArraySpec, RobotSpec
 from user_hal.safety import SafetyConfig, SafetyGate
 from user_testing.worlds.robots.safety import PERIOD_NS

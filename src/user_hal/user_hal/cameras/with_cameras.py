@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from user_core.body.mobility import Mobility, mobility_of
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceError, DeviceTimeout
 from user_core.interfaces import Camera, Frame, Robot
-from user_core.mobility import Mobility, mobility_of
 from user_core.plugins import PluginChoice
 from user_core.specs import Array, ArraySpec, RobotSpec
 from user_core.types import Observation

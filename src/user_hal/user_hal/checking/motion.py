@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from user_core.action_groups import JOINT_KINDS, TOOL_KINDS, GroupView, group_views
+from user_core.body.action_groups import JOINT_KINDS, TOOL_KINDS, GroupView, group_views
 from user_core.errors import DeviceTimeout, SuiteError
 from user_core.reasons import STALE_OBSERVATION, WATCHDOG
 from user_core.specs import ActionKind, Array, RobotSpec

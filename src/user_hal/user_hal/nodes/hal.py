@@ -26,8 +26,8 @@ from user_comm.logs import Throttle, bridge_logging
 from user_comm.run import run
 from user_comm.subscriptions import TopicReader
 from user_comm.topic_io import RosTopicIo
+from user_core.body.embodiment import space_of
 from user_core.config import to_mapping
-from user_core.embodiment import space_of
 from user_core.errors import LeaseError, OldGrant, SuiteError
 from user_core.interfaces import Robot
 from user_core.reasons import HANGS, LOOP_DIED, NO_REASON, Reason

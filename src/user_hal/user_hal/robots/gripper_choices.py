@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from user_core.action_groups import measured_opening
+from user_core.body.action_groups import measured_opening
 from user_core.errors import ConfigError, SpecError
 from user_core.interfaces import Robot
 from user_core.specs import Array, Arrays, RobotSpec

@@ -9,8 +9,8 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
+from user_core.body.mobility import Mobility
 from user_core.errors import ConfigError, LeaseError
-from user_core.mobility import Mobility
 from user_core.reasons import (
     BUSY,
     CHUNK_TOO_LONG,

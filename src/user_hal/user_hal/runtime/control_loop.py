@@ -11,11 +11,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from user_core.body.embodiment import OwnSpace, Space
+from user_core.body.mobility import mobility_of
 from user_core.config import Config, setting
-from user_core.embodiment import OwnSpace, Space
 from user_core.errors import DeviceTimeout, SafetyError, SpecError, SuiteError, is_of_a_person
 from user_core.interfaces import Robot
-from user_core.mobility import mobility_of
 from user_core.reasons import LOOP_DIED, NO_REASON, SHAPE, Reason
 from user_core.runtime.clock import Clock
 from user_core.runtime.pacing import LatenessReport, Pacer

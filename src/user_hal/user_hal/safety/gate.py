@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from user_core.action_groups import group_views
-from user_core.mobility import Mobility
+from user_core.body.action_groups import group_views
+from user_core.body.mobility import Mobility
 from user_core.specs import Array, Arrays, RobotSpec
 from user_hal.safety.config import SafetyConfig
 from user_hal.safety.group_gate import GroupGate

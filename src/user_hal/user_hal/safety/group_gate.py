@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from user_core.action_groups import GroupView
+from user_core.body.action_groups import GroupView
+from user_core.body.mobility import Mobility
 from user_core.errors import ConfigError
-from user_core.mobility import Mobility
 from user_core.reasons import NO_OBSERVATION, OUT_OF_BOUNDS, QUATERNION, UNSETTLED
 from user_core.specs import ActionKind, Array, Arrays, RobotSpec
 from user_hal.safety.config import UNLIMITED, ReadingsConfig, SafetyConfig, WorkspaceConfig

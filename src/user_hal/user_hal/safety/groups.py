@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from user_core.action_groups import GroupView
+from user_core.body.action_groups import GroupView
 from user_core.errors import ConfigError
 from user_hal.safety.config import (
     BoundsConfig,

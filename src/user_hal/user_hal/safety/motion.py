@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from user_core.action_groups import JOINT_KINDS, TOOL_KINDS
+from user_core.body.action_groups import JOINT_KINDS, TOOL_KINDS
 from user_core.errors import ConfigError
 from user_core.specs import ActionKind, Array, RobotSpec
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from user_core.action_groups import JOINT_KINDS
+from user_core.body.action_groups import JOINT_KINDS
 from user_core.specs import ActionKind, RobotSpec
 from user_hal.safety.config import MotionLimits, SafetyConfig
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from user_core.action_groups import GroupView, group_views
+from user_core.body.action_groups import GroupView, group_views
 from user_core.errors import ConfigError
 from user_core.reasons import (
     EMERGENCY_STOP,

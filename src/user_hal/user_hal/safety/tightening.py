@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from user_core.action_groups import group_views
+from user_core.body.action_groups import group_views
 from user_core.config import config_fields
 from user_core.errors import ConfigError
 from user_core.specs import RobotSpec

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from user_core.action_groups import GroupView, group_views
+from user_core.body.action_groups import GroupView, group_views
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceNotConnected, SuiteError
 from user_core.interfaces import Teleop, TeleopCommand

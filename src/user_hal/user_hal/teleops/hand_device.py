@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from user_core.action_groups import JOINT_KINDS, TOOL_KINDS, measured_opening
+from user_core.body.action_groups import JOINT_KINDS, TOOL_KINDS, measured_opening
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, DeviceNotConnected
 from user_core.interfaces import Teleop, TeleopCommand

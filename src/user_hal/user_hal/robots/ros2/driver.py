@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
+from user_core.body.mobility import Mobility
 from user_core.errors import ConfigError, DeviceError, DeviceFault, DeviceNotConnected, SuiteError
 from user_core.interfaces import Discovered, Robot
-from user_core.mobility import Mobility
 from user_core.reasons import INCOMPATIBLE_QOS, NO_REASON, OTHER_COMMANDERS, Reason
 from user_core.runtime.locks import DeviceLock
 from user_core.specs import Array, RobotSpec

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from user_core.action_groups import group_views, standing_still
+from user_core.body.action_groups import group_views, standing_still
 from user_core.errors import PluginError, SpecError, StoreError
 from user_core.interfaces import DistributionNetwork, Policy, PolicyNetwork
 from user_core.policies.features import ActionScale

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
+from user_core.body.mobility import Mobility
 from user_core.errors import ImplausibleReading
-from user_core.mobility import Mobility
 from user_core.specs import ActionKind, Array
 from user_hal.robots.ros2.contract.actions import command_quantity
 from user_hal.robots.ros2.contract.groups import groups_of

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from user_core.action_groups import group_view, group_views
+from user_core.body.action_groups import group_view, group_views
 from user_core.errors import SpecError
 from user_core.specs import ActionGroup, ActionKind, ArraySpec, RobotSpec, common_kind, digest
 

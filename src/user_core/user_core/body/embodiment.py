@@ -28,7 +28,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from user_core.action_groups import measured_opening
+from user_core.body.action_groups import measured_opening
 from user_core.config import Config, setting
 from user_core.errors import ConfigError, SpecError
 from user_core.specs import ActionKind, Array, Arrays, ArraySpec, RobotSpec

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from user_core.embodiment import STANDARD, EmbodimentConfig, OwnSpace, space_of
+from user_core.body.embodiment import STANDARD, EmbodimentConfig, OwnSpace, space_of
 from user_core.errors import ConfigError, SpecError
 from user_core.meaning import meaning_differences
 from user_core.policies import policy_config_hash

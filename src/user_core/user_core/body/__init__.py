@@ -1,0 +1,1 @@
+"""A robot's body: its parts, what is known of how they move, and the space that different bodies share."""
