@@ -85,6 +85,48 @@ class Plain(TorchPolicy):
         return self.Net(self.spec)
 
 
+def test_a_policy_in_torch_keeps_its_memory_when_it_loads_and_its_weights_when_it_cannot():
+    policy = Plain(TorchPolicyConfig(), spec_of(STATE))
+    trains = policy.network()
+    layer, lies = policy._network.layer, policy._network.layer.weight.data_ptr()
+    other = {name: array + 0.5 for name, array in policy.arrays().items()}
+    policy.load(other)
+    assert policy._network.layer is layer and layer.weight.data_ptr() == lies
+    assert {n: a.tolist() for n, a in policy.arrays().items()} == {
+        n: a.tolist() for n, a in other.items()
+    }
+    assert not torch.equal(trains.layer.weight, layer.weight), "who trains has its own"
+
+    def fails(*_):
+        raise RuntimeError("bias is bad")
+
+    layer.register_load_state_dict_post_hook(fails)  # once all have been copied
+    with pytest.raises(RuntimeError, match="bias is bad"):
+        policy.load({name: array + 1 for name, array in other.items()})
+    assert {n: a.tolist() for n, a in policy.arrays().items()} == {
+        n: a.tolist() for n, a in other.items()
+    }
+
+
+def test_a_network_that_keeps_what_it_saw_while_it_acted_can_be_loaded():
+    class Remembers(Plain):
+        class Net(Plain.Net):
+            def __init__(self, spec):
+                super().__init__(spec)
+                self.register_buffer("last", torch.zeros(1, 3))
+
+            def encode(self, inputs):
+                self.last = inputs["joint_position"] + 1
+                return self.last
+
+    spec = spec_of(STATE)
+    policy = Remembers(TorchPolicyConfig(), spec)
+    policy.act(observations(spec, 1)[0])
+    assert policy._network.last.is_inference()
+    policy.load({name: array * 0 for name, array in policy.arrays().items()})
+    assert not any(array.any() for array in policy.arrays().values())
+
+
 def test_policies_in_torch_act_in_bfloat16():
     spec = spec_of(STATE | PICTURES)
     small = {"rows": 2, "embedding": 16, "layers": 1, "heads": 2, "image_channels": [8, 8]}

@@ -186,10 +186,23 @@ class TorchPolicy(Policy):
 
     def load(self, arrays: Arrays) -> None:
         check_fits(arrays, self.arrays(), type(self).__name__)
-        fresh = copy.deepcopy(self._network)
         state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
-        fresh.load_state_dict(state)  # type: ignore[attr-defined]
-        self._network = fresh
+        network: Any = self._network
+        tensors = network.tensors() if isinstance(network, Network) else None
+        if tensors is None:
+            network = copy.deepcopy(network)
+            network.load_state_dict(state)
+            self._network = network
+            return
+        # Where they are: compiled calls are of this network, and recorded ones read its memory.
+        before = {key: tensor.clone() for key, tensor in tensors.items()}
+        with torch.inference_mode():  # some may have been made in it, by acting
+            try:
+                network.load_state_dict(state)
+            except BaseException:  # of a network of others
+                for key, tensor in tensors.items():
+                    tensor.copy_(before[key])
+                raise
 
     def in_place(self) -> AbstractContextManager[dict[str, Tensor]] | None:
         own = (type(self).load, type(self).arrays) == (TorchPolicy.load, TorchPolicy.arrays)
