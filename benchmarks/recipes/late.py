@@ -107,11 +107,18 @@ class _Corrections:
     """
 
     def __init__(self, spec: RobotSpec, rows: int, before: int, seed: int) -> None:
-        self.ring, self.steps = Ring(spec, 60_000), 0
+        self.ring, self.steps, self.windows = Ring(spec, 60_000), 0, 0
         self._rows, self._before, self._rng = rows, before, np.random.default_rng(seed)
 
     def take(self, rows: list[Any]) -> None:
         """An episode; the reward says who drove."""
+        drove = np.array(
+            [r.acted_by in (ActedBy.HUMAN, ActedBy.SCRIPT) for r in rows if isinstance(r, Step)]
+        )
+        ahead = np.lib.stride_tricks.sliding_window_view(
+            np.pad(drove, (0, self._before)), self._before + 1
+        )
+        self.windows += int(ahead.any(1).sum())
         for row in rows:
             if isinstance(row, Step):
                 drove = row.acted_by in (ActedBy.HUMAN, ActedBy.SCRIPT)
@@ -142,7 +149,8 @@ def _corrected(job: Job, scale: float) -> Job:
 
     A job with ``delays`` goes through them from episode to episode; one with ``delay`` has that one only. With
     ``demonstrations_only`` as many updates learn from nothing but the demonstrations, with ``before`` windows of corrections
-    begin no earlier than that.
+    begin no earlier than that. Half of each batch are corrections; with ``alike`` (as ``hg_dagger_late`` has it) each of
+    their windows is drawn as often as one of the demonstrations.
     """
 
     late = job.get("delays") or [job["delay"]]
@@ -183,10 +191,13 @@ def _corrected(job: Job, scale: float) -> Job:
                 result = loops[at % len(loops)].run(seed=start)
                 if result is not None and result.takeovers:
                     corrections.take(trials.rows.pop(result.key))
+            size = 128
+            if job.get("alike"):
+                size = round(256 * corrections.windows / (corrections.windows + ring.steps))
             for _ in range(int(scale * job["round_updates"]) if further else 0):
                 parts = (
-                    [shown.sample(128), corrections.sample(128)]
-                    if corrections.steps
+                    [shown.sample(256 - size), corrections.sample(size)]
+                    if corrections.steps and size
                     else [shown.sample(256)]
                 )
                 algorithm.update(concatenated(parts))
@@ -266,6 +277,8 @@ def delay_jobs(seeds: list[int]) -> list[Job]:
             ("corrected, any, from the takeover on", {"before": 0}),
             ("corrected at once, any", {"person": {"patience": 1}, "rounds": 24}),
             ("corrected at once, shortly, any", {"person": {"patience": 1}, "rounds": 6}),
+            ("corrected at once, shortly, alike", {"person": {"patience": 1}, "rounds": 6, "alike": True}),
+            ("not corrected, shortly", {"rounds": 6, "demonstrations_only": True}),
             (
                 "corrected at once, any, ends not learned",
                 {"person": {"patience": 1}, "rounds": 24, "cloning": {"weight_decay": 0.1}},

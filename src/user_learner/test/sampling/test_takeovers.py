@@ -1,6 +1,8 @@
 """What led to a takeover, in stored episodes: found, drawn less often, given another reward; and
 windows that end where a person let go."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from user_core.config import from_mapping
 from user_core.errors import ConfigError
-from user_core.types import ActedBy
+from user_core.types import ActedBy, EpisodeSource
 from user_learner.edits import Edit, EditLog
 from user_learner.replay import StoreWriter
 from user_learner.sampling import ReplaySource, Stratum
@@ -153,6 +155,23 @@ def test_windows_that_begin_before_a_person_took_over_count_from_there_on(
         shown = min(end, 6)  # what the policy did before is there, too
         assert action[:shown].tolist() == [[number, at] for at in range(row, row + shown)]
     assert batch.extras["mask"][2000:, 0].all(), "of the other stratum the first step counts"
+
+
+def test_corrections_and_demonstrations_of_one_stratum_are_drawn_alike(tmp_path):
+    """As hg_dagger_late has it: with few corrections few of each batch are such, whatever they are before."""
+    plans = [
+        Plan(60, source=EpisodeSource.DEMONSTRATION, humans=frozenset(range(60))),
+        Plan(30, humans=frozenset(range(12, 16))),
+        Plan(30),
+    ]
+    both = (EpisodeSource.DEMONSTRATION, EpisodeSource.ONLINE)
+    strata = (PERSON.replace(sources=both, before_steps=3),)
+    config = STILL.replace(strata=strata, window=6, pad_windows=True)
+    with ReplaySource(store_of(tmp_path, plans), config) as source:
+        places = drawn(source, 6700)[0]
+    often = Counter(places)
+    assert set(often) == {(0, row) for row in range(60)} | {(1, row) for row in range(9, 16)}
+    assert all(50 < count < 160 for count in often.values()), "each some hundred times"
 
 
 @pytest.mark.parametrize("chunk_rows", [12, 4, 1])
