@@ -99,7 +99,7 @@ def test_critics_judge_what_they_did_not_learn_from():
         found = []
         judge = algorithm._is_good
         algorithm._is_good = lambda a, shown: found.append(a.numpy().copy()) or judge(a, shown)
-        for _ in range(600):
+        for _ in range(300):
             algorithm.update(Batch(seen, action, reward, discount, seen, extras))
         last = found[-1]
         return last[side > 0].mean() - last[side < 0].mean()
