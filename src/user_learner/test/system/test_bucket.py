@@ -138,6 +138,19 @@ def test_segments_in_a_bucket_are_read_as_before(tmp_path, bucket):
     )
 
 
+def test_a_wrong_endpoint_or_bucket_is_said_before_there_is_anything_to_move(
+    tmp_path, bucket, down
+):
+    store = tmp_path / "store"
+    make(store, episodes=1)
+    assert main(["tier", str(store), URL, "--keep-mb", "1000"]) == 0 and not bucket.names()
+    with pytest.raises(StoreError, match="Make the bucket first"):
+        move_old(store, "s3://another", 10**9)
+    down()
+    with pytest.raises(StoreError, match="Is the endpoint up"):
+        move_old(store, URL, 10**9)
+
+
 def test_a_backup_and_a_restored_store_are_whole_without_the_bucket(tmp_path, bucket, down):
     store = tmp_path / "store"
     make(store)

@@ -166,11 +166,13 @@ class ReplayNode(LifecycleNode):
     def _keep_while_active(self) -> None:
         """Apply the retention policy, compress and move, in a thread of its own: rewriting segments takes seconds.
 
-        What fails does not keep the rest from being done: a disk without room to compress gets room by moving."""
+        What fails does not keep the rest from being done: a disk without room to compress gets room by moving. It moves
+        first of all, which says at the start where a disk or bucket cannot be reached."""
         logged: list[str] = []
-        while not self._stop.wait(self.config.retention_period_s):
+        wait_s, steps = 0.0, [self._move_old]
+        while not self._stop.wait(wait_s):
             failed: list[str] = []
-            for step in (self._retain, self._compress, self._move_old):
+            for step in steps:
                 try:
                     step()
                 except Exception as error:  # the next time may go better
@@ -187,6 +189,8 @@ class ReplayNode(LifecycleNode):
                     if failed else "upkeep works again"
                 )  # fmt: skip
                 logged = failed
+            wait_s = self.config.retention_period_s
+            steps = [self._retain, self._compress, self._move_old]
 
     def _retain(self) -> None:
         with Apart(self._stop.is_set) as apart:

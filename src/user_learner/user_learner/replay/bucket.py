@@ -16,6 +16,7 @@ import json
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -319,6 +320,17 @@ class Bucket:
         with self._named("open"):
             # a session of its own: the common one remembers what the environment said first
             self._client: Any = boto3.Session().client("s3", config=config)
+        self._tried = set[str]()
+
+    def require_usable(self, prefix: str) -> None:
+        """See, once in each process, that objects below a prefix can be put, listed and deleted: an empty one is."""
+        if prefix in self._tried:
+            return
+        place = "/".join(filter(None, [prefix, f"tried-{uuid.uuid4().hex}"]))
+        with self._named(f"put {place}/empty"):
+            self._client.put_object(Bucket=self.name, Key=f"{place}/empty", Body=b"")
+        self.remove(place)
+        self._tried.add(prefix)
 
     def put(self, key: str, file: Path) -> tuple[int, str]:
         """Copy a file there, and see that it came whole; return its bytes and SHA-256."""

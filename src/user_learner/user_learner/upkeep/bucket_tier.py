@@ -117,11 +117,14 @@ def move_to_bucket(
     with closing(connect(store, writable=False)) as index:
         meta = load_meta(index)
         rows = index.execute("SELECT id, sealed, created_ns FROM segments ORDER BY id").fetchall()
+    bucket, prefix = open_bucket(url)
+    bucket.require_usable(
+        prefix
+    )  # also where nothing is to be moved yet: else that is said weeks later
     if meta.schema is None:
         return TieringReport()
     layout = RowLayout(meta.schema)
     created_ns = {segment_directory(store, number): made_ns for number, _, made_ns in rows}
-    bucket, prefix = open_bucket(url)
 
     def move(path: Path) -> None:
         place = [prefix, meta.store, f"{path.name}-{created_ns[path]}"]
