@@ -455,7 +455,15 @@ def test_who_finds_no_command_is_told_what_else_is_listened_to() -> None:
     with pytest.raises(ConfigError, match=r"/go \(maker_msgs/msg/Odd\): if one of these moves it"):
         proposed({"/joint_states": ARM}, told(("/go", "maker_msgs/msg/Odd")))
     with pytest.raises(ConfigError, match="Is its controller running"):
-        proposed({"/joint_states": ARM}, [])
+        proposed({"/joint_states": ARM}, told(("/load", "controller_manager_msgs/srv/X")))
+    calls = {"/arm/get_error": ["maker_msgs/srv/Get"], "/arm/move_joint": ["maker_msgs/srv/Move"]}
+    calls |= {"/arm/set_parameters": ["rcl_interfaces/srv/SetParameters"]}
+    found = told(("/dance", "maker_msgs/action/Dance"))
+    with pytest.raises(ConfigError, match="a driver of your own") as raised:
+        proposed({"/joint_states": ARM}, found, services=calls)
+    named = ("/arm/move_joint (maker_msgs/srv/Move)", "/dance (maker_msgs/action/Dance)")
+    assert f"There are {', '.join(named)}, /arm/get_error" in str(raised.value)
+    assert "set_parameters" not in str(raised.value)
 
 
 def test_joint_states_that_are_limits_or_targets_are_no_reading() -> None:

@@ -31,6 +31,7 @@ from user_hal.proposing.survey import (
     POSE,
     WRENCH,
     Survey,
+    calls_of_makers,
     is_of_a_maker,
 )
 from user_hal.robot_description import Urdf, parse_urdf
@@ -123,12 +124,21 @@ class _Drafter:
         makers = [
             f"{t.name} ({t.type_name})" for t in self.found.topics if t.heard and is_of_a_maker(t)
         ]
-        if not makers:
-            return "Is its controller running? `ros2 topic list -t` and `ros2 control list_controllers` show what is there"
-        return (
-            f"Somebody listens to {', '.join(makers[:5])}: if one of these moves it, write the contract by hand, with "
-            "`fields` that say what stands where (docs/how_to/bring_your_own_ros2_robot.md)"
-        )
+        page, told = "docs/how_to/bring_your_own_ros2_robot.md", list[str]()
+        if makers:
+            told.append(
+                f"Somebody listens to {', '.join(makers[:5])}: if one of these moves it, write the contract by hand, with "
+                f"`fields` that say what stands where ({page})"
+            )
+        if calls := calls_of_makers(self.found):
+            more = f" and {len(calls) - 5} more" if len(calls) > 5 else ""
+            told.append(
+                f"There are {', '.join(calls[:5])}{more}: if the robot moves by one of these alone, a contract cannot say "
+                f"so, and a driver of your own calls it ({page}, When topics are not enough)"
+            )
+        if told:
+            return "; ".join(told)
+        return "Is its controller running? `ros2 topic list -t` and `ros2 control list_controllers` show what is there"
 
     # --- joints and frames ---
 

@@ -52,6 +52,14 @@ _NO_STATE = {
     "limit", "limits", "command", "commands", "cmd", "desired", "reference", "references", "target", "targets", "goal",
     "goals", "setpoint", "setpoints", "planned", "fake", "leader", "master",
 }  # fmt: skip
+#: Packages of actions and services that are no maker's of robots.
+_PLAIN_CALLS = {
+    "action_msgs", "action_tutorials_interfaces", "composition_interfaces", "controller_manager_msgs",
+    "example_interfaces", "map_msgs", "moveit_msgs", "nav2_msgs", "rosapi_msgs", "rosbag2_interfaces",
+    "ros_gz_interfaces", "service_msgs", "std_srvs", "type_description_interfaces",
+}  # fmt: skip
+#: Words of calls that move a robot: these are named first.
+_MOVES = {"move", "go", "goto", "joint", "joints", "jog", "servo", "pose", "trajectory", "linear"}
 _NUMBERS = re.compile(r"(sequence<)?(double|float)(, \d+)?(>|\[\d+\])$")
 
 
@@ -210,6 +218,20 @@ def is_of_a_maker(topic: Topic) -> bool:
     """Whether it carries messages of a type that the driver does not know."""
     package = topic.type_name.partition("/")[0]
     return "/msg/" in topic.type_name and package not in _PLAIN
+
+
+def calls_of_makers(found: Survey) -> list[str]:
+    """Actions and services of types that the driver does not know, such as may move a robot; those first that by
+    their names do."""
+    actions = [(t.name, t.type_name) for t in found.topics if "/action/" in t.type_name]
+    services = [(name, kind) for name, kinds in found.services.items() for kind in kinds]
+    calls = [
+        (name, kind)
+        for name, kind in (*actions, *sorted(services))
+        if "/_" not in name and kind.partition("/")[0] not in _PLAIN | _PLAIN_CALLS
+    ]
+    calls.sort(key=lambda call: not set(re.split(r"[^a-z]+", call[0].lower())) & _MOVES)
+    return [f"{name} ({kind})" for name, kind in calls]
 
 
 def _topics(io: TopicIo) -> Iterable[Topic]:
