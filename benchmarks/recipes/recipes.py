@@ -145,6 +145,13 @@ def jobs(seeds: list[int]) -> list[Job]:
                             "kind": "ends", "task": task, "policy": policy, "demonstrations": demonstrations, "seed": seed,
                             "updates": 6000, "cloning": {"after_end": after_end},
                         })  # fmt: skip
+    for demonstrations in (50, 200):
+        for seed in seeds:
+            for after_end in ("nothing", "hold", "fade"):
+                found.append({
+                    "kind": "ends", "name": "bc_flow", "task": "pick_place", "policy": "flow", "seed": seed, "updates": 6000,
+                    "demonstrations": demonstrations, "cloning": {"weight_decay": 0.3, "after_end": after_end},
+                })  # fmt: skip
     for policy in ("flow", "action_chunks", "diffusion"):
         found.append({"kind": "two_ways", "policy": policy, "seed": 0, "updates": 3000, "rows": 16})
     return (
