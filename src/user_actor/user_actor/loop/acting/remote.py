@@ -600,8 +600,8 @@ class RemotePolicy:
         """What the robot carries out in this step; None: nothing, for no answer came in time.
 
         It waits for an answer, up to the end of the step, only where nothing is planned for this; with ``waits`` false
-        not even then, for another policy drives. Where somebody has just let go and none comes, it is the last one that
-        came while he drove, unless that is older than answers are that are waited for.
+        not even then, for another policy drives. Where somebody has just let go of a policy that rested meanwhile and
+        none comes, it is the last one that came while he drove, unless that is older than two usual ones.
         """
         step, end_ns = self._pacer.step, self._pacer.due_ns
         wanted = self._let_go()
@@ -618,7 +618,7 @@ class RemotePolicy:
         while planned is None and waits and (answer := self._port.wait(until_ns)) is not None:
             self._hand_over(answer, step)
             planned = self.plans.row(step)
-        if planned is None and waits and wanted is not None:
+        if planned is None and waits and wanted is not None and self._replan_every:
             young = step - wanted.step <= 2 * self.delays.expected
             if young and step - wanted.step < len(wanted.rows_ta):
                 self._hand_over(wanted, step)
