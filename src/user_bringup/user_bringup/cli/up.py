@@ -165,6 +165,7 @@ class _Up:
             run.deployment.processes, run.commands, run.log_dir, self._tell_change
         )
         self.stopping = ""
+        self._told_why = set[str]()  # of those that were given up
         self._finish_asked = False
         self._ending = threading.Event()  # nobody waits for the end of an episode any more
         self._finishing: asyncio.Task[None] | None = None
@@ -238,9 +239,10 @@ class _Up:
         """Say what went wrong, where something did; whether the run was good."""
         for child in self.supervisor.children.values():
             if child.state is ChildState.GIVEN_UP:
-                log = self.prepared.log_dir / f"{child.spec.name}.log"
+                name = child.spec.name
+                why = "" if name in self._told_why else f": {child.detail}"
                 self.console.print(
-                    f"{child.spec.name} was given up: {child.detail}\n  {log}",
+                    f"{name} was given up{why}\n  {self.prepared.log_dir / f'{name}.log'}",
                     highlight=False,
                     soft_wrap=True,
                     markup=False,
@@ -272,7 +274,7 @@ class _Up:
         if share and found.count >= _EVALUATIONS and found.rate >= share:
             self._stop(f"evaluation {found} of policy {named(versions)}")
         if (child := self.supervisor.ended_by) is not None:
-            self._stop(f"{child.spec.name} was given up: {child.detail}")
+            self._stop(f"{child.spec.name} was given up")  # why is told already
         unjudged = state.evaluations.unknown
         if share and unjudged >= _EVALUATIONS and not found.count and not self._said_unknown:
             self._said_unknown = True
@@ -344,6 +346,8 @@ class _Up:
         if worth_saying and child.detail and not self.stopping:
             text = f"{child.spec.name}: {child.state.value}, {child.detail}"
             self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+            if child.state is ChildState.GIVEN_UP:
+                self._told_why.add(child.spec.name)
 
     def _tend_board(self, trouble: Mapping[str, str]) -> None:
         """Tell whoever looks what runs, and start anew what somebody wants so."""
