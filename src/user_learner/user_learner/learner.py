@@ -167,10 +167,20 @@ def check_meaning(
     return found
 
 
-def require_data(config: LearnerConfig, spec: RobotSpec) -> None:
+def _build(choice: PluginChoice, spec: RobotSpec) -> Policy:
+    policy: Policy = choice.build("policies", spec, path="policy")
+    return policy
+
+
+def require_data(
+    config: LearnerConfig,
+    spec: RobotSpec,
+    make: Callable[[PluginChoice, RobotSpec], Policy] = _build,
+) -> None:
     """Whether the data that a run begins with are what this robot shows and does: demonstrations, older stores, the
     store of a run that is continued, and what ``start_from`` has learned. It reads the heads of stores and writes nothing.
-    The store of this run may have a damaged index: it is rebuilt when it is opened to write.
+    The store of this run may have a damaged index: it is rebuilt when it is opened to write. ``make`` makes the policy
+    that takes over weights; who has one already gives that.
 
     Raises:
         StoreError: A store is not there, or is none.
@@ -186,7 +196,7 @@ def require_data(config: LearnerConfig, spec: RobotSpec) -> None:
     for what, store in stores:
         require_data_of(store, spec, what, config.data.accept_differences)
     if config.start_from and is_untrained(config.directory):
-        policy = config.policy.build("policies", spec, path="policy")
+        policy = make(config.policy, spec)
         take_policy(
             config.start_from, policy, config_hash_of(config, spec), _identity(config, spec)
         )

@@ -203,7 +203,7 @@ def find_out(request: Mapping[str, Any]) -> Fit:
                 fit, entry, what, lambda e=entry, s=spec: _algorithm(e["parameters"], s, policies)
             )
             if made is not None:
-                _judge_data(fit, entry, spec)
+                _judge_data(fit, entry, spec, policies)
     tried: list[tuple[RobotSpec, Any]] = []
     for entry in by_kind["actor_node"]:
         found = specs.get(entry["namespace"]) or next(iter(specs.values()), None)
@@ -350,7 +350,7 @@ def _algorithm(parameters: Mapping[str, Any], spec: RobotSpec, policies: _Polici
     return algorithm
 
 
-def _judge_data(fit: Fit, entry: Mapping[str, Any], spec: RobotSpec) -> None:
+def _judge_data(fit: Fit, entry: Mapping[str, Any], spec: RobotSpec, policies: _Policies) -> None:
     """Tell of demonstrations, older stores and weights to begin from that are not of this robot."""
     from user_learner.learner import require_data
     from user_learner.node_configs import LearnerNodeConfig
@@ -359,7 +359,7 @@ def _judge_data(fit: Fit, entry: Mapping[str, Any], spec: RobotSpec) -> None:
     doing(f"{name} the data that it begins with")
     config = from_mapping(LearnerNodeConfig, entry["parameters"], "learner")
     try:
-        require_data(config, spec)
+        require_data(config, spec, policies.make)
     except Exception as error:  # of files that cannot be read, too
         text = Reason.of(error).text
         if may_pass(error):  # another process has the store now
