@@ -188,7 +188,7 @@ def report(
     """Print what came of it."""
     done, stored, waiting = steps
     said = (folder / "edge.txt").read_text(encoding="utf-8")
-    learned = "evaluation episodes succeeded" in said
+    learned = "stopping: evaluation " in said  # as `user up --until-success` says
     down, up = link.traffic()
     print(last_line(folder / "edge.txt"))
     print(f"cuts: {len(cut_s)} ({', '.join(f'{s:g} s' for s in cut_s)})")

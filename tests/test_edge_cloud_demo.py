@@ -152,3 +152,4 @@ def _learns(runs: Path, domain: int) -> None:
     assert counts is not None
     committed, stored, waiting = map(int, counts.groups())
     assert committed > 300 and stored + waiting == committed
+    assert "has not learned yet" not in done.stdout
