@@ -460,6 +460,24 @@ def test_windows_that_wait_stand_still_first_and_then_do_what_was_done():
     np.testing.assert_array_equal(np.asarray(whole.extras["mask"])[:300].argmax(1), waits)
 
 
+def test_positions_wait_at_the_first_and_move_on_with_the_first_row_that_counts():
+    """A row that repeats what was given would be learned: of late plans of one row each, the robot stands for ever."""
+    spec = replace(STATE, action_kind=ActionKind.JOINT_POSITION, grippers=(1,))
+    done = np.tile(np.arange(1, 6, dtype=np.float32)[None, :, None], (300, 1, 2))
+    x, none = np.zeros((300, 3), np.float32), np.zeros((300, 5), np.float32)
+    mask = np.tile(np.arange(5) < 4, (300, 1))
+    batch = Batch({"x": x}, done, none, none, {"x": x}, {"mask": mask})
+    made = Waits(spec, 0.5, 3, seed=0)(batch, 7)
+    acted, counts = np.asarray(made.action), np.asarray(made.extras["mask"])
+    waits = counts.argmax(1)
+    assert set(waits.tolist()) == {0, 1, 2, 3}
+    for i, wait in enumerate(waits):
+        follows = done[i, min(wait, 1) : 5 - max(wait - 1, 0)]
+        np.testing.assert_array_equal(acted[i, :wait], np.ones((wait, 2)))
+        np.testing.assert_array_equal(acted[i, wait:], follows)
+        np.testing.assert_array_equal(counts[i, wait:], (follows < 5).all(1), "of rows that count")
+
+
 def test_waiting_is_refused_where_nobody_is_told_of_it_or_nothing_says_what_stands_still():
     config = from_mapping(BC.Config, {"waits": 0.1})
     moving = replace(STATE, action_kind=ActionKind.EE_DELTA, grippers=(1,))

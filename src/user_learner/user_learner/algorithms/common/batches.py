@@ -274,6 +274,10 @@ class Waits:
     that do not move, after which what was done follows, from where the robot still is: true of a scene that does not move
     by itself. The first rows do not count, so that a network with ``prefix_rows`` is given them.
 
+    Of positions, to stand still is to be told the first one again; what follows is the second, so that the first row
+    that counts moves here as well. Else a network would learn to repeat a given row, and a plan of which one row is
+    carried out would stand for ever.
+
     Args:
         spec: The robot's.
         share: Of the windows.
@@ -292,7 +296,11 @@ class Waits:
                 hint="Say it in the robot's spec (of imported data: kind of the action in their mapping), or set waits to 0",
             )  # fmt: skip
         moves, still = standing_still(spec)
-        self._moves = torch.from_numpy(moves)
+        others = [*spec.grippers, *spec.action.categorical]
+        # Grippers and choices keep step with motions.
+        positions = ~moves
+        positions[others] = not moves[np.setdiff1d(np.arange(moves.size), others)].any()
+        self._moves, self._positions = torch.from_numpy(moves), torch.from_numpy(positions)
         self._still = torch.from_numpy(still.astype(spec.action.dtype))
         self._share, self._most, self._seed = share, most, seed
 
@@ -301,18 +309,20 @@ class Waits:
         that is not there. Rewards and discounts stay as they were. Windows whose first row does not count stay, too:
         something is given there already."""
         action = torch.as_tensor(batch.action)
-        count, rows, size = action.shape
+        count, rows = action.shape[:2]
         mask = torch.as_tensor(batch.extras.get("mask", np.ones((count, rows), bool)))
         rng = np.random.default_rng([self._seed, update])
         drawn = rng.integers(1, self._most + 1, count) * (rng.random(count) < self._share)
         waits = torch.from_numpy(drawn) * mask[:, 0]
         at = torch.arange(rows) - waits[:, None]
         before, source = at < 0, at.clamp_min(0)
-        moved = action.gather(1, source[:, :, None].expand(-1, -1, size))
+        later = torch.where(before | (waits == 0)[:, None], source, source + 1).clamp_max(rows - 1)
+        of = torch.where(self._positions, later[:, :, None], source[:, :, None])
+        moved = action.gather(1, of)
         made = torch.where(before[:, :, None] & self._moves, self._still, moved)
         if action.is_pinned():  # a copy of other memory to a GPU may wait for what runs there
             made = made.pin_memory()
-        counts = mask.gather(1, source) & ~before
+        counts = mask.gather(1, later if self._positions.any() else source) & ~before
         return replace(batch, action=made, extras={**batch.extras, "mask": counts})
 
 
