@@ -461,7 +461,7 @@ def test_windows_that_wait_stand_still_first_and_then_do_what_was_done():
 
 
 def test_positions_wait_at_the_first_and_move_on_with_the_first_row_that_counts():
-    """A row that repeats what was given would be learned: of late plans of one row each, the robot stands for ever."""
+    """Else a row that repeats what was given would be learned."""
     spec = replace(STATE, action_kind=ActionKind.JOINT_POSITION, grippers=(1,))
     done = np.tile(np.arange(1, 6, dtype=np.float32)[None, :, None], (300, 1, 2))
     x, none = np.zeros((300, 3), np.float32), np.zeros((300, 5), np.float32)

@@ -275,8 +275,8 @@ class Waits:
     by itself. The first rows do not count, so that a network with ``prefix_rows`` is given them.
 
     Of positions, to stand still is to be told the first one again; what follows is the second, so that the first row
-    that counts moves here as well. Else a network would learn to repeat a given row, and a plan of which one row is
-    carried out would stand for ever.
+    that counts moves here as well. Else a network would learn to repeat a given row, which is the only one that is
+    carried out where each plan is replaced after a row.
 
     Args:
         spec: The robot's.
