@@ -183,6 +183,24 @@ def test_after_a_person_has_driven_each_plan_is_asked_for_once_the_one_before_ha
     assert all(deterministic for _, _, deterministic in port.asked)
 
 
+def test_a_plan_that_was_kept_while_a_person_drove_is_followed_by_one_that_goes_on_from_it():
+    letting_go = 55
+    setup, port = bridged(
+        83, 110, lambda step: drives(0.25) if 10 <= step < letting_go else NOBODY, rows=40,
+        replan_every=20, execution="real_time",
+    )  # fmt: skip
+    steps = setup.steps()
+    driven = [i for i, step in enumerate(steps) if step.acted_by is ActedBy.HUMAN]
+    after = steps[driven[-1] + 1 :]
+    kept = after[0].plan_row
+    assert kept > 5, "it is older than a round trip"
+    np.testing.assert_allclose(np.diff([one.action[1] for one in after]), 0.001, atol=1e-6)
+    followed = next(i for i, one in enumerate(after) if one.plan > after[0].plan)
+    assert followed <= 1 + 6, "a round trip after it, not replan_every"
+    # How old it was is not how late answers are.
+    assert port.frozen and set(port.frozen) <= {5, 6}
+
+
 def test_an_answer_from_before_a_takeover_has_no_other_plan_asked_for_while_one_is_under_way():
     setup, port = bridged(
         170, 60, lambda step: drives(0.25) if step == 29 else NOBODY, execution="real_time",

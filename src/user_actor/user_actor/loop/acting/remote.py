@@ -621,8 +621,12 @@ class RemotePolicy:
         if planned is None and waits and wanted is not None and self._replan_every:
             young = step - wanted.step <= 2 * self.delays.expected
             if young and step - wanted.step < len(wanted.rows_ta):
-                self._hand_over(wanted, step)
+                self._hand_over(wanted, step, kept=True)
                 planned = self.plans.row(step)
+                if (
+                    self._goes_on and planned is not None
+                ):  # what was asked in this step does not go on from it
+                    self._last_asked = -self._replan_every
         if planned is None and not waits:
             self.plans.interrupt(step)  # the robot moves on
         self.waited_ns = self._clock.monotonic_ns() - begin_ns
@@ -722,8 +726,8 @@ class RemotePolicy:
     def _follows(self, answer: Answer, step: int) -> bool:
         """Whether a plan goes on from what is carried out; any does while nothing is.
 
-        While a person drives, each observation is asked about, and once he lets go one of these answers is played.
-        Those that come after it know nothing of it, and neither does what was asked before it came.
+        While a person drives observations are asked about, and once he lets go one of these answers is played. Those that
+        come after it know nothing of it, and neither does what was asked before it came.
         """
         asked = self._asked_to_follow
         followed = asked.get(answer.step)
@@ -731,7 +735,8 @@ class RemotePolicy:
         self._asked_to_follow = {at: number for at, number in asked.items() if at > answer.step}
         return self.plans.row(step) is None or followed == self.plans.number
 
-    def _hand_over(self, answer: Answer | None, step: int) -> None:
+    def _hand_over(self, answer: Answer | None, step: int, kept: bool = False) -> None:
+        """Have an answer played that has come; ``kept``: one that came a while ago, so that its age is no delay."""
         if answer is None:
             return
         self._answered_step = answer.step
@@ -741,7 +746,8 @@ class RemotePolicy:
             self._asked_step = None  # else one that was asked later is under way
         if handover is None:
             return
-        self.delays.add(handover.first_step - answer.step)
+        if not kept:
+            self.delays.add(handover.first_step - answer.step)
         if self._ensemble is not None:
             start = handover.first_step + len(handover.rows_ta) - len(answer.rows_ta)
             self._ensemble.add(Plan(answer.rows_ta, start, answer.version))
