@@ -251,20 +251,21 @@ def test_old_episodes_are_thinned_out_in_the_background_once(peer, start_node, t
     assert verify(store).ok
 
 
-def test_segments_are_moved_also_where_they_cannot_be_compressed(
-    peer, start_node, two_full_segments, tmp_path
+@pytest.mark.parametrize(("camera", "packed"), [("nowhere", 0), ("image_wrist", 2)])
+def test_segments_are_moved_after_they_were_compressed_or_could_not_be(
+    peer, start_node, two_full_segments, tmp_path, camera, packed
 ):
     store = two_full_segments
     start_node(
         "replay", path=str(store), autostart=True, retention_period_s=0.2,
         **{"store.min_free_bytes": 0, "store.compression.raw_bytes": 0,
-           "store.compression.cameras.nowhere": "zstd", "tier.folder": str(tmp_path / "slow"),
+           f"store.compression.cameras.{camera}": "zstd", "tier.folder": str(tmp_path / "slow"),
            "tier.keep_here_mb": 0.0},
     )  # fmt: skip
     wait_until(
         lambda: sum(path.is_symlink() for path in (store / "segments").iterdir()) == 2, "the move"
     )
-    assert not list(store.rglob("*.packed"))
+    assert len(list((tmp_path / "slow").rglob("*.packed"))) == packed
 
 
 def test_a_chunk_of_another_schema_is_refused_with_the_difference(peer, start_node, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 
@@ -166,10 +167,11 @@ class ReplayNode(LifecycleNode):
     def _keep_while_active(self) -> None:
         """Apply the retention policy, compress and move, in a thread of its own: rewriting segments takes seconds.
 
-        What fails does not keep the rest from being done: a disk without room to compress gets room by moving. It moves
-        first of all, which says at the start where a disk or bucket cannot be reached."""
+        What fails does not keep the rest from being done: a disk without room to compress gets room by moving. At the
+        start it only sees whether the disk or bucket for old segments can be used: what retention lets go or is to be
+        compressed does not go there before that is done."""
         logged: list[str] = []
-        wait_s, steps = 0.0, [self._move_old]
+        wait_s, steps = 0.0, [partial(self._move_old, lambda: True)]
         while not self._stop.wait(wait_s):
             failed: list[str] = []
             for step in steps:
@@ -190,7 +192,7 @@ class ReplayNode(LifecycleNode):
                 )  # fmt: skip
                 logged = failed
             wait_s = self.config.retention_period_s
-            steps = [self._retain, self._compress, self._move_old]
+            steps = [self._retain, self._compress, partial(self._move_old, self._stop.is_set)]
 
     def _retain(self) -> None:
         with Apart(self._stop.is_set) as apart:
@@ -198,12 +200,12 @@ class ReplayNode(LifecycleNode):
         for gone in retired:
             self.get_logger().info(f"dropped by the retention policy: {gone}")
 
-    def _move_old(self) -> None:
+    def _move_old(self, is_over: Callable[[], bool]) -> None:
         tier = self.config.tier
         if not tier.folder:
             return
         moved = move_old(
-            self.config.path, tier.folder, round(tier.keep_here_mb * 2**20), self._stop.is_set,
+            self.config.path, tier.folder, round(tier.keep_here_mb * 2**20), is_over,
             round(tier.fetched_mb * 2**20),
         )  # fmt: skip
         if moved.moved:

@@ -118,9 +118,8 @@ def move_to_bucket(
         meta = load_meta(index)
         rows = index.execute("SELECT id, sealed, created_ns FROM segments ORDER BY id").fetchall()
     bucket, prefix = open_bucket(url)
-    bucket.require_usable(
-        prefix
-    )  # also where nothing is to be moved yet: else that is said weeks later
+    # also where nothing is to be moved yet: else that is said weeks later
+    bucket.require_usable(prefix)
     if meta.schema is None:
         return TieringReport()
     layout = RowLayout(meta.schema)
