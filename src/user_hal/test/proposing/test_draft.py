@@ -464,6 +464,10 @@ def test_who_finds_no_command_is_told_what_else_is_listened_to() -> None:
     named = ("/arm/move_joint (maker_msgs/srv/Move)", "/dance (maker_msgs/action/Dance)")
     assert f"There are {', '.join(named)}, /arm/get_error" in str(raised.value)
     assert "set_parameters" not in str(raised.value)
+    assert "Is its controller running" not in str(raised.value)
+    calls |= {"/controller_manager/load": ["controller_manager_msgs/srv/LoadController"]}
+    with pytest.raises(ConfigError, match="Is its controller running.*; There are /arm/move_joint"):
+        proposed({"/joint_states": ARM}, found, services=calls)
 
 
 def test_joint_states_that_are_limits_or_targets_are_no_reading() -> None:

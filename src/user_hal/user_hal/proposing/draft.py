@@ -32,6 +32,7 @@ from user_hal.proposing.survey import (
     WRENCH,
     Survey,
     calls_of_makers,
+    has_controller_manager,
     is_of_a_maker,
 )
 from user_hal.robot_description import Urdf, parse_urdf
@@ -136,9 +137,9 @@ class _Drafter:
                 f"There are {', '.join(calls[:5])}{more}: if the robot moves by one of these alone, a contract cannot say "
                 f"so, and a driver of your own calls it ({page}, When topics are not enough)"
             )
-        if told:
-            return "; ".join(told)
-        return "Is its controller running? `ros2 topic list -t` and `ros2 control list_controllers` show what is there"
+        if not told or has_controller_manager(self.found):
+            told.insert(0, "Is its controller running? `ros2 topic list -t` and `ros2 control list_controllers` show what is there")  # fmt: skip
+        return "; ".join(told)
 
     # --- joints and frames ---
 

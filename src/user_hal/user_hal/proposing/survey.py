@@ -234,6 +234,15 @@ def calls_of_makers(found: Survey) -> list[str]:
     return [f"{name} ({kind})" for name, kind in calls]
 
 
+def has_controller_manager(found: Survey) -> bool:
+    """Whether the robot is behind ros2_control, where a controller that does not run is the likelier reason."""
+    return any(
+        kind.startswith("controller_manager_msgs/")
+        for kinds in found.services.values()
+        for kind in kinds
+    )
+
+
 def _topics(io: TopicIo) -> Iterable[Topic]:
     graph = sorted(io.topics().items())
     ours = {  # a HAL that runs already shows the robot on topics of its own
