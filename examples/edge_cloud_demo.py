@@ -130,7 +130,7 @@ def main() -> int:
         end(cloud)
         if broken is not None:
             what, said = broken
-            print(f"{what}: {last_line(said, ' given up: ', last_line(said, ': '))}\n  {said}")
+            print(f"{what}: {why_ended(said)}\n  {said}")
             return 1
         return report(folder, far.link, cut_s, account(folder), arguments)
 
@@ -212,6 +212,16 @@ def last_line(file: Path, about: str = " steps", without: str = "starting") -> s
     """The newest line with these words."""
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if about in line]
     return lines[-1] if lines else without
+
+
+def why_ended(file: Path) -> str:
+    """The line of `user up` that says why it has ended; of none that says so, its last words before its report."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in lines if not line.startswith("report: ")]
+    for about in (": given up, ", " given up: ", "nothing was collected: ", ""):
+        if found := [line for line in lines if about in line]:
+            return found[-1]
+    return "it said nothing"
 
 
 def end(process: subprocess.Popen[str]) -> None:

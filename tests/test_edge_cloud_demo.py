@@ -130,6 +130,24 @@ def _runs(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("hal: given up, ended with exit code 3: no arm\nstopping: hal was given up\nhal was given up\n  hal.log\n",
+         "hal: given up, ended with exit code 3: no arm"),
+        ("stopping: after 1 minute\nlearner was given up: no GPU\n  learner.log\n", "learner was given up: no GPU"),
+        ("stopping: after 1 minute\nnothing was collected: no actor was heard of\n",
+         "nothing was collected: no actor was heard of"),
+        ("configuration: got a, expected b\n", "configuration: got a, expected b"),
+        ("", "it said nothing"),
+    ],
+)  # fmt: skip
+def test_of_a_host_that_ended_the_line_that_says_why_is_shown(demo, tmp_path, said, why):
+    log = tmp_path / "cloud.txt"
+    log.write_text(f"run folder: r\n{said}report: r/report.md\n" if said else "")
+    assert demo.why_ended(log) == why
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_it_learns_over_the_link_and_misses_nothing(tmp_path):
