@@ -147,8 +147,11 @@ def test_a_wrong_endpoint_or_bucket_is_said_before_there_is_anything_to_move(
     with pytest.raises(StoreError, match="Make the bucket first"):
         move_old(store, "s3://another", 10**9)
     down()
-    with pytest.raises(StoreError, match="Is the endpoint up"):
+    with pytest.raises(StoreError, match="Is the endpoint up") as first:
         move_old(store, URL, 10**9)
+    with pytest.raises(StoreError) as again:
+        move_old(store, URL, 10**9)
+    assert str(again.value) == str(first.value), "a node says once what is the same"
 
 
 def test_a_backup_and_a_restored_store_are_whole_without_the_bucket(tmp_path, bucket, down):

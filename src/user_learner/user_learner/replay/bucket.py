@@ -321,12 +321,15 @@ class Bucket:
             # a session of its own: the common one remembers what the environment said first
             self._client: Any = boto3.Session().client("s3", config=config)
         self._tried = set[str]()
+        self._trial = (
+            f"tried-{uuid.uuid4().hex}"  # no other process removes it, and errors stay the same
+        )
 
     def require_usable(self, prefix: str) -> None:
         """See, once in each process, that objects below a prefix can be put, listed and deleted: an empty one is."""
         if prefix in self._tried:
             return
-        place = "/".join(filter(None, [prefix, f"tried-{uuid.uuid4().hex}"]))
+        place = "/".join(filter(None, [prefix, self._trial]))
         with self._named(f"put {place}/empty"):
             self._client.put_object(Bucket=self.name, Key=f"{place}/empty", Body=b"")
         self.remove(place)
