@@ -321,9 +321,8 @@ class Bucket:
             # a session of its own: the common one remembers what the environment said first
             self._client: Any = boto3.Session().client("s3", config=config)
         self._tried = set[str]()
-        self._trial = (
-            f"tried-{uuid.uuid4().hex}"  # no other process removes it, and errors stay the same
-        )
+        # no other process removes it, and what cannot be reached is told in the same words each time
+        self._trial = f"tried-{uuid.uuid4().hex}"
 
     def require_usable(self, prefix: str) -> None:
         """See, once in each process, that objects below a prefix can be put, listed and deleted: an empty one is."""
