@@ -171,7 +171,7 @@ class ReplayNode(LifecycleNode):
         start it only sees whether the disk or bucket for old segments can be used: what retention lets go or is to be
         compressed does not go there before that is done."""
         logged: list[str] = []
-        wait_s, steps = 0.0, [partial(self._move_old, lambda: True)]
+        wait_s, steps = 0.0, [self._try_tier]
         while not self._stop.wait(wait_s):
             failed: list[str] = []
             for step in steps:
@@ -192,7 +192,7 @@ class ReplayNode(LifecycleNode):
                 )  # fmt: skip
                 logged = failed
             wait_s = self.config.retention_period_s
-            steps = [self._retain, self._compress, partial(self._move_old, self._stop.is_set)]
+            steps = [self._retain, self._compress, self._move_old]
 
     def _retain(self) -> None:
         with Apart(self._stop.is_set) as apart:
@@ -200,12 +200,16 @@ class ReplayNode(LifecycleNode):
         for gone in retired:
             self.get_logger().info(f"dropped by the retention policy: {gone}")
 
-    def _move_old(self, is_over: Callable[[], bool]) -> None:
+    def _try_tier(self) -> None:
+        """See that old segments could be moved, and move none."""
+        self._move_old(lambda: True)
+
+    def _move_old(self, is_over: Callable[[], bool] | None = None) -> None:
         tier = self.config.tier
         if not tier.folder:
             return
         moved = move_old(
-            self.config.path, tier.folder, round(tier.keep_here_mb * 2**20), is_over,
+            self.config.path, tier.folder, round(tier.keep_here_mb * 2**20), is_over or self._stop.is_set,
             round(tier.fetched_mb * 2**20),
         )  # fmt: skip
         if moved.moved:
