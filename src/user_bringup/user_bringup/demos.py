@@ -100,7 +100,7 @@ def record_demonstrations(
                 sink.rows.clear()
                 if failures >= kept + 10:
                     raise SuiteError(
-                        f"demonstrations of {task!r}",
+                        f"demonstrations of {task!r}" if task else "demonstrations",
                         got=f"{failures} failures, {kept} successes"
                         + (f"; nobody judged {unknown} attempts" if unknown else ""),
                         expected="mostly successes",
