@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -78,16 +79,16 @@ def test_the_ready_contracts_drive_a_robot_with_those_names(
     with SimProcess(tmp_path, params, remaps), open_topic_io("hal") as io:
         robot = Ros2Robot(from_mapping(Ros2Config, data))
         robot.attach(io)
-        robot.connect()
-        first = robot.reset()
-        np.testing.assert_allclose(
-            first.arrays["joint_position"], data["home"]["joints"], atol=0.025
-        )
-        action = np.full(robot.spec.action.shape, 0.02, np.float32)
-        for _ in range(5):
-            robot.command(action)
-            time.sleep(data["period_s"])
-        wait_until(lambda: np.abs(robot.read().arrays["joint_velocity"]).max() < 0.01)
-        moved = robot.read().arrays["joint_position"] - first.arrays["joint_position"]
-        np.testing.assert_allclose(moved, 0.1, atol=0.03)
-        robot.close()
+        with closing(robot):  # its commands are this process's until then
+            robot.connect()
+            first = robot.reset()
+            np.testing.assert_allclose(
+                first.arrays["joint_position"], data["home"]["joints"], atol=0.025
+            )
+            action = np.full(robot.spec.action.shape, 0.02, np.float32)
+            for _ in range(5):
+                robot.command(action)
+                time.sleep(data["period_s"])
+            wait_until(lambda: np.abs(robot.read().arrays["joint_velocity"]).max() < 0.01)
+            moved = robot.read().arrays["joint_position"] - first.arrays["joint_position"]
+            np.testing.assert_allclose(moved, 0.1, atol=0.03)

@@ -55,8 +55,8 @@ def connected(name: str) -> Iterator[tuple[Ros2Robot, Ros2Config, RosDriver]]:
     with RosDriver(DRIVERS[name], "robot_driver") as driver, open_topic_io("hal") as io:
         robot = Ros2Robot(config)
         robot.attach(io)
-        robot.connect()
         try:
+            robot.connect()
             yield robot, config, driver
         finally:
             robot.close()

@@ -179,8 +179,8 @@ def connected(config: Ros2Config) -> Iterator[Ros2Robot]:
     with open_topic_io("hal") as io:
         robot = Ros2Robot(config)
         robot.attach(io)
-        robot.connect()
         try:
+            robot.connect()
             yield robot
         finally:
             robot.close()
