@@ -17,6 +17,7 @@ import pytest
 
 from user_actor.outbox import Outbox
 from user_core.types import TrajectoryChunk
+from user_fleet.processes import is_alive
 from user_learner.replay import StoreWriter
 from user_testing.link_emulator import LinkQuality
 from user_testing.ports import claim_domain
@@ -116,18 +117,10 @@ def test_what_a_host_leaves_behind_ends_with_it(demo, tmp_path):
     child = int(host.stdout.readline())
     try:
         demo.end(host)
-        wait_until(lambda: not _runs(child), "its child has ended")
+        wait_until(lambda: not is_alive(child), "its child has ended")
     finally:
-        if _runs(child):
+        if is_alive(child):
             os.kill(child, signal.SIGKILL)
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process is there and has not ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize(

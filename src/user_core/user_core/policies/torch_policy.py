@@ -188,7 +188,7 @@ class TorchPolicy(Policy):
         check_fits(arrays, self.arrays(), type(self).__name__)
         state = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
         network: Any = self._network
-        tensors = network.tensors() if isinstance(network, Network) else None
+        tensors = self._tensors()
         if tensors is None:
             network = copy.deepcopy(network)
             network.load_state_dict(state)
@@ -206,8 +206,12 @@ class TorchPolicy(Policy):
 
     def in_place(self) -> AbstractContextManager[dict[str, Tensor]] | None:
         own = (type(self).load, type(self).arrays) == (TorchPolicy.load, TorchPolicy.arrays)
-        tensors = self._network.tensors() if own and isinstance(self._network, Network) else None
+        tensors = self._tensors() if own else None
         return None if tensors is None else nullcontext(tensors)
+
+    def _tensors(self) -> dict[str, Tensor] | None:
+        """Those of the network, where they may be filled; None: it does not name them."""
+        return self._network.tensors() if isinstance(self._network, Network) else None
 
 
 def require_device(name: str, whose: str) -> torch.device:
